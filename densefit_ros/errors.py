@@ -1,0 +1,28 @@
+"""Every error that DenseFit raises on purpose.
+
+A message says what was expected, what came, and the likely cause, in one line.
+"""
+
+
+class DensefitError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class ConfigError(DensefitError):
+    """A configuration value is unknown, out of range or of the wrong type."""
+
+
+class AssetError(DensefitError):
+    """A file (body model, weights, image, dataset) is missing, damaged, hostile or of another format."""
+
+
+class BackendUnavailable(DensefitError):
+    """A backend asked for by name cannot run here.  The message carries the install hint."""
+
+
+class ShapeError(DensefitError):
+    """An array has another shape, dtype or range than the function documents."""
+
+
+class CameraError(DensefitError):
+    """Camera intrinsics cannot describe a pinhole camera (all zero, negative focal length, NaN)."""

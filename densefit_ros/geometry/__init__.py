@@ -1,0 +1,1 @@
+"""Rotations, pinhole cameras and crops: plain NumPy, any leading batch shape, float32 or float64 as given."""

@@ -1,0 +1,233 @@
+"""The frozen values that flow through one frame.
+
+Letters in shapes: P persons, V vertices, F faces, J = 24 joints, B = 10 shape coefficients, h x w crop pixels, H x W
+image pixels, N correspondences.  Lengths are metres, angles radians, image positions pixels.  The camera frame is the
+ROS optical frame: x right, y down, z forward.  Pixel *centres* lie at half-integers: the centre of the top-left pixel
+is (0.5, 0.5), so an image spans [0, W] x [0, H].
+
+Arrays are NumPy, float32 unless a field says otherwise.  Values are frozen: to change one, use ``dataclasses.replace``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+NUM_JOINTS = 24
+NUM_BETAS = 10
+NUM_UNKNOWNS = 3 + 3 * NUM_JOINTS + NUM_BETAS  # translation, rotation increments, betas: 85
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Rectified pinhole camera; ``u = fx * x / z + cx`` with pixel centres at half-integers."""
+
+    fx: float  # px
+    fy: float  # px
+    cx: float  # px
+    cy: float  # px
+    width: int  # px
+    height: int  # px
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image as it came from the camera, rectified."""
+
+    rgb: np.ndarray  # (H,W,3) uint8, RGB order
+    stamp_ns: int  # the image's own stamp, never the time of arrival
+    camera: Camera
+    depth_m: np.ndarray | None = None  # (H,W) float32 metres, aligned to rgb; NaN or <= 0 where unknown
+
+
+@dataclass(frozen=True)
+class BodyParams:
+    """SMPL parameters of P persons in the camera frame.
+
+    ``root_rotvec`` is the orientation of the pelvis; ``joint_rotvec`` the 23 other joints relative to their parents;
+    ``t_camera_root`` is SMPL's ``transl``: it is added to every posed vertex, so the pelvis joint lies at
+    ``t_camera_root + J_rest[0]``.
+    """
+
+    betas: np.ndarray  # (P,10)
+    root_rotvec: np.ndarray  # (P,3) rad
+    joint_rotvec: np.ndarray  # (P,23,3) rad
+    t_camera_root: np.ndarray  # (P,3) m
+
+    def __len__(self) -> int:
+        return len(self.betas)
+
+    def person(self, index: int) -> "BodyParams":
+        """One person as a batch of one."""
+        s = slice(index, index + 1)
+        return BodyParams(self.betas[s], self.root_rotvec[s], self.joint_rotvec[s], self.t_camera_root[s])
+
+    @staticmethod
+    def stack(items: "list[BodyParams] | tuple[BodyParams, ...]") -> "BodyParams":
+        """Concatenate along the person axis; an empty list gives an empty batch."""
+        if not items:
+            return BodyParams.rest(0)
+        return BodyParams(*(np.concatenate([getattr(i, n) for i in items]) for n in _BODY_FIELDS))
+
+    @staticmethod
+    def rest(persons: int = 1) -> "BodyParams":
+        """Zero pose, mean shape, at the origin of the camera."""
+        z = np.zeros
+        return BodyParams(
+            z((persons, NUM_BETAS), np.float32),
+            z((persons, 3), np.float32),
+            z((persons, NUM_JOINTS - 1, 3), np.float32),
+            z((persons, 3), np.float32),
+        )
+
+
+_BODY_FIELDS = ("betas", "root_rotvec", "joint_rotvec", "t_camera_root")
+
+
+@dataclass(frozen=True)
+class PosedBody:
+    """Surface and joints of P persons in the camera frame."""
+
+    vertices: np.ndarray  # (P,V,3) m
+    joints: np.ndarray  # (P,24,3) m
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square window of the image, one per person, resampled to ``size`` x ``size`` pixels.
+
+    ``image_from_crop @ [u, v, 1]`` takes crop pixels to image pixels (axis-aligned, uniform scale).
+    """
+
+    rgb: np.ndarray  # (P,size,size,3) uint8; outside the image: the border colour repeated
+    inside: np.ndarray  # (P,size,size) bool: the pixel comes from inside the image
+    image_from_crop: np.ndarray  # (P,2,3) float32
+    size: int
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Renderings of P persons, each in its own crop."""
+
+    face_id: np.ndarray  # (P,h,w) int32, -1 is background
+    bary: np.ndarray  # (P,h,w,3) barycentrics of the pixel centre, perspective-correct, 0 on background
+    depth_m: np.ndarray  # (P,h,w) z of the surface in the camera frame, 0 on background
+    normals: np.ndarray  # (P,h,w,3) unit, camera frame, 0 on background
+    rgb: np.ndarray  # (P,h,w,3) in [0,1], the person's own texture, 0 on background
+    vertex_colors: np.ndarray  # (P,h,w,3) in [0,1], fixed function of the rest-pose position, 0 on background
+    image_from_crop: np.ndarray  # (P,2,3)
+
+
+@dataclass(frozen=True)
+class DisplacementField:
+    """Where each rendered pixel should go in the image, on a grid ``stride`` crop pixels apart.
+
+    Cell (r, c) belongs to the crop position ``((c + .5) * stride, (r + .5) * stride)``.
+    """
+
+    flow: np.ndarray  # (P,2,h,w) crop px: (du, dv)
+    log_var: np.ndarray  # (P,1,h,w) log of the variance of each component, crop px^2
+    stride: int
+
+
+@dataclass(frozen=True)
+class Correspondences:
+    """Matches of surface points to image points, for all persons of a frame, in one flat list."""
+
+    person: np.ndarray  # (N,) int32 in [0,P)
+    face: np.ndarray  # (N,) int32 face of the body
+    bary: np.ndarray  # (N,3) barycentrics in that face
+    target_uv: np.ndarray  # (N,2) px, full image
+    sqrt_weight: np.ndarray  # (N,) 1/px: one over the standard deviation of the target
+
+    def __len__(self) -> int:
+        return len(self.person)
+
+    @staticmethod
+    def empty() -> "Correspondences":
+        """No matches."""
+        f = np.float32
+        i = np.int32
+        return Correspondences(np.zeros(0, i), np.zeros(0, i), np.zeros((0, 3), f), np.zeros((0, 2), f), np.zeros(0, f))
+
+    @staticmethod
+    def concat(items: "list[Correspondences]") -> "Correspondences":
+        """All matches of several sources."""
+        if not items:
+            return Correspondences.empty()
+        names = ("person", "face", "bary", "target_uv", "sqrt_weight")
+        return Correspondences(*(np.concatenate([getattr(i, n) for i in items]) for n in names))
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """2D keypoints of P persons under one named set (see :mod:`densefit_ros.body.joints`), with optional 3D hints.
+
+    ``direction_xyz`` holds 3D positions of the same keypoints up to translation and scale, in camera axes, as lifting
+    networks give them (MediaPipe's world landmarks, for example).
+    """
+
+    set_name: str  # "smpl24", "openpose25", "coco17", "mediapipe33"
+    uv: np.ndarray  # (P,K,2) px, full image
+    confidence: np.ndarray  # (P,K) in [0,1]; 0 where missing
+    direction_xyz: np.ndarray | None = None  # (P,K,3), scale-free
+
+
+class FitStatus(IntEnum):
+    """How a fit ended.  Everything from REJECTED on means: the parameters are the start, unchanged."""
+
+    CONVERGED = 0  # the last accepted step was below tolerance
+    MAX_ITERATIONS = 1  # improved, and used up its iterations: the normal end of a real-time fit
+    REJECTED = 2  # the guard found no improvement and kept the start
+    NO_EVIDENCE = 3  # too few usable matches for this person
+    INVALID_START = 4  # the start was not finite or lay behind the camera
+    STALLED = 5  # no step lowered the cost
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Result of one batched fit.  ``params`` is always finite."""
+
+    params: BodyParams
+    status: np.ndarray  # (P,) int32 of FitStatus
+    cost: np.ndarray  # (P,K+1) robust cost: at the start, then after each iteration (rejected steps repeat the last)
+    accepted: np.ndarray  # (P,) int32 accepted steps
+    joint_covariance: np.ndarray  # (P,24,3,3) m^2, camera frame
+    inlier_share: np.ndarray  # (P,) share of dense matches within 3 sigma at the result
+    information: np.ndarray  # (P,85,85) J^T W J + priors at the result, order: t, 24 rotations, betas
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A person found in the full image."""
+
+    box_xywh: np.ndarray  # (4,) px: left, top, width, height
+    score: float  # the detector's own scale; larger is surer
+
+
+class TrackingState(IntEnum):
+    """What stands behind a published body."""
+
+    DETECTED = 0  # started in this frame
+    TRACKED = 1  # measured in this frame
+    PREDICTED = 2  # coasting on the motion model: not seen in this frame
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A first estimate of P bodies in one frame, with its own uncertainty."""
+
+    params: BodyParams
+    confidence: np.ndarray  # (P,) in [0,1]
+    keypoints: Keypoints | None = None  # the 2D evidence that it was lifted from, if any
+    source: str = ""  # "network", "mediapipe", "external", "track"
+    feature: np.ndarray | None = None  # (P,C) image feature for conditional priors, if the source has one
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Wall time of each stage of one frame."""
+
+    ms: dict[str, float] = field(default_factory=dict)
