@@ -10,7 +10,7 @@ Arrays are NumPy, float32 unless a field says otherwise.  Values are frozen: to 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -227,7 +227,30 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class StageTimes:
-    """Wall time of each stage of one frame."""
+class PersonResult:
+    """What the pipeline says of one person in one frame."""
 
-    ms: dict[str, float] = field(default_factory=dict)
+    track_id: str  # five lower-case letters, stable over the life of the track (REP-155)
+    tracking_state: TrackingState
+    status: FitStatus
+    params: BodyParams  # batch of one, refined
+    first_estimate: BodyParams  # batch of one, before refinement, of this very frame
+    source: str  # where the first estimate came from: "network", "mediapipe", "external", "track"
+    vertices: np.ndarray  # (V,3) m, refined, camera frame
+    joints: np.ndarray  # (24,3) m, refined, camera frame
+    joint_covariance: np.ndarray  # (24,3,3) m^2
+    box_xywh: np.ndarray  # (4,) px, of the refined mesh
+    fit_error_px: float  # median dense residual after the fit, full-image px; NaN when nothing was matched
+    iterations: int
+    confidence: float  # in [0,1]
+    scale_source: str  # "prior" (adult size prior) or "depth" (measured)
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """Answer to one frame; ``people`` is empty when nobody is seen."""
+
+    stamp_ns: int  # the image's
+    camera: Camera
+    people: tuple[PersonResult, ...]
+    stage_ms: dict[str, float]  # wall time per stage

@@ -1,0 +1,15 @@
+"""One place that configures NVIDIA Warp before any kernel is built."""
+
+from __future__ import annotations
+
+import functools
+
+
+@functools.lru_cache(maxsize=1)
+def init() -> None:
+    """Initialise Warp quietly, once per process.  Kernels are cached on disk by Warp itself."""
+    import warp as wp
+
+    wp.config.quiet = True
+    wp.config.enable_backward = False  # compiling adjoints of the rasteriser took 16 s instead of 4 s, and none is used
+    wp.init()
