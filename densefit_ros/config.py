@@ -1,0 +1,205 @@
+"""One tree of settings.  The YAML files, the command line and the ROS parameters are all read from these dataclasses.
+
+A dotted name ("fit.iterations") addresses one setting.  Unknown names, wrong types and values out of range raise
+ConfigError; nothing is ignored in silence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import ConfigError
+
+
+def _opt(default: Any, description: str, lo: float | None = None, hi: float | None = None, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"description": description, "lo": lo, "hi": hi, "choices": choices})
+
+
+@dataclass(frozen=True)
+class BodyConfig:
+    model_path: str = _opt("", "SMPL model file (.pkl or .npz); empty: the free body that ships with the package")
+
+
+@dataclass(frozen=True)
+class DetectConfig:
+    backend: str = _opt("auto", "person finder for new tracks", choices=("auto", "hog", "mediapipe", "none"))
+    interval_s: float = _opt(1.0, "while fewer than track.max_people are tracked, search the image this often, s", 0.0, 3600.0)
+    min_score: float = _opt(0.3, "detections below this score are dropped (the detector's own scale)", -10.0, 100.0)
+
+
+@dataclass(frozen=True)
+class RegressConfig:
+    backend: str = _opt(
+        "auto",
+        "first estimate: the built-in network, or MediaPipe keypoints lifted to the body (an optional extra)",
+        choices=("auto", "network", "mediapipe"),
+    )
+    onnx: str = _opt("", "regressor network (.onnx); empty: the weights that ship with the package")
+    mediapipe_task: str = _opt("", "MediaPipe .task file for releases that do not carry the pose model; empty: the packaged model")
+    min_confidence: float = _opt(0.3, "a new track needs at least this confidence of the first estimate", 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    backend: str = _opt("auto", "rasteriser", choices=("auto", "warp", "nvdiffrast"))
+    crop_margin: float = _opt(1.2, "side of the square crop over the longer side of the person's box", 1.0, 3.0)
+
+
+@dataclass(frozen=True)
+class DisplaceConfig:
+    enabled: bool = _opt(True, "predict displacements; off: keypoints (if any) and priors alone drive the fit")
+    onnx: str = _opt("", "displacement network (.onnx); empty: the weights that ship with the package")
+    passes: int = _opt(1, "render and displace this many times per frame", 1, 5)
+    max_sigma_px: float = _opt(6.0, "drop displacements whose predicted standard deviation exceeds this, crop px", 0.1, 100.0)
+    sigma_scale: float = _opt(1.0, "factor on the predicted standard deviations", 0.01, 100.0)
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    backend: str = _opt("auto", "network runtime", choices=("auto", "onnxruntime", "tensorrt", "torch"))
+    threads: int = _opt(1, "CPU threads per network", 1, 64)
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    iterations: int = _opt(4, "Levenberg-Marquardt iterations per pass", 1, 100)
+    max_points: int = _opt(1000, "matches used per person at most", 50, 20000)
+    gm_scale: float = _opt(3.0, "Geman-McClure scale of dense residuals, in standard deviations", 0.5, 100.0)
+    keypoint_sigma_px: float = _opt(
+        0.012, "standard deviation of a fully confident keypoint, as a share of the crop's side", 0.0005, 1.0
+    )
+    prediction_rot_sigma_rad: float = _opt(0.15, "how far a joint turns unforeseen within one 30 Hz frame, rad", 0.001, 10.0)
+    prediction_t_sigma_m: float = _opt(0.06, "how far the root moves unforeseen within one 30 Hz frame, m", 0.0001, 10.0)
+    estimate_sigma_scale: float = _opt(1.0, "factor on the regressor's own standard deviations", 0.01, 100.0)
+    betas_sigma: float = _opt(1.0, "standard deviation of the shape prior, in units of the body's shape directions", 0.01, 100.0)
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    max_people: int = _opt(1, "people tracked at once", 1, 16)
+    lost_after_s: float = _opt(0.5, "a person not measured for this long is dropped, s", 0.0, 60.0)
+    velocity_tau_s: float = _opt(0.1, "time constant of the velocity filter, s; 0 switches prediction off", 0.0, 10.0)
+    min_inliers: float = _opt(0.25, "share of displacement matches that must agree with the fit, or the frame counts as not seen", 0.0, 1.0)
+    appearance: bool = _opt(True, "learn each person's texture while tracking (personalisation)")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of the core.  ROS-only settings live in densefit_ros/ros/params.py."""
+
+    device: str = _opt("auto", "where kernels and networks run", choices=("auto", "cpu", "cuda"))
+    body: BodyConfig = field(default_factory=BodyConfig)
+    detect: DetectConfig = field(default_factory=DetectConfig)
+    regress: RegressConfig = field(default_factory=RegressConfig)
+    render: RenderConfig = field(default_factory=RenderConfig)
+    displace: DisplaceConfig = field(default_factory=DisplaceConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting with all that a parameter server or a help page needs."""
+
+    name: str  # dotted
+    value: Any
+    description: str
+    lo: float | None
+    hi: float | None
+    choices: tuple[str, ...]
+
+
+def settings(config: Any, prefix: str = "") -> Iterator[Setting]:
+    """Every leaf of the tree, depth first, in the order of definition."""
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from settings(value, f"{prefix}{f.name}.")
+        else:
+            m = f.metadata
+            yield Setting(prefix + f.name, value, m["description"], m["lo"], m["hi"], m["choices"])
+
+
+def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
+    """A copy with dotted names replaced, each checked.  Raises ConfigError."""
+    known = {s.name: s for s in settings(config)}
+    for name, value in overrides.items():
+        if name not in known:
+            raise ConfigError(f"unknown setting '{name}'; near: {', '.join(_near(name, known)) or 'none'}")
+        config = _replace(config, name.split("."), _checked(known[name], value))
+    return config
+
+
+def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Defaults, then the YAML file, then the overrides.
+
+    The file is a tree of the same names.  A ROS parameter file (a node name, then ``ros__parameters``) is accepted as
+    well; its ``ros.*`` entries belong to the node and are skipped here.
+    """
+    config = Config()
+    if path:
+        config = with_overrides(config, _read_yaml(Path(path)))
+    return with_overrides(config, overrides or {})
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ConfigError(f"cannot read settings from {path}: {str(e).splitlines()[0]}") from e
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, got {type(tree).__name__}")
+    nodes = [v for v in tree.values() if isinstance(v, dict) and "ros__parameters" in v]
+    if nodes:
+        merged: dict[str, Any] = {}
+        for node in nodes:
+            merged.update(_flatten(node["ros__parameters"] or {}))
+        return {k: v for k, v in merged.items() if not k.startswith("ros.")}
+    return _flatten(tree)
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            out.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            out[f"{prefix}{key}"] = value
+    return out
+
+
+def _replace(node: Any, path: list[str], value: Any) -> Any:
+    if len(path) > 1:
+        value = _replace(getattr(node, path[0]), path[1:], value)
+    return dataclasses.replace(node, **{path[0]: value})
+
+
+def _checked(setting: Setting, value: Any) -> Any:
+    kind = type(setting.value)
+    if isinstance(value, str) and kind is not str:
+        # Command-line overrides arrive as text.
+        value = yaml.safe_load(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{setting.name}: expected {kind.__name__}, got {value!r}")
+    if setting.choices and value not in setting.choices:
+        raise ConfigError(f"{setting.name}: expected one of {', '.join(setting.choices)}, got {value!r}")
+    if kind in (int, float) and not (
+        (setting.lo is None or value >= setting.lo) and (setting.hi is None or value <= setting.hi)
+    ):  # written so that NaN fails
+        raise ConfigError(f"{setting.name}: expected {setting.lo} to {setting.hi}, got {value}")
+    return value
+
+
+def _near(name: str, known: Mapping[str, Setting]) -> list[str]:
+    import difflib
+
+    return difflib.get_close_matches(name, known, n=3)
