@@ -59,20 +59,20 @@ class BodyParams:
     def __len__(self) -> int:
         return len(self.betas)
 
-    def person(self, index: int) -> "BodyParams":
+    def person(self, index: int) -> BodyParams:
         """One person as a batch of one."""
         s = slice(index, index + 1)
         return BodyParams(self.betas[s], self.root_rotvec[s], self.joint_rotvec[s], self.t_camera_root[s])
 
     @staticmethod
-    def stack(items: "list[BodyParams] | tuple[BodyParams, ...]") -> "BodyParams":
+    def stack(items: list[BodyParams] | tuple[BodyParams, ...]) -> BodyParams:
         """Concatenate along the person axis; an empty list gives an empty batch."""
         if not items:
             return BodyParams.rest(0)
         return BodyParams(*(np.concatenate([getattr(i, n) for i in items]) for n in _BODY_FIELDS))
 
     @staticmethod
-    def rest(persons: int = 1) -> "BodyParams":
+    def rest(persons: int = 1) -> BodyParams:
         """Zero pose, mean shape, at the origin of the camera."""
         z = np.zeros
         return BodyParams(
@@ -146,14 +146,14 @@ class Correspondences:
         return len(self.person)
 
     @staticmethod
-    def empty() -> "Correspondences":
+    def empty() -> Correspondences:
         """No matches."""
         f = np.float32
         i = np.int32
         return Correspondences(np.zeros(0, i), np.zeros(0, i), np.zeros((0, 3), f), np.zeros((0, 2), f), np.zeros(0, f))
 
     @staticmethod
-    def concat(items: "list[Correspondences]") -> "Correspondences":
+    def concat(items: list[Correspondences]) -> Correspondences:
         """All matches of several sources."""
         if not items:
             return Correspondences.empty()
