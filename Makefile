@@ -1,0 +1,53 @@
+# make demo [INPUT=video|directory|/dev/videoN]   three processes over DDS: camera, node, recorder; results in out/demo
+# make test                                       the whole suite
+# make setup                                      only the set-up that both share (./.venv and ./build)
+# make colcon                                     colcon build --merge-install into ./install
+# make gpu-check                                  the tests that need an NVIDIA GPU
+# make lint | clean | distclean
+#
+# PYTHON=python3.12 chooses the interpreter; TORCH_INDEX_URL=... an index with CPU builds of torch (see README).
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: help setup setup-test demo test gpu-check colcon lint clean distclean
+
+export PYTHON TORCH_INDEX_URL DENSEFIT_MEDIAPIPE
+# Several numerical libraries with a thread pool each are slower than one thread each on a small machine.
+export OMP_NUM_THREADS ?= 1
+
+RUN := source scripts/env.sh &&
+PYTEST := $(RUN) python -m pytest
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -9
+
+setup:
+	@scripts/setup.sh run
+
+setup-test:
+	@scripts/setup.sh test
+
+demo: setup
+	@$(RUN) python -m densefit_ros.demo.main --out out/demo $(if $(INPUT),--input "$(INPUT)") $(DEMO_ARGS)
+
+test: setup-test
+	@$(PYTEST) -q -m "not gpu" --durations=15 $(TEST_ARGS)
+
+gpu-check: setup-test
+	@nvidia-smi -L || { echo "[densefit] error: no NVIDIA GPU answers nvidia-smi on this machine" >&2; exit 1; }
+	@$(PYTEST) -q -m gpu $(TEST_ARGS)
+
+# Wheels need one extra CMake file; an installed ROS 2 builds with a plain "colcon build".
+colcon: setup-test
+	@$(RUN) colcon build --merge-install --packages-select densefit_ros $(COLCON_ARGS) --cmake-args -DBUILD_TESTING=OFF \
+	  $(if $(wildcard /opt/ros/$(or $(ROS_DISTRO),none)),,-DPython3_EXECUTABLE=$(CURDIR)/.venv/bin/python \
+	  -DCMAKE_PREFIX_PATH=$(CURDIR)/.venv -DCMAKE_PROJECT_INCLUDE=$(CURDIR)/scripts/cmake/wheel_prefix.cmake)
+
+lint: setup-test
+	@$(RUN) ruff check .
+
+clean:
+	rm -rf build install log out
+
+distclean: clean
+	rm -rf .venv
