@@ -1,0 +1,1 @@
+"""Rasterisers behind one protocol, and the appearance (texture) of a tracked person."""
