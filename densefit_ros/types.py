@@ -224,6 +224,7 @@ class Estimate:
     keypoints: Keypoints | None = None  # the 2D evidence that it was lifted from, if any
     source: str = ""  # "network", "mediapipe", "external", "track"
     feature: np.ndarray | None = None  # (P,C) image feature for conditional priors, if the source has one
+    rot_sigma_rad: np.ndarray | None = None  # (P,24) rad, standard deviation of each local rotation, per axis
 
 
 @dataclass(frozen=True)
