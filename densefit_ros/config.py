@@ -41,7 +41,9 @@ class RegressConfig:
         choices=("auto", "network", "mediapipe"),
     )
     onnx: str = _opt("", "regressor network (.onnx); empty: the weights that ship with the package")
-    mediapipe_task: str = _opt("", "MediaPipe .task file for releases that do not carry the pose model; empty: the packaged model")
+    mediapipe_task: str = _opt(
+        "", "MediaPipe .task file for releases that do not carry the pose model; empty: the packaged model"
+    )
     min_confidence: float = _opt(0.3, "a new track needs at least this confidence of the first estimate", 0.0, 1.0)
 
 
@@ -85,7 +87,9 @@ class TrackConfig:
     max_people: int = _opt(1, "people tracked at once", 1, 16)
     lost_after_s: float = _opt(0.5, "a person not measured for this long is dropped, s", 0.0, 60.0)
     velocity_tau_s: float = _opt(0.1, "time constant of the velocity filter, s; 0 switches prediction off", 0.0, 10.0)
-    min_inliers: float = _opt(0.25, "share of displacement matches that must agree with the fit, or the frame counts as not seen", 0.0, 1.0)
+    min_inliers: float = _opt(
+        0.25, "share of displacement matches that must agree with the fit, or the frame counts as not seen", 0.0, 1.0
+    )
     appearance: bool = _opt(True, "learn each person's texture while tracking (personalisation)")
 
 

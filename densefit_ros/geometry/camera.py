@@ -24,7 +24,9 @@ def camera_from_k(k: np.ndarray, width: int, height: int, pixel_shift_px: float 
     if k.size != 9 or not np.all(np.isfinite(k)):
         raise CameraError(f"expected 9 finite numbers for K, got {k.tolist()}")
     if not k.any():
-        raise CameraError("camera_info K is all zero: the camera is not calibrated (publish a calibration, or set a field of view)")
+        raise CameraError(
+            "camera_info K is all zero: the camera is not calibrated (publish a calibration, or set a field of view)"
+        )
     if k[0] <= 0 or k[4] <= 0 or width <= 0 or height <= 0:
         raise CameraError(f"expected positive focal lengths and size, got fx={k[0]} fy={k[4]} size={width}x{height}")
     return Camera(float(k[0]), float(k[4]), float(k[2]) + pixel_shift_px, float(k[5]) + pixel_shift_px, int(width), int(height))

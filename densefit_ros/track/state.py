@@ -39,7 +39,9 @@ class TrackerState:
     stamp_ns: int | None = None
 
 
-def birth(state: TrackerState, params: BodyParams, belief: shape.ShapeBelief, appearance: Any, stamp_ns: int) -> tuple[TrackerState, Track]:
+def birth(
+    state: TrackerState, params: BodyParams, belief: shape.ShapeBelief, appearance: Any, stamp_ns: int
+) -> tuple[TrackerState, Track]:
     """A new track with a name that was never used before."""
     track = Track(
         track_name(state.born),
@@ -66,14 +68,18 @@ def predicted(track: Track, stamp_ns: int) -> Track:
     )
 
 
-def measured(before: Track, params: BodyParams, information: np.ndarray, joint_covariance: np.ndarray, stamp_ns: int, config: TrackConfig) -> Track:
+def measured(
+    before: Track, params: BodyParams, information: np.ndarray, joint_covariance: np.ndarray, stamp_ns: int, config: TrackConfig
+) -> Track:
     """``before`` (at its last stamp) measured again at ``stamp_ns``."""
     dt_s = (stamp_ns - before.stamp_ns) * 1e-9
     fresh = dt_s <= 0  # the frame of birth: no earlier pose to take a velocity from
     return dataclasses.replace(
         before,
         params=params,
-        velocity=before.velocity if fresh else motion.update_velocity(before.velocity, before.params, params, dt_s, config.velocity_tau_s),
+        velocity=before.velocity
+        if fresh
+        else motion.update_velocity(before.velocity, before.params, params, dt_s, config.velocity_tau_s),
         shape=shape.update(before.shape, params.betas[0], information, 1 / 30 if fresh else dt_s),
         joint_covariance=joint_covariance,
         stamp_ns=stamp_ns,
