@@ -1,0 +1,1 @@
+"""Finding people in the full image."""
