@@ -26,3 +26,7 @@ class ShapeError(DensefitError):
 
 class CameraError(DensefitError):
     """Camera intrinsics cannot describe a pinhole camera (all zero, negative focal length, NaN)."""
+
+
+class ImageError(DensefitError):
+    """An image message or file is empty, truncated, damaged or in an encoding that carries no picture."""
