@@ -162,6 +162,21 @@ class Correspondences:
 
 
 @dataclass(frozen=True)
+class DepthPoints:
+    """Surface points of all persons of a frame against measured planes: the evidence of a depth camera."""
+
+    person: np.ndarray  # (N,) int32 in [0,P)
+    face: np.ndarray  # (N,) int32 face of the body
+    bary: np.ndarray  # (N,3) barycentrics in that face
+    xyz_m: np.ndarray  # (N,3) measured point, camera frame
+    normal: np.ndarray  # (N,3) unit normal of the measured surface there, camera frame
+    sqrt_weight: np.ndarray  # (N,) 1/m: one over the standard deviation of the distance
+
+    def __len__(self) -> int:
+        return len(self.person)
+
+
+@dataclass(frozen=True)
 class Keypoints:
     """2D keypoints of P persons under one named set (see :mod:`densefit_ros.body.joints`), with optional 3D hints.
 
