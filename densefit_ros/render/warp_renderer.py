@@ -25,7 +25,8 @@ class WarpRenderer:
     fight with the front faces for the last pixel.  A triangle with a corner nearer than 5 cm is dropped whole, so is one
     with a NaN corner.  Normals are smooth: area-weighted means over the faces around a vertex.
 
-    Arrays in the answers are fresh and the caller's.
+    Arrays in the answers are read-only and stay as they are for as long as somebody holds them; their memory is used
+    again afterwards.  Copy what has to be changed.
     """
 
     name = "warp"
@@ -53,8 +54,10 @@ class WarpRenderer:
         vertices = self._vertices(vertices_m, appearances)
         affine = _affines(image_from_crop, len(vertices))
         cameras = crop_cameras(camera, affine, size)
-        out = self._engine.shade(vertices, appearances, cameras, np.arange(len(vertices), dtype=np.int32), size, size)
-        return Surface(*(a.copy() for a in out[1:]), image_from_crop=affine)
+        out = self._engine.shade(
+            vertices, appearances, cameras, np.arange(len(vertices), dtype=np.int32), (len(vertices), size, size)
+        )
+        return Surface(*out[1:], image_from_crop=affine)
 
     def render_depth(
         self, vertices_m: np.ndarray, camera: Camera | Sequence[Camera], image_from_crop: np.ndarray, size: int
@@ -62,8 +65,10 @@ class WarpRenderer:
         """Only (face_id (P,size,size) int32, depth_m (P,size,size)) of :meth:`render`, in about half the time."""
         vertices = self._vertices(vertices_m, None)
         cameras = crop_cameras(camera, _affines(image_from_crop, len(vertices)), size)
-        _, face, depth = self._engine.depth(vertices, cameras, np.arange(len(vertices), dtype=np.int32), size, size)
-        return face.copy(), depth.copy()
+        _, face, depth = self._engine.depth(
+            vertices, cameras, np.arange(len(vertices), dtype=np.int32), (len(vertices), size, size)
+        )
+        return face, depth
 
     def render_window(
         self,
@@ -85,8 +90,8 @@ class WarpRenderer:
         if not cameras or scene.shape != (len(vertices),) or (scene.size and not 0 <= scene.min() <= scene.max() < len(cameras)):
             raise ShapeError(f"expected a scene in [0,{len(cameras)}) for each of {len(vertices)} persons, got {scene.tolist()}")
         width, height = width or cameras[0].width, height or cameras[0].height
-        out = self._engine.shade(vertices, appearances, [cameras[s] for s in scene], scene, height, width, len(cameras))
-        return SceneSurface(*(a.copy() for a in out))
+        out = self._engine.shade(vertices, appearances, [cameras[s] for s in scene], scene, (len(cameras), height, width))
+        return SceneSurface(*out)
 
     def _vertices(self, vertices_m: np.ndarray, appearances: Sequence[Appearance] | None) -> np.ndarray:
         vertices = np.asarray(vertices_m, np.float32)
