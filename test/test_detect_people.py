@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from skimage import data
 
-from densefit_ros import mediapipe_setup
+from densefit_ros.regress import mediapipe_graph
 from densefit_ros.detect.factory import make_detector
 from densefit_ros.detect.hog import HogDetector
 from densefit_ros.detect.protocol import suppress
 from densefit_ros.errors import BackendUnavailable, ConfigError, ShapeError
 from densefit_ros.types import Detection
 
-needs_mediapipe = pytest.mark.skipif(not mediapipe_setup.available(), reason="the mediapipe extra is not installed")
+needs_mediapipe = pytest.mark.skipif(not mediapipe_graph.available(), reason="the mediapipe extra is not installed")
 
 
 def _found(x, y, w, h, score):
@@ -120,7 +120,7 @@ def test_mediapipe_box_turns_with_the_person():
 def test_quiet_stderr_gives_stderr_back(capfd):
     import os
 
-    with mediapipe_setup.quiet_stderr():
+    with mediapipe_graph.quiet_stderr():
         os.write(2, b"noise")
     os.write(2, b"kept")
     assert capfd.readouterr().err == "kept"

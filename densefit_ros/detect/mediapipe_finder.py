@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import mediapipe_setup
+from ..regress import mediapipe_graph
 from ..types import Detection
 from .protocol import check_image, suppress
 
@@ -28,8 +28,8 @@ class MediapipeDetector:
 
     def __init__(self) -> None:
         """Raises BackendUnavailable when MediaPipe or its packaged model is missing."""
-        self._graph = mediapipe_setup.make_graph(mediapipe_setup.DETECTION_GRAPH, ("detections",))
-        with mediapipe_setup.quiet_stderr():
+        self._graph = mediapipe_graph.make_graph(mediapipe_graph.DETECTION_GRAPH, ("detections",))
+        with mediapipe_graph.quiet_stderr():
             self._graph.process({"image": np.zeros((64, 64, 3), np.uint8)})
 
     def detect(self, rgb: np.ndarray, enough: int = 1) -> list[Detection]:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .errors import BackendUnavailable
+from ..errors import BackendUnavailable
 
 INSTALL_HINT = "pip install 'densefit_ros[mediapipe]' (Python 3.10 to 3.12)"
 
