@@ -79,7 +79,7 @@ def draw_skeleton(
     thick = max(1, round(min(rgb.shape[:2]) / 240))
     ink = tuple(int(c) for c in color)
     for a, b in edges:
-        if shown[a] and shown[b]:
+        if max(a, b) < len(points) and shown[a] and shown[b]:
             cv2.line(out, _xy(fixed[a]), _xy(fixed[b]), ink, thick, cv2.LINE_AA, SHIFT_BITS)
     for k in np.flatnonzero(shown):
         cv2.circle(out, _xy(fixed[k]), (thick + 1) << SHIFT_BITS, ink, -1, cv2.LINE_AA, SHIFT_BITS)
