@@ -1,0 +1,1 @@
+"""First estimates of bodies from a crop, from keypoints or from outside."""

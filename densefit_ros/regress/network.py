@@ -1,0 +1,123 @@
+"""The regressor network: one crop and its camera in, SMPL parameters with their uncertainty out.
+
+An encoder of ordinary convolutions, a short decoder to a quarter-of-a-quarter grid, and one spatial attention map per
+joint.  Each map places its joint in the crop (integral regression, Sun et al., ECCV 2018) and gathers the features that
+the joint's rotation is read from.  Placing joints first is what lets a small network learn from few samples: the
+rotation heads then see *where* a limb is, not a globally averaged feature.
+
+Frames: rotations other than the root's are relative to the parent.  The root's is predicted in the frame of the viewing
+ray (``R_camera_root = R_ray @ R_predicted``, ``R_ray`` the smallest rotation that takes +z to the ray through the crop's
+centre, see :func:`densefit_ros.regress.decode.ray_rotation`), because the crop of a person at the image's border looks
+like that of a person turned in front of the camera.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..torch_blocks import Residual, bounded, conv, double, fuse
+
+NUM_JOINTS = 24
+ROT_LOG_VAR_MIN, ROT_LOG_VAR_MAX = 2 * math.log(0.02), 2 * math.log(2.0)
+UV_LOG_VAR_MIN, UV_LOG_VAR_MAX = 2 * math.log(0.003), 2 * math.log(0.5)
+_DEPTH_UNIT_M = 0.5
+_ARMS_DOWN_RAD = 1.0
+_CAM_START = (0.0, 0.0, math.log(0.45))  # a standing adult fills the crop: 1.75 m is about 0.8 of its side
+
+
+class RegressorNet(nn.Module):
+    """forward(image (P,S,S,3) uint8, intrinsics (P,4)) -> the tuple of OUTPUTS; shapes in regress/contract.py.
+
+    ``intrinsics`` is (fx, fy, cx, cy) of the crop's camera over the crop's side.  A fresh network answers with a person
+    standing upright in front of the camera, arms hanging.  ``fused`` builds the inference form.
+    """
+
+    OUTPUTS = ("rot6d_rows", "betas", "cam", "rot_log_var", "confidence", "feature", "joints_uv", "joints_log_var", "joints_z")
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (24, 32, 64, 112, 176),
+        blocks: Sequence[int] = (1, 2, 2, 1),
+        neck: int = 48,
+        hidden: int = 256,
+        fused: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = {"widths": list(widths), "blocks": list(blocks), "neck": neck, "hidden": hidden}
+        self.stem = conv(3, widths[0], 3, 2)
+        self.stages = nn.ModuleList(
+            nn.Sequential(conv(inputs, width, 3, 2), *(Residual(width) for _ in range(count)))
+            for inputs, width, count in zip(widths, widths[1:], blocks)
+        )
+        self.up16 = conv(widths[4] + widths[3], widths[3])
+        self.up8 = conv(widths[3] + widths[2], 2 * neck)
+        self.maps = nn.Conv2d(2 * neck, 2 * NUM_JOINTS, 1)  # per joint: attention, depth relative to the pelvis
+        self.values = nn.Conv2d(2 * neck, neck, 1)
+        width = NUM_JOINTS * neck + widths[4] + 4 * NUM_JOINTS + 4
+        self.mix = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+        self.pose = nn.Linear(hidden, NUM_JOINTS * 6)
+        self.shape = nn.Linear(hidden, 10)
+        self.camera = nn.Linear(hidden, 3)
+        self.spread = nn.Linear(hidden, 2 * NUM_JOINTS)
+        self.person = nn.Linear(hidden, 1)
+        self.register_buffer("mean_rot6d", mean_pose_rot6d_rows(), persistent=False)
+        self.register_buffer("start_camera", torch.tensor(_CAM_START), persistent=False)
+        for head in (self.pose, self.shape, self.camera, self.spread):
+            nn.init.normal_(head.weight, std=1e-3)
+            nn.init.zeros_(head.bias)
+        if fused:
+            fuse(self)
+
+    def forward(self, image: Tensor, intrinsics: Tensor) -> tuple[Tensor, ...]:
+        x = (image.permute(0, 3, 1, 2).float() - 115.0) / 64.0
+        x = self.stages[0](self.stem(x))
+        s8 = self.stages[1](x)
+        s16 = self.stages[2](s8)
+        s32 = self.stages[3](s16)
+        s16 = self.up16(torch.cat([double(s32), s16], 1))
+        s8 = self.up8(torch.cat([double(s16), s8], 1))
+        maps, values = self.maps(s8), self.values(s8)
+        return self.read_out(maps.float(), values.float(), s32.float(), intrinsics)
+
+    def read_out(self, maps: Tensor, values: Tensor, coarse: Tensor, intrinsics: Tensor) -> tuple[Tensor, ...]:
+        """Heads.  Kept in float32 under autocast: coordinates and angles lose too many digits in bfloat16."""
+        with torch.autocast(maps.device.type, enabled=False):
+            persons, _, rows, columns = maps.shape
+            attention = maps[:, :NUM_JOINTS].flatten(2).softmax(-1)  # (P,24,rows*columns)
+            u = (torch.arange(columns, device=maps.device, dtype=torch.float32) + 0.5) / columns - 0.5
+            v = (torch.arange(rows, device=maps.device, dtype=torch.float32) + 0.5) / rows - 0.5
+            grid = torch.stack([u.repeat(rows), v.repeat_interleave(columns)], -1)
+            uv = attention @ grid
+            spread2 = (attention @ (grid * grid) - uv * uv).sum(-1)
+            z = _DEPTH_UNIT_M * (attention * maps[:, NUM_JOINTS:].flatten(2)).sum(-1)
+            gathered = attention @ values.flatten(2).transpose(1, 2)
+            known = torch.cat([4.0 * uv.flatten(1), 4.0 * z, 8.0 * spread2, camera_features(intrinsics)], 1)
+            feature = self.mix(torch.cat([gathered.flatten(1), coarse.mean((2, 3)), known], 1))
+            rot6d = self.mean_rot6d + self.pose(feature).view(persons, NUM_JOINTS, 6)
+            raw = self.spread(feature)
+            rot_log_var = bounded(raw[:, :NUM_JOINTS], ROT_LOG_VAR_MIN, ROT_LOG_VAR_MAX)
+            uv_log_var = bounded(raw[:, NUM_JOINTS:], UV_LOG_VAR_MIN, UV_LOG_VAR_MAX)
+            # The pelvis was placed already: the camera head corrects it.
+            cam = self.start_camera + self.camera(feature) + torch.cat([uv[:, 0], torch.zeros_like(uv[:, 0, :1])], 1)
+            confidence = torch.sigmoid(self.person(feature)[:, 0])
+        return rot6d, self.shape(feature), cam, rot_log_var, confidence, feature, uv, uv_log_var, z
+
+
+def camera_features(intrinsics: Tensor) -> Tensor:
+    """(P,4) normalised fx, fy, cx, cy -> (P,4): log focal lengths and the direction of the crop's centre."""
+    fx, fy, cx, cy = intrinsics.unbind(-1)
+    return torch.stack([fx.log() - 1.0, fy.log() - 1.0, (0.5 - cx) / fx, (0.5 - cy) / fy], -1)
+
+
+def mean_pose_rot6d_rows() -> Tensor:
+    """(24,6) first two rows of each rotation: facing the camera upright, arms hanging instead of SMPL's T."""
+    rot = torch.eye(3).repeat(NUM_JOINTS, 1, 1)
+    rot[0] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # SMPL is y up, the camera y down: half a turn about x
+    cos, sin = math.cos(_ARMS_DOWN_RAD), math.sin(_ARMS_DOWN_RAD)
+    for joint, sign in ((16, -1.0), (17, 1.0)):  # left and right shoulder
+        rot[joint] = torch.tensor([[cos, -sign * sin, 0.0], [sign * sin, cos, 0.0], [0.0, 0.0, 1.0]])
+    return rot[:, :2].reshape(NUM_JOINTS, 6)

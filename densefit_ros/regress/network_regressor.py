@@ -1,0 +1,38 @@
+"""The built-in first estimate: one network pass per frame for all crops."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ..errors import ShapeError
+from ..runtime.protocol import Runtime, check_contract
+from ..types import BodyParams, Camera, Crop, Estimate
+from .contract import REGRESSOR_CONTRACT, SIZE_PX
+from .decode import RestBody, crop_intrinsics, decode
+
+
+class NetworkRegressor:
+    """The regressor network behind any runtime.
+
+    The estimate carries the network's own standard deviation of every joint rotation (``rot_sigma_rad``) and, with
+    ``keypoints``, its 2D joints as evidence for the fit.  Raises AssetError when the file is another network.
+    """
+
+    def __init__(self, body: RestBody, runtime: Runtime, keypoints: bool = True) -> None:
+        check_contract(runtime, REGRESSOR_CONTRACT)
+        self.runtime = runtime
+        self.name = f"network ({runtime.name})"
+        self._body = body
+        self._keypoints = keypoints
+
+    def estimate(self, crop: Crop, camera: Camera, warm: BodyParams | None = None) -> Estimate:
+        """One estimate per window of ``crop``, which was cut from an image of ``camera``.
+
+        ``warm`` is accepted for the sake of other sources and not used: each answer depends on its crop alone.
+        """
+        if crop.size != SIZE_PX:
+            raise ShapeError(f"the regressor expects crops of {SIZE_PX} px, got {crop.size}")
+        intrinsics = crop_intrinsics(camera, crop.image_from_crop, crop.size)
+        outputs = self.runtime({"image": crop.rgb, "intrinsics": intrinsics})
+        result = decode(outputs, self._body, camera, crop.image_from_crop, crop.size)
+        return result if self._keypoints else dataclasses.replace(result, keypoints=None)

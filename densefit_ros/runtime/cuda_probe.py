@@ -1,0 +1,23 @@
+"""Is there a CUDA device?  Asked of the driver itself: importing torch for the answer takes seconds."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+
+_DRIVER_NAMES = ("libcuda.so.1", "libcuda.so", "nvcuda.dll")
+
+
+@lru_cache(maxsize=1)
+def cuda_device_count() -> int:
+    """Number of CUDA devices that the driver shows; 0 without a driver."""
+    for name in _DRIVER_NAMES:
+        try:
+            driver = ctypes.CDLL(name)
+        except OSError:
+            continue
+        count = ctypes.c_int(0)
+        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
+            return count.value
+        return 0
+    return 0

@@ -1,0 +1,90 @@
+"""Choose a runtime: by name, or the fastest that runs here."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ..errors import BackendUnavailable, ConfigError
+from .cuda_probe import cuda_device_count
+from .protocol import Runtime
+
+BACKENDS = ("auto", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "torch")
+DEVICES = ("auto", "cpu", "cuda")
+_log = logging.getLogger(__name__)
+_told: set[str] = set()
+
+
+def make_runtime(
+    onnx_path: str | Path,
+    backend: str = "auto",
+    device: str = "auto",
+    threads: int = 1,
+    *,
+    precision: str = "fp16",
+    cache_dir: str | Path | None = None,
+) -> Runtime:
+    """Load a network file.
+
+    backend: one of BACKENDS; device: one of DEVICES; threads: CPU threads of this network; precision and cache_dir
+    concern TensorRT only.  A backend or device given by name either runs or raises BackendUnavailable; only "auto"
+    falls back, and says so once in the log.  Raises AssetError for a missing or damaged file, ConfigError for an
+    unknown name.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(f"runtime backend expects one of {', '.join(BACKENDS)}, got {backend!r}")
+    if device not in DEVICES:
+        raise ConfigError(f"runtime device expects one of {', '.join(DEVICES)}, got {device!r}")
+    reasons: list[str] = []
+    for name, place in _candidates(backend, device):
+        try:
+            runtime = _make(name, place, onnx_path, threads, precision, cache_dir)
+        except BackendUnavailable as error:
+            reasons.append(str(error))
+            continue
+        if reasons:
+            _tell_once(f"{runtime.name} runs {Path(onnx_path).name}; faster choices are not available: " + "; ".join(reasons))
+        return runtime
+    raise BackendUnavailable("; ".join(reasons))
+
+
+def _candidates(backend: str, device: str) -> list[tuple[str, str]]:
+    if backend == "auto":
+        cuda = [("tensorrt", "cuda"), ("onnxruntime", "cuda"), ("torch", "cuda")]
+        cpu = [("onnxruntime", "cpu"), ("torch", "cpu")]
+        if device == "cpu":
+            return cpu
+        if device == "cuda":
+            return cuda
+        return cuda + cpu if cuda_device_count() else cpu
+    if backend in ("tensorrt", "onnxruntime-tensorrt"):
+        if device == "cpu":
+            raise ConfigError(f"backend {backend} runs on cuda only, got device cpu")
+        return [(backend, "cuda")]
+    if device != "auto":
+        return [(backend, device)]
+    return [(backend, "cuda"), (backend, "cpu")] if cuda_device_count() else [(backend, "cpu")]
+
+
+def _make(name: str, place: str, path: str | Path, threads: int, precision: str, cache_dir: str | Path | None) -> Runtime:
+    if name == "onnxruntime":
+        from .onnxruntime_backend import OnnxRuntime
+
+        return OnnxRuntime(path, place, threads)
+    if name == "onnxruntime-tensorrt":
+        from .onnxruntime_backend import OnnxRuntime
+
+        return OnnxRuntime(path, "tensorrt", threads)
+    if name == "torch":
+        from .torch_backend import TorchRuntime
+
+        return TorchRuntime(path, place, threads)
+    from .tensorrt_backend import TensorRTRuntime
+
+    return TensorRTRuntime(path, precision=precision, cache_dir=cache_dir)
+
+
+def _tell_once(message: str) -> None:
+    if message not in _told:
+        _told.add(message)
+        _log.warning(message)

@@ -1,0 +1,103 @@
+"""Networks in torch, rebuilt from the ONNX file alone.
+
+The exporter keeps the parameters' names and writes the network's registry name and constructor arguments into the
+file's metadata, so the module is built by name and filled from the same file that the other runtimes read: there is no
+second weights file that could drift from it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import AssetError, BackendUnavailable
+from .protocol import TensorSpec, check_inputs
+
+# Registry name in the file's metadata -> module and class that rebuild it.
+NETWORKS = {
+    "displacement": ("densefit_ros.displace.network", "DisplacementNet"),
+    "regressor": ("densefit_ros.regress.network", "RegressorNet"),
+}
+_DTYPES = {1: "float32", 2: "uint8", 7: "int64", 10: "float16"}
+
+
+class TorchRuntime:
+    """The network as a torch module on ``device`` ("cpu" or "cuda").
+
+    Raises AssetError when the file is missing, damaged or of an unknown network, BackendUnavailable without torch,
+    onnx or the device.
+    """
+
+    def __init__(self, path: str | Path, device: str = "cpu", threads: int = 1) -> None:
+        torch = _import("torch")
+        self.path = str(path)
+        self._torch = torch
+        if device == "cuda" and not torch.cuda.is_available():
+            raise BackendUnavailable("torch sees no CUDA device: install a CUDA build of torch, or choose device cpu")
+        model = _read(path)
+        meta = {p.key: p.value for p in model.metadata_props}
+        if meta.get("network") not in NETWORKS:
+            raise AssetError(f"{path}: metadata 'network' is {meta.get('network')!r}, expected one of {sorted(NETWORKS)}")
+        module_name, class_name = NETWORKS[meta["network"]]
+        net = getattr(importlib.import_module(module_name), class_name)(**json.loads(meta.get("config", "{}")))
+        net.load_state_dict(_state(net, model, path))
+        self._device = torch.device(device)
+        self._net = net.eval().to(self._device)
+        if device == "cpu":
+            torch.set_num_threads(max(1, int(threads)))
+        self.name = f"torch:{device}"
+        self.inputs: Mapping[str, TensorSpec] = {v.name: _spec(v) for v in model.graph.input}
+        self.outputs: Mapping[str, TensorSpec] = {v.name: _spec(v) for v in model.graph.output}
+
+    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See :class:`densefit_ros.runtime.protocol.Runtime`."""
+        check_inputs(self, inputs)
+        torch = self._torch
+        with torch.inference_mode():
+            tensors = [torch.from_numpy(np.ascontiguousarray(inputs[n])).to(self._device, non_blocking=True) for n in self.inputs]
+            results = self._net(*tensors)
+        return {name: value.float().cpu().numpy() for name, value in zip(self.outputs, results)}
+
+
+def _read(path: str | Path):
+    onnx = _import("onnx")
+    if not Path(path).is_file():
+        raise AssetError(f"{path}: network file not found (expected an .onnx file)")
+    try:
+        return onnx.load(str(path))
+    except Exception as error:  # protobuf's own decode errors share no base class across its implementations
+        raise AssetError(f"{path}: not a readable ONNX network, damaged or incomplete download?") from error
+
+
+def _state(net, model, path: str | Path) -> dict:
+    import torch
+    from onnx import numpy_helper
+
+    stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    state = {}
+    for name, value in net.state_dict().items():
+        if name.endswith("num_batches_tracked"):  # only training reads it
+            state[name] = value
+        elif name in stored and tuple(stored[name].shape) == tuple(value.shape):
+            state[name] = torch.from_numpy(np.array(stored[name])).to(value.dtype)
+        else:
+            got = stored[name].shape if name in stored else "nothing"
+            raise AssetError(f"{path}: parameter '{name}' expects shape {tuple(value.shape)}, got {got} (another exporter?)")
+    return state
+
+
+def _spec(value) -> TensorSpec:
+    tensor = value.type.tensor_type
+    shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+    return TensorSpec(shape, _DTYPES.get(tensor.elem_type, str(tensor.elem_type)))
+
+
+def _import(name: str):
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise BackendUnavailable(f"the torch runtime needs {name}, which is not installed: pip install {name}") from error

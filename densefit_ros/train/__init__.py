@@ -1,0 +1,1 @@
+"""Training of the two networks on synthetic people, and their export to ONNX."""

@@ -1,0 +1,76 @@
+"""Everything that decides a training run, in one record that is saved beside its results."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+
+TASKS = ("displacement", "regressor")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one run.  Defaults are those of the shipped weights."""
+
+    task: str  # one of TASKS
+    out: str  # directory of the run
+    seed: int = 1
+    minutes: float = 60.0  # wall time over all sittings; the learning rate is annealed over it
+    steps: int = 0  # if positive: stop after this many steps instead, independent of the machine's speed
+    batch: int = 32
+    chunk: int = 8  # batches made at a time
+    reuse: int = 2  # passes over each made batch
+    workers: int = 0  # processes that make data ahead; 0: in the training process
+    lr: float = 1.5e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.03  # share of the run
+    grad_clip: float = 2.0
+    ema: float = 0.998
+    device: str = "cpu"
+    bf16: bool = True
+    compile: bool = False
+    threads: int = 1
+    checkpoint_minutes: float = 3.0
+    validate_minutes: float = 6.0
+    validation_batches: int = 8
+    log_steps: int = 20
+    init: str = ""  # checkpoint whose weights this run starts from (not a resume: optimiser and step start anew)
+    network: dict[str, Any] = field(default_factory=dict)  # constructor arguments
+    data: dict[str, Any] = field(default_factory=dict)  # arguments of the sample source
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ConfigError(f"train task expects one of {', '.join(TASKS)}, got {self.task!r}")
+        if self.batch < 2 or self.minutes <= 0 or self.device not in ("cpu", "cuda"):
+            got = f"{self.batch}, {self.minutes}, {self.device}"
+            raise ConfigError(f"train expects batch >= 2, minutes > 0, device cpu|cuda; got {got}")
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n")
+
+    @staticmethod
+    def load(path: Path) -> TrainConfig:
+        """Raises ConfigError when the file is not a saved configuration."""
+        try:
+            return TrainConfig(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"{path}: expected a saved training configuration ({error})") from error
+
+
+def commit() -> str:
+    """The source's git commit, with "+" when tracked files differ from it; "unknown" outside a checkout."""
+    root = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,138 @@
+"""Write a trained network as ONNX and prove that the file computes the same function."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..displace.contract import DISPLACEMENT_CONTRACT
+from ..displace.network import DisplacementNet
+from ..errors import AssetError
+from ..regress.contract import REGRESSOR_CONTRACT
+from ..regress.network import RegressorNet
+from ..runtime.onnxruntime_backend import OnnxRuntime
+from ..runtime.protocol import check_contract
+from ..torch_blocks import fuse
+from .loop import _load
+
+OPSET = 17  # the oldest that has every operator used here: read by TensorRT 8.5 and ONNX Runtime 1.12 on
+_EXTRA_OUTPUTS = {"regressor": RegressorNet.OUTPUTS[:-1], "displacement": ("flow", "log_var")}
+_NETWORKS = {"regressor": (RegressorNet, REGRESSOR_CONTRACT), "displacement": (DisplacementNet, DISPLACEMENT_CONTRACT)}
+# float32 sums in another order: one part in 10^4 of the outputs' scale, which is 10 px and 1 rad.
+PARITY = 2e-3
+
+
+class _Named(nn.Module):
+    """Leaves out trailing outputs that only training uses."""
+
+    def __init__(self, net: nn.Module, count: int) -> None:
+        super().__init__()
+        self.net, self.count = net, count
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.net(*inputs)[: self.count]
+
+
+def export(net: nn.Module, task: str, path: Path, metadata: dict[str, str] | None = None) -> float:
+    """Write ``net`` (trained form) to ``path``; returns the largest difference between torch and ONNX Runtime.
+
+    Batch normalisation is folded, parameter names are kept, and the file's metadata names the network and its
+    constructor arguments, so that the torch runtime can rebuild it.  Raises AssetError when the written file's outputs
+    differ by more than PARITY or break the contract.
+    """
+    network, contract = _NETWORKS[task]
+    config = {**net.config, "fused": False}
+    plain = network(**config)
+    plain.load_state_dict(net.state_dict())
+    fused = fuse(plain.eval())
+    names = list(_EXTRA_OUTPUTS[task])
+    inputs = _example(task, 2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.onnx.export(
+        _Named(fused, len(names)),
+        tuple(inputs.values()),
+        str(path),
+        input_names=list(inputs),
+        output_names=names,
+        dynamic_axes={name: {0: "P"} for name in [*inputs, *names]},
+        opset_version=OPSET,
+        do_constant_folding=False,
+        dynamo=False,
+    )
+    _annotate(path, {"network": task, "config": json.dumps({**config, "fused": True}), **(metadata or {})})
+    runtime = OnnxRuntime(path)
+    check_contract(runtime, contract)
+    difference = parity(fused, runtime, task)
+    if not difference <= PARITY:
+        raise AssetError(f"{path}: ONNX Runtime and torch differ by {difference:.2e}, at most {PARITY} expected (exporter?)")
+    return difference
+
+
+def parity(net: nn.Module, runtime: Any, task: str, persons: int = 3) -> float:
+    """Largest absolute difference over all outputs on random inputs of another batch size than the export's."""
+    inputs = _example(task, persons)
+    with torch.inference_mode():
+        expected = net.eval()(*inputs.values())
+    got = runtime({name: value.numpy() for name, value in inputs.items()})
+    return max(float(np.abs(got[name] - e.numpy()).max()) for name, e in zip(_EXTRA_OUTPUTS[task], expected))
+
+
+def _example(task: str, persons: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(persons)
+    size = DISPLACEMENT_CONTRACT.inputs["image"].shape[1]
+    image = torch.randint(0, 256, (persons, size, size, 3), generator=generator, dtype=torch.uint8)
+    if task == "regressor":
+        return {"image": image, "intrinsics": torch.tensor([[3.0, 3.0, 0.4, 0.6]]).repeat(persons, 1)}
+    rendering = torch.rand((persons, size, size, 10), generator=generator)
+    rendering[:, :40] = 0
+    return {"image": image, "rendering": rendering}
+
+
+def _annotate(path: Path, metadata: dict[str, str]) -> None:
+    import onnx
+
+    model = onnx.load(str(path))
+    # The wrapper's attribute name is no part of the network: state_dict names stand alone.
+    renamed = {t.name: t.name.removeprefix("net.") for t in model.graph.initializer}
+    for tensor in model.graph.initializer:
+        tensor.name = renamed[tensor.name]
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+    for key, value in metadata.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def load_trained(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Network and record of a best.pt.  Raises AssetError."""
+    record = _load(path, "cpu")
+    if record.get("task") not in _NETWORKS:
+        raise AssetError(f"{path}: expected a best.pt of a training run, got keys {sorted(record)[:5]}")
+    network = {k: v for k, v in record["network"].items() if k != "fused"}
+    net = _NETWORKS[record["task"]][0](**network)
+    net.load_state_dict(record["weights"])
+    return net.eval(), record
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``densefit export CHECKPOINT --out FILE.onnx``."""
+    parser = argparse.ArgumentParser(prog="densefit export", description="Write a trained network as ONNX, with a parity check.")
+    parser.add_argument("checkpoint", type=Path, help="best.pt of a training run")
+    parser.add_argument("--out", type=Path, required=True, help="the .onnx file to write")
+    args = parser.parse_args(argv)
+    net, record = load_trained(args.checkpoint)
+    metadata = {"seed": str(record["seed"]), "commit": record["commit"], "step": str(record["step"]), "licence": "Apache-2.0"}
+    metadata["validation"] = json.dumps({k: round(v, 4) for k, v in record["metrics"].items()})
+    difference = export(net, record["task"], args.out, metadata)
+    what = f"{record['task']}, step {record['step']}, {args.out.stat().st_size / 1e6:.1f} MB"
+    print(f"{args.out}: {what}, torch and ONNX Runtime agree to {difference:.1e}")
+    return 0

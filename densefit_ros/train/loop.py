@@ -1,0 +1,233 @@
+"""The training loop: one for both networks, on CPU and CUDA, that survives being killed at any moment."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import AssetError, BackendUnavailable
+from .config import TrainConfig, commit
+from .data import Batch, Loader, SourceSpec
+
+Metrics = dict[str, float]
+
+
+class Task(Protocol):
+    """What differs between the networks."""
+
+    spec: SourceSpec  # training data
+    validation_spec: SourceSpec  # other seeds, never trained on
+
+    def network(self, config: dict[str, Any]) -> nn.Module: ...
+
+    def loss(self, net: nn.Module, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+    def validate(self, net: nn.Module, batches: list[Batch], device: str) -> Metrics:
+        """Metrics on held-out batches; "score" is the one to minimise."""
+        ...
+
+
+class Trainer:
+    """One run in one directory.  Construct and call :meth:`run`; constructing over an interrupted run resumes it.
+
+    Files: config.json, log.csv (training), validation.csv, last.pt (complete state, written atomically), best.pt
+    (averaged weights with the lowest validation score), provenance.json (commit, seed, time).
+    """
+
+    def __init__(self, config: TrainConfig, task: Task, say: Callable[[str], None] = print) -> None:
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise BackendUnavailable("torch sees no CUDA device to train on: install a CUDA build of torch, or --device cpu")
+        self.config, self.task, self._say = config, task, say
+        self.out = Path(config.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.net = task.network(config.network).to(config.device, memory_format=torch.channels_last)
+        if config.init:
+            self.net.load_state_dict(load_weights(Path(config.init)))
+        self.average = copy.deepcopy(self.net).eval()
+        self._forward = torch.compile(self.net) if config.compile else self.net
+        decay = [p for p in self.net.parameters() if p.ndim > 1]
+        plain = [p for p in self.net.parameters() if p.ndim <= 1]
+        groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr)
+        self.step, self.elapsed_s, self.best = 0, 0.0, math.inf
+        self._validation: list[Batch] = []
+        self._resume()
+        config.save(self.out / "config.json")
+        self._provenance()
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> Metrics:
+        """Train to the end of the budget; returns the last validation metrics."""
+        c = self.config
+        loader = Loader(self.task.spec, c.seed, c.chunk, c.reuse, c.workers, self.step)
+        started = time.monotonic() - self.elapsed_s
+        next_save = self.elapsed_s + 60 * c.checkpoint_minutes
+        next_validation = self.elapsed_s + 60 * c.validate_minutes
+        sums: dict[str, float] = {}
+        count, since = 0, time.monotonic()
+        try:
+            for batch in loader:
+                if self.progress() >= 1.0:
+                    break
+                for name, value in self.train_step(batch).items():
+                    sums[name] = sums.get(name, 0.0) + value
+                count += 1
+                self.elapsed_s = time.monotonic() - started
+                if self.step % c.log_steps == 0:
+                    now = time.monotonic()
+                    row = {"step": self.step, "minutes": self.elapsed_s / 60, "lr": self.learning_rate()}
+                    row |= {"samples_per_s": count * c.batch / (now - since)} | {k: v / count for k, v in sums.items()}
+                    self._write("log.csv", row)
+                    sums, count, since = {}, 0, now
+                if self.elapsed_s >= next_save:
+                    self.save()
+                    next_save = self.elapsed_s + 60 * c.checkpoint_minutes
+                if self.elapsed_s >= next_validation:
+                    self.validate()
+                    next_validation = self.elapsed_s + 60 * c.validate_minutes
+        finally:
+            loader.close()
+        metrics = self.validate()
+        self.save()
+        return metrics
+
+    def train_step(self, batch: Batch) -> Metrics:
+        """One update; returns the parts of the loss."""
+        c = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self.net.train()
+        tensors = to_tensors(batch, c.device)
+        with torch.autocast(c.device, torch.bfloat16, enabled=c.bf16):
+            total, parts = self.task.loss(self._forward, tensors, self.progress())
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), c.grad_clip)
+        # One broken sample must not end an hour of training: a non-finite gradient is counted, not applied.
+        finite = bool(torch.isfinite(norm))
+        if finite:
+            self.optimizer.step()
+            self._update_average()
+        self.step += 1
+        return {"loss": float(total), "grad": float(norm) if finite else 0.0, "skipped": float(not finite)} | {
+            k: float(v) for k, v in parts.items()
+        }
+
+    def progress(self) -> float:
+        """Share of the budget used, in [0, 1]."""
+        if self.config.steps > 0:
+            return min(self.step / self.config.steps, 1.0)
+        return min(self.elapsed_s / (60 * self.config.minutes), 1.0)
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then a cosine down to a hundredth."""
+        p, warm = self.progress(), self.config.warmup
+        if p < warm:
+            return self.config.lr * max(p / warm, 0.02)
+        return self.config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (p - warm) / (1 - warm))))
+
+    def validate(self) -> Metrics:
+        """Metrics of the averaged weights on held-out data; keeps them when they are the best so far."""
+        if not self._validation:
+            source = self.task.validation_spec.build()
+            self._validation = [source.batch(i) for i in range(self.config.validation_batches)]
+        metrics = self.task.validate(self.average, self._validation, self.config.device)
+        self._write("validation.csv", {"step": self.step, "minutes": self.elapsed_s / 60} | metrics)
+        self._say(f"step {self.step} {self.elapsed_s / 60:.1f} min  " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+        if metrics["score"] < self.best:
+            self.best = metrics["score"]
+            record = {"weights": self.average.state_dict(), "network": self.net.config, "task": self.config.task}
+            record |= {"step": self.step, "metrics": metrics, "commit": commit(), "seed": self.config.seed}
+            _save(record, self.out / "best.pt")
+        return metrics
+
+    # -- state ------------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """The complete state, atomically."""
+        state = {"net": self.net.state_dict(), "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state |= {"step": self.step, "elapsed_s": self.elapsed_s, "best": self.best, "seed": self.config.seed}
+        _save(state, self.out / "last.pt")
+
+    def _resume(self) -> None:
+        path = self.out / "last.pt"
+        if not path.is_file():
+            return
+        state = _load(path, self.config.device)
+        if state.get("seed") != self.config.seed:
+            raise AssetError(f"{path}: made with seed {state.get('seed')}, this run has {self.config.seed}; choose another --out")
+        self.net.load_state_dict(state["net"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.elapsed_s, self.best = state["step"], state["elapsed_s"], state["best"]
+        self._say(f"resuming {self.out} at step {self.step}, {self.elapsed_s / 60:.1f} min")
+
+    def _update_average(self) -> None:
+        # The first steps would weigh for long in a plain average: it starts short and lengthens.
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mine, new in zip(self.average.state_dict().values(), self.net.state_dict().values()):
+                if mine.dtype.is_floating_point:
+                    mine.lerp_(new.to(mine.dtype), 1 - decay)
+                else:
+                    mine.copy_(new)
+
+    def _provenance(self) -> None:
+        parameters = sum(p.numel() for p in self.net.parameters())
+        record = {"commit": commit(), "config": dataclasses.asdict(self.config)}
+        record |= {"parameters": parameters, "torch": torch.__version__}
+        (self.out / "provenance.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+    def _write(self, name: str, row: dict[str, float]) -> None:
+        path = self.out / name
+        fresh = not path.exists()
+        with path.open("a", newline="") as f:
+            writer = csv.writer(f)
+            if fresh:
+                writer.writerow(row)
+            writer.writerow([v if isinstance(v, int) else f"{v:.6g}" for v in row.values()])
+
+
+def to_tensors(batch: Batch, device: str) -> dict[str, Tensor]:
+    """NumPy batch to tensors on the device; half precision that only saved memory becomes float32."""
+    out = {}
+    for name, array in batch.items():
+        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+        out[name] = tensor.float() if tensor.dtype in (torch.float16, torch.float64) else tensor
+    return out
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Averaged weights of a best.pt or last.pt.  Raises AssetError."""
+    state = _load(path, "cpu")
+    if "weights" not in state and "average" not in state:
+        raise AssetError(f"{path}: expected a training checkpoint (best.pt or last.pt), got keys {sorted(state)[:5]}")
+    return state["weights"] if "weights" in state else state["average"]
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def _load(path: Path, device: str) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises pickle, zip and runtime errors for a damaged file
+        raise AssetError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error

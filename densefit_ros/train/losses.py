@@ -1,0 +1,135 @@
+"""Losses of both networks.  Pure functions of tensors; each returns the total and its parts for the log."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .torch_body import JointChain, angle_between, rotmat_from_rot6d_rows
+
+Parts = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class DisplacementWeights:
+    """Terms of :func:`displacement_loss`."""
+
+    l1: float = 0.25  # per px
+    nll: float = 1.0
+    occluded_l1: float = 0.25  # factor on the L1 term where the image does not show the surface point
+    start_px: float = 2.0  # L1 is normalised by the start's own error plus this, so that near-perfect starts count
+
+
+def displacement_loss(
+    flow: Tensor, log_var: Tensor, target: Tensor, valid: Tensor, visible: Tensor, nll_share: float, w: DisplacementWeights
+) -> tuple[Tensor, Parts]:
+    """Robust likelihood of the displacements.
+
+    flow, target (P,2,h,w) crop px; log_var (P,1,h,w); valid, visible (P,h,w) bool; ``nll_share`` in [0,1] ramps the
+    likelihood in after a start with plain L1.  The likelihood is the isotropic two-dimensional Laplace density
+    exp(-r / b) / (2 pi b^2), whose variance per component is 3 b^2: its tails carry the cells that follow an occluder.
+    """
+    mask = valid.float()
+    count = mask.sum().clamp(min=1.0)
+    r = torch.sqrt(((flow - target) ** 2).sum(1) + 1e-4)
+    with torch.no_grad():
+        length = torch.sqrt((target**2).sum(1))
+        start = (length * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1.0)
+        per_person = 8.0 / (start + w.start_px)
+        trust = torch.where(visible, 1.0, w.occluded_l1)
+    l1 = (r * mask * trust * per_person[:, None, None]).sum() / count
+    # b is bounded away from the value that a lucky cell would drive it to by the range of log_var.
+    log_b = 0.5 * (log_var[:, 0] - math.log(3.0))
+    nll = ((r * torch.exp(-log_b) + 2.0 * log_b) * mask).sum() / count
+    with torch.no_grad():
+        epe = (r * mask).sum() / count
+        zero = (length * mask).sum() / count
+    total = w.l1 * l1 + w.nll * nll_share * nll
+    return total, {"l1": l1.detach(), "nll": nll.detach(), "epe_px": epe, "zero_px": zero}
+
+
+@dataclass(frozen=True)
+class RegressorWeights:
+    """Terms of :func:`regressor_loss`."""
+
+    rotation: float = 2.0
+    joints: float = 8.0  # per m
+    betas: float = 0.02
+    pelvis_uv: float = 5.0
+    scale: float = 2.0
+    reprojection: float = 8.0
+    placed: float = 10.0
+    depth: float = 3.0
+    rotation_nll: float = 0.05
+    placed_nll: float = 0.02
+    confidence: float = 0.3
+
+
+def regressor_loss(
+    outputs: dict[str, Tensor], batch: dict[str, Tensor], chain: JointChain, w: RegressorWeights
+) -> tuple[Tensor, Parts]:
+    """All terms of the regressor.  ``batch`` as :class:`densefit_ros.train.sources.RegressorSource` makes it.
+
+    Samples whose ``confidence`` target is 0 show no centred person: they teach the confidence alone.
+    """
+    person = batch["confidence"]
+    count = person.sum().clamp(min=1.0)
+
+    def mean(x: Tensor) -> Tensor:
+        return (x.flatten(1).mean(1) * person).sum() / count
+
+    rot = rotmat_from_rot6d_rows(outputs["rot6d_rows"])
+    joints = chain.joints(rot, outputs["betas"])  # pelvis at the origin, frame of the viewing ray
+    truth = chain.joints(batch["rotmat"], batch["betas"])
+    rotation = mean((rot - batch["rotmat"]).abs())
+    joint = mean((joints - truth).abs())
+    betas = mean((outputs["betas"] - batch["betas"]) ** 2)
+    cam, cam_true = outputs["cam"], batch["cam"]
+    pelvis_uv = mean((cam[:, :2] - cam_true[:, :2]).abs())
+    scale = mean((cam[:, 2:] - cam_true[:, 2:]).abs())
+    inside = (batch["joints_uv"].abs() < 0.5).all(-1).float()
+    projected = project_joints(joints, cam, batch["intrinsics"], batch["ray_rotmat"])
+    reprojection = mean(F.smooth_l1_loss(projected, batch["joints_uv"], beta=0.02, reduction="none").sum(-1).clamp(max=1.0))
+    placed_error = (outputs["joints_uv"] - batch["joints_uv"]).abs().sum(-1)
+    placed = mean(placed_error * inside)
+    depth = mean((outputs["joints_z"] - batch["joints_z"]).abs() * inside)
+    # Variances learn from errors that they cannot change: the mean must not pay for a confident variance.
+    angle2 = angle_between(rot.detach(), batch["rotmat"]) ** 2
+    rotation_nll = mean(angle2 * torch.exp(-outputs["rot_log_var"]) + 3.0 * outputs["rot_log_var"]) * 0.5
+    error2 = ((outputs["joints_uv"].detach() - batch["joints_uv"]) ** 2).sum(-1).clamp(max=0.25)
+    placed_nll = mean(error2 * torch.exp(-outputs["joints_log_var"]) + 2.0 * outputs["joints_log_var"]) * 0.5
+    confidence = F.binary_cross_entropy(outputs["confidence"].clamp(1e-5, 1 - 1e-5), batch["confidence"])
+    total = (
+        w.rotation * rotation
+        + w.joints * joint
+        + w.betas * betas
+        + w.pelvis_uv * pelvis_uv
+        + w.scale * scale
+        + w.reprojection * reprojection
+        + w.placed * placed
+        + w.depth * depth
+        + w.rotation_nll * rotation_nll
+        + w.placed_nll * placed_nll
+        + w.confidence * confidence
+    )
+    with torch.no_grad():
+        mpjpe = 1000 * mean((joints - truth).norm(dim=-1))
+    parts = {"rotation": rotation, "joints": joint, "betas": betas, "pelvis_uv": pelvis_uv, "scale": scale, "depth": depth}
+    parts |= {"reprojection": reprojection, "placed": placed, "confidence": confidence, "rotation_nll": rotation_nll}
+    return total, {k: v.detach() for k, v in parts.items()} | {"mpjpe_mm": mpjpe}
+
+
+def project_joints(joints_m: Tensor, cam: Tensor, intrinsics: Tensor, ray_rotmat: Tensor) -> Tensor:
+    """Pelvis-centred joints (P,24,3) in the ray's frame to crop positions (P,24,2), over the side minus 0.5."""
+    fx, fy, cx, cy = intrinsics.unbind(-1)
+    z = fx * torch.exp(-cam[:, 2])
+    pelvis = torch.stack([z * (cam[:, 0] + 0.5 - cx) / fx, z * (cam[:, 1] + 0.5 - cy) / fy, z], -1)
+    points = joints_m @ ray_rotmat.transpose(1, 2) + pelvis[:, None]
+    depth = points[..., 2].clamp(min=0.2)
+    u = fx[:, None] * points[..., 0] / depth + cx[:, None] - 0.5
+    v = fy[:, None] * points[..., 1] / depth + cy[:, None] - 0.5
+    return torch.stack([u, v], -1)

@@ -1,0 +1,102 @@
+"""``densefit train displacement|regressor|plot ...``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+from ..errors import ConfigError
+from .config import TASKS, TrainConfig
+
+_HELP = {
+    "out": "directory of the run; an interrupted run in it is resumed",
+    "seed": "data, initial weights and order follow from it",
+    "minutes": "wall time over all sittings; the learning rate is annealed over it",
+    "steps": "stop after this many steps instead of by time (0: by time)",
+    "batch": "samples per step",
+    "chunk": "batches made at a time",
+    "reuse": "passes over each made batch, with fresh augmentation",
+    "workers": "processes that make data ahead (0: none)",
+    "lr": "peak learning rate",
+    "device": "cpu or cuda",
+    "bf16": "bfloat16 convolutions (on CPU: about twice as fast where AVX512-BF16 exists)",
+    "compile": "torch.compile the network",
+    "threads": "torch threads",
+    "init": "start from the weights of this checkpoint",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of ``densefit train``; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["preview"]:
+        from ..synth.preview import main as preview
+
+        return preview(argv[1:])
+    args = _parser().parse_args(argv)
+    if args.task == "plot":
+        from .plots import plot_run
+
+        print(plot_run(Path(args.run)))
+        return 0
+    config = config_from_args(args)
+    os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))
+    from .loop import Trainer
+    from .tasks import make_task
+
+    trainer = Trainer(config, make_task(config), say=_say)
+    (trainer.out / "pid").write_text(f"{os.getpid()}\n")
+    metrics = trainer.run()
+    (trainer.out / "result.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    from .plots import plot_run
+
+    plot_run(trainer.out)
+    return 0
+
+
+def config_from_args(args: argparse.Namespace) -> TrainConfig:
+    """Command-line options to a configuration.  Raises ConfigError on malformed JSON."""
+    known = {f.name for f in dataclasses.fields(TrainConfig)}
+    values = {k: v for k, v in vars(args).items() if k in known and v is not None}
+    for name in ("network", "data"):
+        try:
+            values[name] = json.loads(values.get(name, "{}"))
+        except ValueError as error:
+            raise ConfigError(f"--{name} expects a JSON object, got {values[name]!r}") from error
+    values.setdefault("out", f"runs/{args.task}")
+    return TrainConfig(**values)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="densefit train", description="Train a network on synthetic people.")
+    tasks = parser.add_subparsers(dest="task", required=True)
+    for task in TASKS:
+        own = tasks.add_parser(task, help=f"train the {task} network", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        for f in dataclasses.fields(TrainConfig):
+            if f.name in ("task", "network", "data"):
+                continue
+            flag = "--" + f.name.replace("_", "-")
+            default = None if f.default is dataclasses.MISSING else f.default
+            if isinstance(default, bool):
+                own.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=_HELP.get(f.name, f.name))
+            else:
+                kind = str if default is None else type(default)
+                own.add_argument(flag, type=kind, default=default, help=_HELP.get(f.name, f.name.replace("_", " ")))
+        own.add_argument("--network", default="{}", help="JSON object of network constructor arguments")
+        own.add_argument("--data", default="{}", help="JSON object of arguments of the sample source")
+    plot = tasks.add_parser("plot", help="draw the curves of a run")
+    plot.add_argument("run", help="directory of the run")
+    tasks.add_parser("preview", help="write a contact sheet of training samples")
+    return parser
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

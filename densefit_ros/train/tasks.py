@@ -1,0 +1,150 @@
+"""The two networks as training tasks: their network, loss and held-out metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..displace.network import DisplacementNet
+from ..eval import metrics
+from ..regress.network import RegressorNet
+from .config import TrainConfig
+from .data import Batch, SourceSpec
+from .loop import Metrics, to_tensors
+from .losses import DisplacementWeights, RegressorWeights, displacement_loss, regressor_loss
+from .torch_body import JointChain, angle_between, rotmat_from_rot6d_rows
+
+# Seeds of held-out data: far from any that a run counts up from.
+VALIDATION_SEED = 900_000_007
+_NLL_FROM, _NLL_FULL = 0.03, 0.10
+
+
+def make_task(config: TrainConfig) -> DisplacementTask | RegressorTask:
+    """The task of a run, on the shipped body."""
+    from ..body.assets import load_body
+
+    body = load_body()
+    chain = JointChain(body.joint_template, body.joint_shapedirs, body.parents)
+    name = {"displacement": "DisplacementSource", "regressor": "RegressorSource"}[config.task]
+    kwargs = {"count": config.batch, **config.data}
+    train = SourceSpec("densefit_ros.train.sources", name, {"seed": config.seed, **kwargs})
+    held_out = SourceSpec("densefit_ros.train.sources", name, {"seed": VALIDATION_SEED, **kwargs})
+    if config.task == "displacement":
+        return DisplacementTask(train, held_out)
+    return RegressorTask(train, held_out, chain)
+
+
+class DisplacementTask:
+    """Predict where rendered pixels lie in the image."""
+
+    def __init__(self, spec: SourceSpec, validation_spec: SourceSpec, weights: DisplacementWeights | None = None) -> None:
+        self.spec, self.validation_spec, self._weights = spec, validation_spec, weights or DisplacementWeights()
+
+    def network(self, config: dict[str, Any]) -> nn.Module:
+        return DisplacementNet(**config)
+
+    def loss(self, net: nn.Module, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        flow, log_var = net(batch["image"], batch["rendering"])
+        share = min(max((progress - _NLL_FROM) / (_NLL_FULL - _NLL_FROM), 0.0), 1.0)
+        return displacement_loss(flow, log_var, batch["flow"], batch["valid"], batch["visible"], share, self._weights)
+
+    def validate(self, net: nn.Module, batches: list[Batch], device: str) -> Metrics:
+        """EPE over visible cells against that of zero displacement, per start size, and calibration.
+
+        ``z2`` is the mean of squared error over predicted variance, per component: 1 when calibrated (on visible and
+        hidden cells together, as the fit sees them).
+        """
+        flow, log_var, target, valid, visible = ([] for _ in range(5))
+        for batch in batches:
+            t = to_tensors(batch, device)
+            with torch.inference_mode():
+                f, s = net(t["image"], t["rendering"])
+            flow.append(f.float().cpu().numpy())
+            log_var.append(s.float().cpu().numpy()[:, 0])
+            target.append(batch["flow"].astype(np.float32))
+            valid.append(batch["valid"])
+            visible.append(batch["visible"])
+        return displacement_metrics(*(np.concatenate(x) for x in (flow, log_var, target, valid, visible)))
+
+
+def displacement_metrics(
+    flow: np.ndarray, log_var: np.ndarray, target: np.ndarray, valid: np.ndarray, visible: np.ndarray
+) -> Metrics:
+    """flow, target (N,2,h,w) crop px; log_var (N,h,w); valid, visible (N,h,w) -> named means over cells."""
+    error = np.linalg.norm(flow - target, axis=1)
+    length = np.linalg.norm(target, axis=1)
+    seen = valid & visible
+    sigma = np.exp(0.5 * log_var)
+    start = (length * seen).sum((1, 2)) / np.maximum(seen.sum((1, 2)), 1)
+    out: Metrics = {"epe_px": _mean(error, seen), "zero_px": _mean(length, seen)}
+    out["epe_ratio"] = out["epe_px"] / max(out["zero_px"], 1e-9)
+    for name, low, high in (("small", 0.0, 3.0), ("medium", 3.0, 8.0), ("large", 8.0, np.inf)):
+        own = seen & ((start >= low) & (start < high))[:, None, None]
+        out[f"epe_{name}_px"], out[f"zero_{name}_px"] = _mean(error, own), _mean(length, own)
+    out["epe_hidden_px"] = _mean(error, valid & ~visible)
+    out["z2"] = _mean(0.5 * (error / sigma) ** 2, valid)
+    # What the fit gains most from: the surer half of the cells.
+    sure = seen & (sigma <= np.median(sigma[seen]) if seen.any() else seen)
+    out["epe_sure_px"], out["zero_sure_px"] = _mean(error, sure), _mean(length, sure)
+    out["score"] = out["epe_px"]
+    return out
+
+
+class RegressorTask:
+    """Predict the body's parameters from a crop."""
+
+    def __init__(
+        self, spec: SourceSpec, validation_spec: SourceSpec, chain: JointChain, weights: RegressorWeights | None = None
+    ) -> None:
+        self.spec, self.validation_spec, self._chain, self._weights = spec, validation_spec, chain, weights or RegressorWeights()
+
+    def network(self, config: dict[str, Any]) -> nn.Module:
+        return RegressorNet(**config)
+
+    def loss(self, net: nn.Module, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        outputs = dict(zip(RegressorNet.OUTPUTS, net(batch["image"], batch["intrinsics"])))
+        chain = self._chain.to(batch["betas"].device)
+        with torch.autocast(batch["betas"].device.type, enabled=False):
+            return regressor_loss(outputs, batch, chain, self._weights)
+
+    def validate(self, net: nn.Module, batches: list[Batch], device: str) -> Metrics:
+        """Joint errors in mm and crop share, calibration of the rotations, and the share of persons told from none."""
+        rows: list[Metrics] = []
+        chain = self._chain.to(device)
+        for batch in batches:
+            t = to_tensors(batch, device)
+            with torch.inference_mode():
+                out = dict(zip(RegressorNet.OUTPUTS, net(t["image"], t["intrinsics"])))
+                rot = rotmat_from_rot6d_rows(out["rot6d_rows"])
+                joints, truth = chain.joints(rot, out["betas"]), chain.joints(t["rotmat"], t["betas"])
+                angle = angle_between(rot, t["rotmat"])
+                z2 = (angle**2 / 3 * torch.exp(-out["rot_log_var"])).cpu().numpy()
+                placed = (out["joints_uv"] - t["joints_uv"]).norm(dim=-1).cpu().numpy()
+            person = batch["confidence"] > 0.5
+            inside = (np.abs(batch["joints_uv"]) < 0.5).all(-1)
+            a, b = joints.cpu().numpy()[person], truth.cpu().numpy()[person]
+            scale = (out["cam"][:, 2] - t["cam"][:, 2]).abs().cpu().numpy()
+            pelvis = (out["cam"][:, :2] - t["cam"][:, :2]).norm(dim=-1).cpu().numpy()
+            sure = out["confidence"].cpu().numpy() > 0.5
+            rows.append(
+                {
+                    "mpjpe_mm": float(metrics.mpjpe_mm(a, b).mean()),
+                    "pa_mpjpe_mm": float(metrics.pa_mpjpe_mm(a, b).mean()),
+                    "angle_deg": float(np.degrees(angle.cpu().numpy()[person].mean())),
+                    "placed": float(placed[person][inside[person]].mean()),
+                    "pck05": float((placed[person][inside[person]] < 0.05).mean()),
+                    "pelvis_uv": float(pelvis[person].mean()),
+                    "log_scale": float(scale[person].mean()),
+                    "rot_z2": float(z2[person].mean()),
+                    "told": float((sure == person).mean()),
+                }
+            )
+        result = {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
+        return result | {"score": result["mpjpe_mm"] + 500 * result["placed"]}
+
+
+def _mean(values: np.ndarray, mask: np.ndarray) -> float:
+    return float(values[mask].mean()) if mask.any() else 0.0

@@ -1,0 +1,158 @@
+"""Runtimes: the same answers from one file, and one clear error for each thing that can be wrong."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+from densefit_ros.displace.contract import DISPLACEMENT_CONTRACT
+from densefit_ros.errors import AssetError, BackendUnavailable, ConfigError, ShapeError
+from densefit_ros.regress.contract import REGRESSOR_CONTRACT
+from densefit_ros.runtime import factory
+from densefit_ros.runtime.factory import make_runtime
+from densefit_ros.runtime.onnxruntime_backend import OnnxRuntime
+from densefit_ros.runtime.protocol import TensorSpec, check_contract
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Small random networks of both kinds, exported once."""
+    from densefit_ros.displace.network import DisplacementNet
+    from densefit_ros.regress.network import RegressorNet
+    from densefit_ros.train.export import export
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("networks")
+    nets = {
+        "displacement": DisplacementNet(widths=(8, 8, 16, 16, 16)),
+        "regressor": RegressorNet(widths=(8, 8, 16, 16, 16), blocks=(1, 1, 1, 1), neck=8, hidden=32),
+    }
+    for name, net in nets.items():
+        for module in net.modules():  # statistics as after training, or folding them would go untested
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.3)
+                module.running_var.uniform_(0.5, 2.0)
+        if name == "displacement":
+            torch.nn.init.normal_(net.head.weight, std=0.1)
+        export(net, name, folder / f"{name}.onnx", {"seed": "0"})
+    return {name: (folder / f"{name}.onnx", net.eval()) for name, net in nets.items()}
+
+
+def _inputs(persons: int, network: str = "displacement") -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(persons)
+    image = rng.integers(0, 256, (persons, 192, 192, 3)).astype(np.uint8)
+    if network == "regressor":
+        return {"image": image, "intrinsics": np.tile(np.float32([3, 3, 0.5, 0.5]), (persons, 1))}
+    return {"image": image, "rendering": rng.random((persons, 192, 192, 10)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("network", ["displacement", "regressor"])
+@pytest.mark.parametrize("persons", [1, 3])
+def test_all_runtimes_give_the_trained_modules_answer(files, network, persons):
+    path, net = files[network]
+    inputs = _inputs(persons, network)
+    with torch.inference_mode():
+        expected = net(*(torch.from_numpy(v) for v in inputs.values()))
+    for backend in ("onnxruntime", "torch"):
+        runtime = make_runtime(path, backend, "cpu")
+        got = runtime(inputs)
+        for (name, value), truth in zip(got.items(), expected):
+            assert value.dtype == np.float32 and value.shape[0] == persons, name
+            np.testing.assert_allclose(value, truth.numpy(), atol=2e-3, err_msg=f"{backend} {name}")
+
+
+def test_persons_do_not_influence_each_other(files):
+    runtime = make_runtime(files["displacement"][0], "onnxruntime", "cpu")
+    both = _inputs(2)
+    alone = runtime({k: v[1:] for k, v in both.items()})
+    np.testing.assert_allclose(runtime(both)["flow"][1:], alone["flow"], atol=1e-4)
+
+
+def test_files_meet_their_contracts_and_not_each_others(files):
+    check_contract(OnnxRuntime(files["displacement"][0]), DISPLACEMENT_CONTRACT)
+    check_contract(OnnxRuntime(files["regressor"][0]), REGRESSOR_CONTRACT)
+    with pytest.raises(AssetError, match="displacement.onnx.*'intrinsics'"):
+        check_contract(OnnxRuntime(files["displacement"][0]), REGRESSOR_CONTRACT)
+
+
+def test_metadata_names_the_network(files):
+    meta = OnnxRuntime(files["regressor"][0]).metadata
+    assert meta["network"] == "regressor" and '"fused": true' in meta["config"] and meta["seed"] == "0"
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("damage", ["truncated", "noise", "missing", "pointer"])
+def test_a_damaged_file_is_named(files, tmp_path, backend, damage):
+    whole = files["displacement"][0].read_bytes()
+    path = tmp_path / "broken.onnx"
+    content = {
+        "truncated": whole[: len(whole) // 2],
+        "noise": np.random.default_rng(0).bytes(4000),
+        "pointer": b"version https://git-lfs\noid sha256:00\nsize 1\n",
+    }
+    if damage != "missing":
+        path.write_bytes(content[damage])
+    with pytest.raises(AssetError, match="broken.onnx") as caught:
+        make_runtime(path, backend, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_inputs_are_refused_with_their_shape(files):
+    runtime = make_runtime(files["displacement"][0], "onnxruntime", "cpu")
+    good = _inputs(1)
+    with pytest.raises(ShapeError, match=r"rendering.*float32\(P,192,192,10\)"):
+        runtime({**good, "rendering": good["rendering"][:, :96]})
+    with pytest.raises(ShapeError, match="uint8"):
+        runtime({**good, "image": good["image"].astype(np.float32)})
+    with pytest.raises(ShapeError, match="missing"):
+        runtime({"image": good["image"]})
+    with pytest.raises(ShapeError, match="persons"):
+        runtime({**good, "rendering": np.repeat(good["rendering"], 2, 0)})
+    with pytest.raises(ShapeError, match="empty"):
+        runtime({k: v[:0] for k, v in good.items()})
+
+
+def test_unknown_names_are_configuration_errors(files):
+    path = files["displacement"][0]
+    with pytest.raises(ConfigError, match="openvino"):
+        make_runtime(path, "openvino")
+    with pytest.raises(ConfigError, match="tpu"):
+        make_runtime(path, "auto", "tpu")
+    with pytest.raises(ConfigError, match="cuda only"):
+        make_runtime(path, "tensorrt", "cpu")
+
+
+def test_a_named_backend_that_is_missing_raises_with_the_hint(files, monkeypatch):
+    path = files["displacement"][0]
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(BackendUnavailable, match="pip install onnxruntime"):
+        make_runtime(path, "onnxruntime", "cpu")
+    with pytest.raises(BackendUnavailable, match=r"(?i)tensorrt.*install"):
+        monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
+        make_runtime(path, "tensorrt")
+
+
+def test_auto_falls_back_and_says_so_once(files, monkeypatch, caplog):
+    path = files["displacement"][0]
+    monkeypatch.setattr(factory, "cuda_device_count", lambda: 1)
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
+    monkeypatch.setattr(
+        "densefit_ros.runtime.onnxruntime_backend.PROVIDERS", {"cpu": "CPUExecutionProvider", "cuda": "NoSuchProvider"}
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(factory, "_told", set())
+    with caplog.at_level(logging.WARNING):
+        first = make_runtime(path, "auto")
+        make_runtime(path, "auto")
+    assert first.name == "onnxruntime:cpu"
+    assert len([r for r in caplog.records if "not available" in r.message]) == 1
+    with pytest.raises(BackendUnavailable):
+        make_runtime(path, "auto", "cuda")
+
+
+def test_specs_print_as_users_read_them():
+    assert str(TensorSpec((None, 2, 48, 48), "float32")) == "float32(P,2,48,48)"
