@@ -1,0 +1,1 @@
+"""Fit a body to the evidence of one image.  See docs/FIT.md."""

@@ -1,0 +1,52 @@
+"""The guard: a refinement never makes things worse in silence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..types import FitResult, FitStatus
+from .options import FitOptions
+from .outcome import keep_start
+
+
+@dataclass(frozen=True)
+class Support:
+    """How well some parameters explain the evidence, priors left out."""
+
+    cost: float  # sum of robust costs
+    inlier_share: float
+
+
+def support(r2_dense: np.ndarray, r2_keypoints: np.ndarray, options: FitOptions) -> Support:
+    """From squared residuals in sigmas, (N,) and (K,)."""
+    c2 = options.robust_scale**2
+    k2 = c2 * options.keypoint_scale_ratio**2
+    cost = float(np.sum(c2 * r2_dense / (c2 + r2_dense)) + np.sum(k2 * r2_keypoints / (k2 + r2_keypoints)))
+    inside = np.count_nonzero(r2_dense < options.inlier_sigma**2) + np.count_nonzero(r2_keypoints < options.inlier_sigma**2)
+    return Support(cost, inside / max(len(r2_dense) + len(r2_keypoints), 1))
+
+
+def keeps_result(start: Support, result: Support, options: FitOptions) -> bool:
+    """Does the evidence itself speak for the result?
+
+    The robust cost must drop by more than the fraction ``guard_gain`` and the share of inliers must not fall by more than
+    ``guard_inlier_loss``.  A start that explains everything has nothing to lose: rounding must not reject it.
+    """
+    gained = result.cost <= (1.0 - options.guard_gain) * start.cost + 1e-3
+    return gained and start.inlier_share - result.inlier_share <= options.guard_inlier_loss
+
+
+def apply(result: FitResult, residuals, staged, options: FitOptions) -> FitResult:
+    """Persons whose result the evidence does not support keep their start, with status REJECTED.
+
+    residuals: per person ((dense at the start, keypoints at the start), (dense, keypoints at the result)).
+    """
+    status = result.status.copy()
+    for i, (start, final) in enumerate(residuals):
+        if status[i] < FitStatus.REJECTED and not keeps_result(support(*start, options), support(*final, options), options):
+            status[i] = FitStatus.REJECTED
+    if (status == result.status).all():
+        return result
+    return replace(result, status=status, params=keep_start(result.params, staged, status >= FitStatus.REJECTED))

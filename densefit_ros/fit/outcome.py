@@ -1,0 +1,219 @@
+"""From the device's memory to a FitResult: status, covariance, inliers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..types import NUM_BETAS, NUM_JOINTS, NUM_UNKNOWNS, BodyParams, FitResult, FitStatus
+from .layout import COL_BETA, COL_ROT, WIDTH
+
+N = NUM_UNKNOWNS
+
+
+def empty() -> FitResult:
+    """The answer for no persons."""
+    z = np.zeros
+    return FitResult(
+        BodyParams.rest(0), z(0, np.int32), z((0, 1), np.float32), z(0, np.int32), z((0, NUM_JOINTS, 3, 3), np.float32),
+        z(0, np.float32), z((0, N, N), np.float32),
+    )  # fmt: skip
+
+
+def symmetric(lower: np.ndarray) -> np.ndarray:
+    """Full matrices from their lower triangles, (P,n,n)."""
+    low = np.tril(lower)
+    return low + np.tril(lower, -1).transpose(0, 2, 1)
+
+
+def joint_jacobian(body, rotation: np.ndarray, joint: np.ndarray, motion: np.ndarray, shapedirs: np.ndarray) -> np.ndarray:
+    """Derivative of the posed joints by the unknowns.
+
+    rotation (P,24,3,3), joint (P,24,3), motion (P,24,3,10) as the kernels keep them -> (P,24,3,85).
+    """
+    p = len(joint)
+    above = ancestors(body.parents)  # (24,24): k is l or above l
+    out = np.zeros((p, NUM_JOINTS, 3, N), joint.dtype)
+    out[..., :3] = np.eye(3)
+    arm = joint[:, :, None] - joint[:, None]  # (P,l,k,3): p_l - p_k
+    arm = np.where(above[None, :, :, None], arm, 0.0)
+    x, y, z = arm[..., 0], arm[..., 1], arm[..., 2]
+    turn = out[..., COL_ROT:COL_BETA].reshape(p, NUM_JOINTS, 3, NUM_JOINTS, 3)
+    turn[:, :, 0, :, 1], turn[:, :, 0, :, 2] = z, -y
+    turn[:, :, 1, :, 0], turn[:, :, 1, :, 2] = -z, x
+    turn[:, :, 2, :, 0], turn[:, :, 2, :, 1] = y, -x
+    out[..., COL_ROT:COL_BETA] = turn.reshape(p, NUM_JOINTS, 3, 3 * NUM_JOINTS)
+    chain = np.einsum("lk,pkcb->plcb", above.astype(joint.dtype), motion)
+    out[..., COL_BETA:] = chain + np.einsum("plcd,ldb->plcb", rotation, shapedirs.astype(joint.dtype))
+    return out
+
+
+def ancestors(parents: np.ndarray) -> np.ndarray:
+    """(24,24) bool: column k lies on the chain from the root to row l, l included."""
+    out = np.eye(NUM_JOINTS, dtype=bool)
+    for k in range(1, NUM_JOINTS):
+        out[k] |= out[parents[k]]
+    return out
+
+
+def joint_covariance(information: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
+    """J H^-1 J^T per joint.  information (P,85,85) in the scale of its noise, jacobian (P,24,3,85) -> (P,24,3,3) m^2."""
+    out = np.empty(jacobian.shape[:2] + (3, 3))
+    for p, (h, j) in enumerate(zip(information, jacobian)):
+        s = 1.0 / np.sqrt(np.maximum(h.diagonal().astype(np.float64), 1e-12))
+        # Directions that nothing measures get a variance of 1e9 in their own scale, not a singular matrix.
+        a = h * s[:, None] * s[None] + 1e-9 * np.eye(N)
+        rows = (j.reshape(-1, N) * s).T
+        try:
+            half = np.linalg.solve(np.linalg.cholesky(a), rows)
+        except np.linalg.LinAlgError:
+            w, v = np.linalg.eigh(a)
+            half = (v / np.sqrt(np.maximum(w, 1e-9))).T @ rows
+        half = half.reshape(N, NUM_JOINTS, 3)
+        out[p] = np.einsum("nja,njb->jab", half, half)
+    return out
+
+
+def noise_variance(r2: np.ndarray, scale: float, unknowns: float) -> float:
+    """Variance of the dense residuals in units of what their weights promised: robust, 1 when the weights are right.
+
+    r2: squared norms (two components each).  For a Gaussian the weighted mean of r2 under Geman-McClure weights is below
+    2; the factor that makes it unbiased is found once per scale by integration over the exponential law of r2 / 2.
+    """
+    if len(r2) < 8:
+        return 1.0
+    c2 = scale * scale
+    variance = 1.0
+    for _ in range(8):  # weights depend on the scale being estimated: a fixed point, reached fast
+        w = (c2 * variance / (c2 * variance + r2)) ** 2
+        total = w.sum()
+        if total <= 0:
+            return 1.0
+        effective = max(2.0 * total - unknowns, 0.2 * total)
+        variance = float(np.clip((w * r2).sum() / effective / _gaussian_ratio(scale), 1e-4, 1e6))
+    return variance
+
+
+_RATIO: dict[float, float] = {}
+
+
+def _gaussian_ratio(scale: float) -> float:
+    if scale not in _RATIO:
+        r2 = np.linspace(0.0, 80.0, 8001)
+        density = np.exp(-r2 / 2)
+        w = (scale**2 / (scale**2 + r2)) ** 2
+        _RATIO[scale] = float((w * r2 * density).sum() / (2.0 * (w * density).sum()))
+    return _RATIO[scale]
+
+
+def residuals(fitter, staged) -> list:
+    """Squared residuals in sigmas of every person: ((dense, keypoints) at the start, (dense, keypoints) at the result).
+
+    Depth points are left out: they are measured in other units, by another sensor.
+    """
+    from .buffers import MAX_LANDMARKS
+
+    b, n = fitter._b, staged.points
+    cur = b.cur.pull()
+    none = np.zeros(0)
+    if n:
+        dense, dense_start = b.r2.pull().reshape(2, -1), b.r2_start.pull()
+        starts = np.searchsorted(staged.person_of_point, np.arange(staged.persons + 1))
+    if staged.landmarks is not None:
+        k = staged.landmarks.count
+        keys, keys_start, weight = b.key_r2.pull().reshape(2, -1), b.key_r2_start.pull(), b.key_weight.host
+        assert keys.shape[1] == fitter.max_persons * MAX_LANDMARKS
+    out = []
+    for i in range(staged.persons):
+        first = final = none
+        if n:
+            mine = slice(starts[i], starts[i + 1])
+            pixel = staged.is_pixel[mine]
+            first, final = dense_start[mine][pixel].astype(np.float64), dense[cur[i]][mine][pixel].astype(np.float64)
+        key_first = key_final = none
+        if staged.landmarks is not None:
+            mine = slice(i * k, (i + 1) * k)
+            used = weight[mine] > 0
+            key_first, key_final = keys_start[mine][used].astype(np.float64), keys[cur[i]][mine][used].astype(np.float64)
+        out.append(((first, key_first), (final, key_final)))
+    return out
+
+
+def collect(fitter, plan, staged, steps: int, residuals: list) -> FitResult:
+    """Read the result, decide the status of every person, and give starts back unchanged where nothing was gained."""
+    b, p, options = fitter._b, staged.persons, fitter.options
+    cur = b.cur.pull()[:p]
+    done, accepted = b.done.pull()[:p].copy(), b.accepted.pull()[:p].copy()
+    history = b.history.pull()[: p * (len(b.history.host) // fitter.max_persons)].reshape(p, -1)[:, : steps + 1].copy()
+    ran = b.iteration.pull()[:p]
+    for i in range(p):
+        history[i, ran[i] + 1 :] = history[i, min(ran[i], steps)]
+    rotvec = b.out_rotvec.pull()[: 24 * p].reshape(p, 24, 3).astype(np.float32)
+    params = BodyParams(
+        b.out_beta.pull()[:p].astype(np.float32), rotvec[:, 0], rotvec[:, 1:], b.out_t.pull()[:p].astype(np.float32)
+    )
+    status = np.full(p, FitStatus.MAX_ITERATIONS, np.int32)
+    status[done == 1] = FitStatus.CONVERGED
+    status[(accepted == 0) & (done != 1)] = FitStatus.STALLED
+    joint = b.joint.pull()[: 48 * p].reshape(2, p, 24, 3)[cur, np.arange(p)]
+    behind = ~(b.cost.pull()[:p] < np.inf) | ~(_start_depth(fitter.body, staged.start, staged.valid_start) > options.z_min_m)
+    status[staged.evidence < options.min_matches] = FitStatus.NO_EVIDENCE
+    status[~staged.valid_start | behind] = FitStatus.INVALID_START
+    finite = np.isfinite(rotvec).all((1, 2)) & np.isfinite(params.t_camera_root).all(1) & np.isfinite(params.betas).all(1)
+    status[~finite & (status < FitStatus.REJECTED)] = FitStatus.STALLED
+    params = keep_start(params, staged, status >= FitStatus.REJECTED)
+
+    # Uncertainty at the result: data scaled by how large its residuals turned out, priors as promised.
+    gram = b.gram.pull()[: 2 * p * WIDTH * WIDTH].reshape(2, p, WIDTH, WIDTH)[cur, np.arange(p)]
+    total = symmetric(gram)[:, :N, :N]
+    prior = _prior_information(fitter, plan, p, cur)
+    inliers, scaled = np.zeros(p, np.float32), np.empty_like(total, dtype=np.float64)
+    for i in range(p):
+        e = residuals[i][1][0]
+        inliers[i] = np.mean(e < options.inlier_sigma**2) if len(e) else 0.0
+        data = np.asarray(total[i] - prior[i], np.float64)
+        unknowns = np.clip(N - np.sum(prior[i].diagonal() / np.maximum(total[i].diagonal(), 1e-12)), 0, N)
+        variance = max(noise_variance(e, float(options.robust_scale), float(unknowns)), 0.25)
+        scaled[i] = prior[i] + data * options.independent_share / variance
+    rotation = b.rotation.pull()[: 48 * p].reshape(2, p, 24, 3, 3)[cur, np.arange(p)]
+    motion = b.motion.pull()[: 48 * p].reshape(2, p, 24, 3, 10)[cur, np.arange(p)]
+    jacobian = joint_jacobian(fitter.body, rotation, joint, motion, fitter.body.joint_shapedirs)
+    covariance = np.nan_to_num(joint_covariance(np.nan_to_num(scaled), np.nan_to_num(jacobian)), nan=1e3, posinf=1e3)
+    return FitResult(params, status, history, accepted, covariance.astype(np.float32), inliers, total.copy())
+
+
+def keep_start(params: BodyParams, staged, keep: np.ndarray) -> BodyParams:
+    """The caller's start for the persons in ``keep``; where the start is not finite, the rest pose in front of the camera."""
+    if not keep.any():
+        return params
+    start, ok = staged.start, staged.valid_start
+    t = np.where(ok[:, None], start.t_camera_root, [0.0, 0.0, 3.0])
+    values = (
+        (np.where(ok[:, None], start.betas, 0.0), params.betas),
+        (np.where(ok[:, None], start.root_rotvec, 0.0), params.root_rotvec),
+        (np.where(ok[:, None, None], start.joint_rotvec, 0.0), params.joint_rotvec),
+        (t, params.t_camera_root),
+    )
+    picked = [
+        np.where(keep.reshape((-1,) + (1,) * (new.ndim - 1)), np.asarray(old, np.float32), new) for old, new in values
+    ]
+    return BodyParams(*picked)
+
+
+def _start_depth(body, start: BodyParams, ok: np.ndarray) -> np.ndarray:
+    betas = np.where(ok[:, None], start.betas, 0.0)
+    z = np.where(ok, np.asarray(start.t_camera_root)[:, 2], 1.0)
+    return z + body.joint_template[0, 2] + betas @ body.joint_shapedirs[0, 2][: NUM_BETAS]
+
+
+def _prior_information(fitter, plan, p: int, cur: np.ndarray) -> np.ndarray:
+    b = fitter._b
+    b.prior_gram.device.zero_()
+    # The prior kernels write for the trial slot: point it at the result for a moment.
+    b.cur.host[:p] = 1 - cur
+    b.cur.push()
+    for launch in plan.prior_only:
+        launch.launch()
+    matrix = b.prior_gram.pull()[: 2 * p * WIDTH * WIDTH].reshape(2, p, WIDTH, WIDTH)
+    b.cur.host[:p] = 1 - b.cur.host[:p]
+    b.cur.push()
+    return symmetric(matrix[b.cur.host[:p], np.arange(p)])[:, :N, :N]

@@ -1,0 +1,138 @@
+"""Recorded launches: what one evaluation and one iteration consist of, in the order in which they run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import warp as wp
+
+from .layout import LOWER_BLOCKS, WIDTH
+from .options import INF, FitOptions
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Everything that fixes the launches; one plan is recorded per value."""
+
+    persons: int
+    points: int  # rounded up
+    landmarks: str | None
+    limbs: int
+    pose_prior: bool
+
+
+@dataclass
+class Plan:
+    """Launches by stage.  ``graphs`` holds a graph per number of iterations, where they run on the device alone."""
+
+    load: list
+    evaluate: list  # state -> rows
+    gram: list  # rows -> normal matrix; empty when the host does it
+    priors: list
+    begin: list
+    propose: list  # normal matrix -> step; empty when the host does it
+    retract: list
+    decide: list
+    export: list
+    prior_only: list  # the priors' share of the normal matrix at the result
+    graphs: dict
+
+
+def build(kernels, body, b, shape: Shape, landmarks, options: FitOptions, capacity: int, slots: int, key_slots: int,
+          chunks: int, history: int, device, on_device: bool) -> Plan:  # fmt: skip
+    """Record every launch for one shape."""
+    k, p = kernels, shape.persons
+    f = k.types.F
+    d = {name: (m.device if hasattr(m, "push") else m) for name, m in vars(b).items()}
+
+    class B:
+        __getattr__ = staticmethod(d.__getitem__)
+
+    b = B()
+
+    def rec(kernel, dim, *args):
+        return wp.launch(kernel, dim=dim, inputs=list(args), device=device, record_cmd=True)
+
+    scale_args = (b.scale, f(options.robust_factor), f(options.robust_scale))
+    inv = lambda s: 0.0 if s == INF else 1.0 / s  # noqa: E731
+    load = [
+        rec(k.state.load, 24 * p, p, b.rotvec, b.in_beta, b.in_t, body.joint_template, body.joint_shapedirs,
+            b.cur, b.local, b.beta, b.t, b.rest),
+        rec(k.state.rotations, 24 * capacity * 4, b.anchors, 24 * capacity, b.anchor_rotvec, b.anchor_rotation),
+    ]  # fmt: skip
+    evaluate = [
+        rec(k.state.kinematics, p, p, body.parents, b.cur, b.local, b.t, b.rest, b.rotation, b.joint, b.carry),
+        rec(k.state.motion_of_shape, 24 * p, p, body.parents, body.joint_shapedirs, b.cur, b.local, b.rotation, b.motion, b.feature),
+    ]  # fmt: skip
+    if shape.points:
+        evaluate.append(
+            rec(k.surface.rows, shape.points, b.count, p, slots, body.has_posedirs, b.person, b.face, b.kind, b.bary, b.target,
+                b.normal, b.sqrt_weight, b.row0, b.camera, f(options.z_min_m), *scale_args, body.faces, body.v_template,
+                body.shapedirs, body.posedirs, body.skin_joint, body.skin_weight, body.parents, b.cur, b.rotation, b.joint,
+                b.carry, b.motion, b.beta, b.feature, b.rows, b.r2)
+        )  # fmt: skip
+    if landmarks is not None:
+        n = landmarks.count
+        evaluate += [
+            rec(k.landmarks.positions, p * n, p, n, landmarks.vertices, body.has_posedirs, landmarks.joint_weight,
+                landmarks.vertex_index, landmarks.vertex_weight, body.v_template, body.shapedirs, body.posedirs,
+                body.joint_shapedirs, body.skin_joint, body.skin_weight, body.parents, b.cur, b.rotation, b.joint, b.carry,
+                b.motion, b.beta, b.feature, b.key_x, b.key_jacobian),
+            rec(k.landmarks.keypoint_rows, p * n, n, b.key_uv, b.key_weight, b.key_row0, b.camera, f(options.z_min_m),
+                *scale_args, f(options.keypoint_scale_ratio), key_slots, b.cur, b.key_x, b.key_jacobian, b.rows, b.key_r2),
+        ]  # fmt: skip
+        if shape.limbs:
+            evaluate.append(
+                rec(k.landmarks.direction_rows, p * shape.limbs, shape.limbs, n, b.limb_first, b.limb_second, b.limb_direction,
+                    b.limb_weight, b.limb_row0, b.key_x, b.key_jacobian, b.rows)
+            )  # fmt: skip
+    gram = []
+    if on_device:
+        # The same memory seen as 8-vectors.
+        rows8 = wp.array(ptr=b.rows.ptr, dtype=k.types.V8, shape=b.rows.size // 8, device=device)
+        gram8 = wp.array(ptr=b.gram.ptr, dtype=k.types.V8, shape=b.gram.size // 8, device=device)
+        gram = [
+            rec(k.solve.gram, p * chunks * LOWER_BLOCKS, chunks, b.row_start, rows8, b.gram_part),
+            rec(k.solve.gram_sum, p * LOWER_BLOCKS, p, chunks, b.gram_part, b.cur, gram8),
+        ]
+
+    def priors_into(matrix):
+        out = [
+            rec(k.priors.add, 25 * p, p, capacity, b.anchors, b.anchor_rotation, b.anchor_beta, b.anchor_t, b.inv_sigma_rotation,
+                b.inv_sigma_beta, b.inv_sigma_t, f(inv(options.shape_sigma)), f(inv(options.limit_sigma_rad)),
+                body.limit_low, body.limit_high, body.parents, b.cur, b.local, b.rotation, b.beta, b.t, matrix, b.prior_cost)
+        ]  # fmt: skip
+        if shape.pose_prior:
+            out += [
+                rec(k.pose_prior.chart, 23 * p, p, body.parents, b.pose_mean, b.cur, b.local, b.rotation, b.pose_error, b.pose_jacobian),
+                rec(k.pose_prior.add, 23 * p, p, f(options.pose_prior_weight), b.pose_precision, b.pose_error, b.pose_jacobian,
+                    b.cur, matrix, b.pose_cost),
+            ]  # fmt: skip
+        return out
+
+    begin = [
+        rec(k.solve.begin, p, p, history + 1, f(options.damping), f(options.robust_start), b.gram, b.prior_cost, b.pose_cost,
+            b.cur, b.scale, b.damping, b.growth, b.cost, b.done, b.accepted, b.iteration, b.history)
+    ]  # fmt: skip
+    if shape.points:
+        begin.append(rec(k.solve.keep, shape.points, b.r2, b.r2_start))
+    if landmarks is not None:
+        begin.append(rec(k.solve.keep, p * landmarks.count, b.key_r2, b.key_r2_start))
+    propose = []
+    if on_device:
+        propose = [
+            rec(k.solve.damp, WIDTH * p, p, b.cur, b.gram, b.damping, b.jacobi, b.matrix, b.rhs),
+            wp.launch_tiled(k.solve.cholesky, dim=[p], inputs=[b.matrix, b.rhs, b.solution], block_dim=64, device=device, record_cmd=True),
+            rec(k.solve.unscale, WIDTH * p, b.jacobi, b.solution, b.step),
+        ]  # fmt: skip
+    retract = [
+        rec(k.state.retract, 24 * p, p, body.parents, body.joint_template, body.joint_shapedirs, b.step, b.rotation, b.cur,
+            b.local, b.beta, b.t, b.rest)
+    ]  # fmt: skip
+    decide = [
+        rec(k.solve.decide, p, p, history + 1, f(options.robust_factor), f(options.robust_scale), f(options.tolerance),
+            f(options.damping_min), f(options.damping_max), b.gram, b.step, b.prior_cost, b.pose_cost, b.cur, b.scale,
+            b.damping, b.growth, b.cost, b.done, b.accepted, b.iteration, b.history)
+    ]  # fmt: skip
+    export = [rec(k.state.export, 24 * p, p, b.cur, b.local, b.beta, b.t, b.out_rotvec, b.out_beta, b.out_t)]
+    return Plan(load, evaluate, gram, priors_into(b.gram), begin, propose, retract, decide, export, priors_into(b.prior_gram), {})

@@ -1,0 +1,237 @@
+"""The fit: Levenberg-Marquardt on 85 unknowns a person, batched, in a fixed number of steps.
+
+>>> fitter = Fitter(load_body())
+>>> result = fitter.solve(start, camera, matches, anchors=[Anchor(start, rot_sigma_rad=0.2)])
+
+Unknowns, Jacobian and solver are described in docs/FIT.md.  A fitter owns its memory and is not safe to use from two
+threads at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from .. import warp_setup
+from ..errors import BackendUnavailable, ShapeError
+from ..types import BodyParams, Camera, Correspondences, DepthPoints, FitResult, FitStatus, Keypoints
+from . import guard, linear, outcome, stage
+from .layout import COL_RESIDUAL, WIDTH
+from .options import Anchor, FitOptions, PoseGaussian
+
+HISTORY = 256  # most iterations of one solve
+POINT_ROUNDING = 64
+
+
+class Fitter:
+    """Fits one body model.  Everything is allocated here; ``solve`` allocates only its answer.
+
+    device: "cpu" or "cuda[:n]".  max_points counts dense matches and depth points of one person; more are thinned.
+    pose_prior: a :class:`densefit_ros.fit.priors.PosePrior`, or None.
+    Raises BackendUnavailable when the device does not exist.
+    """
+
+    def __init__(self, body, device: str = "cpu", max_persons: int = 16, max_points: int = 1024,
+                 options: FitOptions | None = None, pose_prior=None):  # fmt: skip
+        warp_setup.init()
+        import warp as wp
+
+        from . import buffers
+
+        self._wp = wp
+        self.body = body
+        self.options = options or FitOptions()
+        self.pose_prior = pose_prior
+        self.max_persons, self.max_points = int(max_persons), int(max_points)
+        try:
+            self._device = wp.get_device(device)
+        except Exception as error:
+            raise BackendUnavailable(f"expected a Warp device, got {device!r}: {error} (is the CUDA driver installed?)") from error
+        self.linear = linear.choose(self.options.linear, self._device.is_cpu)
+        scalar = wp.float32 if self.options.dtype == "float32" else wp.float64
+        self._chunks = 1 if self._device.is_cpu else 16
+        self._kernels = buffers.make_kernels(scalar)
+        self._constants = buffers.upload_body(body, self._kernels.types, self._device)
+        self._b = buffers.allocate(self._kernels.types, self.max_persons, self.max_points, self._chunks, HISTORY, self._device)
+        self._landmarks: dict = {}
+        self._plans: dict = {}
+
+    def solve(
+        self,
+        start: BodyParams,
+        camera: Camera | Sequence[Camera],
+        matches: Correspondences,
+        *,
+        keypoints: Keypoints | None = None,
+        depth: DepthPoints | None = None,
+        anchors: Sequence[Anchor] = (),
+        iterations: int | None = None,
+        pose_gaussian: PoseGaussian | None = None,
+        pose_context: np.ndarray | None = None,
+    ) -> FitResult:
+        """Refine ``start`` (P persons, camera frame) on the evidence of one frame.
+
+        matches, keypoints, depth: any mix, each may be empty or None.  anchors: Gaussian priors, up to four.
+        pose_gaussian: a pose prior already expanded; without it the fitter's own ``pose_prior`` is expanded around the
+        start, given ``pose_context`` (P,C) where it is conditional.  Never raises on bad numbers: a person that cannot be
+        fitted keeps its start, and ``status`` says why.  Raises ShapeError when arrays do not fit together.
+        """
+        count = len(start.betas)
+        if count == 0:
+            return outcome.empty()
+        if count > self.max_persons:
+            raise ShapeError(f"expected at most {self.max_persons} persons, got {count}: raise max_persons")
+        steps = self.options.iterations if iterations is None else int(iterations)
+        if not 1 <= steps <= HISTORY:
+            raise ShapeError(f"expected 1 to {HISTORY} iterations, got {steps}")
+        staged = self._stage(start, camera, matches, keypoints, depth, anchors)
+        if pose_gaussian is None and self.pose_prior is not None:
+            rotvec = self._b.rotvec.host[: 24 * count].reshape(count, 24, 3)[:, 1:]
+            pose_gaussian = self.pose_prior.gaussian(rotvec.astype(np.float64), pose_context)
+        plan = self._plan(staged, keypoints, pose_gaussian)
+        self._run(plan, staged, steps)
+        return self._answer(plan, staged, steps)
+
+    # -- stages of a solve ---------------------------------------------------------------------------------------------
+
+    def _stage(self, start, camera, matches, keypoints, depth, anchors) -> stage.Staged:
+        b, persons = self._b, len(start.betas)
+        ok = stage.stage_start(b, start)
+        stage.stage_cameras(b, camera, persons)
+        landmarks, limbs, extra = None, 0, 0
+        if keypoints is not None:
+            landmarks = self._landmark_set(keypoints.set_name)
+            limbs = len(landmarks.limb_first) if keypoints.direction_xyz is not None else 0
+            extra = 2 * landmarks.count + 3 * limbs
+        n, person, is_pixel, counts = stage.stage_points(
+            b, matches, depth, persons, len(self.body.faces), self.max_points, extra
+        )
+        evidence = np.asarray(counts)
+        if keypoints is not None:
+            evidence = evidence + stage.stage_keypoints(b, keypoints, landmarks, persons, limbs, self.options)
+        stage.stage_anchors(b, anchors, persons, self.max_persons)
+        return stage.Staged(persons, n, ok, evidence, person, is_pixel, landmarks, limbs, start)
+
+    def _landmark_set(self, name: str):
+        if name not in self._landmarks:
+            from . import buffers
+
+            if name not in self.body.landmarks:
+                raise ShapeError(f"expected one of the keypoint sets {sorted(self.body.landmarks)}, got {name!r}")
+            table = buffers.upload_landmarks(self.body.landmarks[name], self._kernels.types, self._device)
+            stage.limb_table(table, tuple(self.body.landmarks[name].names))
+            self._landmarks[name] = table
+        return self._landmarks[name]
+
+    def _plan(self, staged: stage.Staged, keypoints, gaussian: PoseGaussian | None):
+        from . import plan
+
+        b, p = self._b, staged.persons
+        if gaussian is not None:
+            b.pose_mean.host[: 23 * p] = np.asarray(gaussian.mean).reshape(-1, 3)
+            b.pose_precision.host[: 4761 * p] = np.asarray(gaussian.precision).reshape(-1)
+            b.pose_mean.push()
+            b.pose_precision.push()
+        else:
+            b.pose_cost.host[: 23 * p] = 0
+            b.pose_cost.push()
+        points = -(-staged.points // POINT_ROUNDING) * POINT_ROUNDING
+        name = keypoints.set_name if keypoints is not None else None
+        key = plan.Shape(p, min(points, self.max_persons * self.max_points), name, staged.limbs, gaussian is not None)
+        if key not in self._plans:
+            from .buffers import MAX_LANDMARKS
+
+            self._plans[key] = plan.build(
+                self._kernels, self._constants, b, key, staged.landmarks, self.options, self.max_persons,
+                self.max_persons * self.max_points, self.max_persons * MAX_LANDMARKS, self._chunks, HISTORY, self._device,
+                self.linear == "tile",
+            )  # fmt: skip
+        return self._plans[key]
+
+    def _run(self, plan, staged: stage.Staged, steps: int) -> None:
+        if self.linear == "lapack":
+            self._run_host(plan, staged, steps)
+            return
+        wp = self._wp
+        if steps not in plan.graphs:
+            for kernel_launch in self._sequence(plan, 1):  # compile and load everything before recording
+                kernel_launch.launch()
+            with wp.ScopedCapture(device=self._device) as capture:
+                for kernel_launch in self._sequence(plan, steps):
+                    kernel_launch.launch()
+            plan.graphs[steps] = capture.graph
+        wp.capture_launch(plan.graphs[steps])
+
+    @staticmethod
+    def _sequence(plan, steps: int) -> list:
+        evaluation = plan.evaluate + plan.gram + plan.priors
+        return plan.load + evaluation + plan.begin + (plan.propose + plan.retract + evaluation + plan.decide) * steps + plan.export
+
+    def _run_host(self, plan, staged: stage.Staged, steps: int) -> None:
+        b, p = self._b, staged.persons
+        rows = b.rows.host.reshape(-1, WIDTH)
+        matrix = b.gram.host[: 2 * p * WIDTH * WIDTH].reshape(2, p, WIDTH, WIDTH)
+        step = b.step.host[: p * WIDTH].reshape(p, WIDTH)
+        row_start, cur, damping, done = b.row_start.host, b.cur.host[:p], b.damping.host, b.done.host[:p]
+
+        def evaluate():
+            for launch in plan.evaluate:
+                launch.launch()
+            linear.gram(rows, row_start, cur, matrix)
+            for launch in plan.priors:
+                launch.launch()
+
+        for launch in plan.load:
+            launch.launch()
+        evaluate()
+        for launch in plan.begin:
+            launch.launch()
+        for _ in range(steps):
+            if done.all():
+                break
+            linear.step(matrix, cur, damping, step)
+            plan.retract[0].launch()
+            evaluate()
+            plan.decide[0].launch()
+        plan.export[0].launch()
+
+    def _answer(self, plan, staged: stage.Staged, steps: int) -> FitResult:
+        residuals = outcome.residuals(self, staged)
+        result = outcome.collect(self, plan, staged, steps, residuals)
+        return guard.apply(result, residuals, staged, self.options) if self.options.guard else result
+
+    # -- for tests and for fits in another chart -----------------------------------------------------------------------
+
+    def normal_equations(self, start: BodyParams, camera, matches, **evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Normal matrix (P,85,85), gradient (P,85) and robust cost (P,) of the evidence and priors at ``start``.
+
+        The gradient is half the derivative of the cost; unknowns as in ``FitResult.information``.
+        """
+        anchors = evidence.pop("anchors", ())
+        gaussian = evidence.pop("pose_gaussian", None)
+        keypoints, depth = evidence.pop("keypoints", None), evidence.pop("depth", None)
+        if evidence:
+            raise ShapeError(f"expected keypoints, depth, anchors or pose_gaussian, got {sorted(evidence)}")
+        staged = self._stage(start, camera, matches, keypoints, depth, anchors)
+        plan = self._plan(staged, keypoints, gaussian)
+        p = staged.persons
+        for launch in plan.load + plan.evaluate + plan.gram:
+            launch.launch()
+        b = self._b
+        matrix = b.gram.pull() if self.linear == "tile" else b.gram.host
+        matrix = matrix[: 2 * p * WIDTH * WIDTH].reshape(2, p, WIDTH, WIDTH)
+        if self.linear == "lapack":
+            linear.gram(b.rows.host.reshape(-1, WIDTH), b.row_start.host, b.cur.host[:p], matrix)
+        for launch in plan.priors + plan.begin:
+            launch.launch()
+        h = outcome.symmetric(b.gram.pull()[: p * WIDTH * WIDTH].reshape(p, WIDTH, WIDTH))
+        return h[:, :85, :85], h[:, COL_RESIDUAL, :85].copy(), b.cost.pull()[:p].copy()
+
+    def with_options(self, **changes) -> "Fitter":
+        """Another fitter on the same body and device with some options changed."""
+        return Fitter(self.body, str(self._device), self.max_persons, self.max_points, replace(self.options, **changes), self.pose_prior)
+
+
+__all__ = ["Anchor", "FitOptions", "FitResult", "FitStatus", "Fitter", "PoseGaussian"]
