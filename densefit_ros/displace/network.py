@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..torch_blocks import Residual, bounded, conv, double, fuse
+from ..runtime.torch_blocks import Residual, bounded, conv, double, fuse
 
 # Standard deviations outside [0.2, 33] crop px carry no information at 192 px: the bounds keep the likelihood finite.
 LOG_VAR_MIN, LOG_VAR_MAX = -3.2, 7.0

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..torch_blocks import Residual, bounded, conv, double, fuse
+from ..runtime.torch_blocks import Residual, bounded, conv, double, fuse
 
 NUM_JOINTS = 24
 ROT_LOG_VAR_MIN, ROT_LOG_VAR_MAX = 2 * math.log(0.02), 2 * math.log(2.0)

@@ -18,7 +18,7 @@ from ..regress.contract import REGRESSOR_CONTRACT
 from ..regress.network import RegressorNet
 from ..runtime.onnxruntime_backend import OnnxRuntime
 from ..runtime.protocol import check_contract
-from ..torch_blocks import fuse
+from ..runtime.torch_blocks import fuse
 from .loop import _load
 
 OPSET = 17  # the oldest that has every operator used here: read by TensorRT 8.5 and ONNX Runtime 1.12 on

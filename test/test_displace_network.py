@@ -1,0 +1,63 @@
+"""The displacement network's definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from densefit_ros.displace.network import LOG_VAR_MAX, LOG_VAR_MIN, DisplacementNet  # noqa: E402
+from densefit_ros.runtime.torch_blocks import fuse  # noqa: E402
+
+
+def inputs(persons=2, size=64):
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randint(0, 256, (persons, size, size, 3), generator=generator, dtype=torch.uint8)
+    rendering = torch.rand((persons, size, size, 10), generator=generator)
+    rendering[:, : size // 2] = 0
+    return image, rendering
+
+
+def test_a_fresh_network_leaves_everything_where_it_is():
+    flow, log_var = DisplacementNet()(*inputs())
+    assert flow.shape == (2, 2, 16, 16) and log_var.shape == (2, 1, 16, 16)
+    assert not flow.any()
+    assert 3.0 < float(torch.exp(0.5 * log_var.detach()).mean()) < 8.0  # px
+
+
+def test_size_is_within_the_budget():
+    parameters = sum(p.numel() for p in DisplacementNet().parameters())
+    assert 1.0e6 < parameters < 1.5e6
+
+
+def test_log_variance_is_bounded_for_any_weights():
+    net = DisplacementNet(widths=(8, 8, 8, 8, 8))
+    torch.nn.init.normal_(net.head.weight, std=1e3)
+    log_var = net(*inputs())[1]
+    assert float(log_var.detach().min()) >= LOG_VAR_MIN - 1e-5 and float(log_var.detach().max()) <= LOG_VAR_MAX + 1e-5
+
+
+def test_background_of_the_rendering_is_zero_in_every_plane():
+    image, rendering = inputs()
+    planes = DisplacementNet.normalise(image, rendering)
+    assert planes.shape == (2, 14, 64, 64)
+    assert not planes[:, 3:, :32].any()
+    np.testing.assert_array_equal(planes[:, 13, 32:], 1.0)
+
+
+def test_folding_the_normalisation_changes_nothing():
+    torch.manual_seed(0)
+    net = DisplacementNet(widths=(8, 8, 16, 16, 16))
+    torch.nn.init.normal_(net.head.weight, std=0.1)
+    for _ in range(3):
+        net(*inputs())
+    net.eval()
+    before = [x.detach() for x in net(*inputs())]
+    state = {k: v for k, v in net.state_dict().items()}
+    after = fuse(net)(*inputs())
+    for b, a in zip(before, after):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    names = set(net.state_dict())
+    assert "stem.0.bias" in names and not any("running" in n for n in names) and len(names) < len(state)
+    assert names == set(DisplacementNet(widths=(8, 8, 16, 16, 16), fused=True).state_dict())
