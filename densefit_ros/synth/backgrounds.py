@@ -1,0 +1,186 @@
+"""Photographs to put people in front of.
+
+Always there: the pictures inside the scikit-image and scikit-learn wheels.  At training time, any directories of
+pictures come on top; DENSEFIT_BACKGROUNDS names them, separated by the path separator of the system.  Debian packages
+that fill such directories (used for the shipped weights, see docs): gnome-backgrounds, mate-backgrounds,
+plasma-workspace-wallpapers, ukui-wallpapers, lomiri-wallpapers, lomiri-wallpapers-16.04, lomiri-wallpapers-20.04.
+
+Pictures with people in them are left out: nobody could say where the bodies are.  Every picture belongs to one split, by
+its name, so that what was trained on and what is measured on never share a background.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..errors import AssetError, ConfigError
+
+ENVIRONMENT = "DENSEFIT_BACKGROUNDS"
+DEBIAN_DIRECTORIES = ("/usr/share/backgrounds", "/usr/share/wallpapers")
+SPLITS = ("train", "heldout", "demo")
+_LONG_SIDE_PX = 1100
+# Package, folder, file -> split.  People: astronaut, camera, lfw_subset, grace_hopper; they stay test material.
+_PACKAGED = {
+    ("skimage", "data"): {
+        "brick.png": "train", "chelsea.png": "train", "coffee.png": "train", "grass.png": "train", "gravel.png": "train",
+        "rocket.jpg": "train", "coins.png": "train", "hubble_deep_field.jpg": "train", "color.png": "heldout",
+        "motorcycle_left.png": "demo",
+    },
+    ("sklearn", "datasets/images"): {"flower.jpg": "train", "china.jpg": "heldout"},
+}  # fmt: skip
+_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_SKIPPED_WORDS = ("screenshot", "konqui", "friends_by", "life_by", "logo", "_dark/")
+_HELDOUT_SHARE = 0.15
+
+
+class Backgrounds:
+    """A bank of uint8 RGB photographs and ways to cut them."""
+
+    def __init__(self, images: Sequence[np.ndarray]) -> None:
+        if not images:
+            raise AssetError("expected at least one background picture, got none")
+        self.images = tuple(images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def cut(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        """(size,size,3) uint8 window at a random place and scale, flipped and recoloured now and then."""
+        image = self.images[int(rng.integers(len(self.images)))]
+        height, width = image.shape[:2]
+        side = int(min(height, width) * np.exp(rng.uniform(np.log(0.22), 0.0)))
+        side = max(side, 24)
+        x, y = int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1))
+        window = image[y : y + side, x : x + side]
+        out = cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+        if rng.random() < 0.5:
+            out = out[:, ::-1]
+        u = rng.random()
+        if u < 0.06:
+            out = out[::-1]
+        elif u < 0.12:
+            out = out.transpose(1, 0, 2)
+        if rng.random() < 0.15:
+            out = out[:, :, rng.permutation(3)]
+        return np.ascontiguousarray(out)
+
+    def scene(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        """A window, often in front of a ground plane of another picture, with pasted patches of others as clutter."""
+        out = self.cut(rng, size)
+        if rng.random() < 0.25:  # ground: another picture squeezed towards a horizon
+            horizon = int(size * rng.uniform(0.25, 0.8))
+            out[horizon:] = self._ground(rng, size, size - horizon)
+        for _ in range(rng.choice(4, p=[0.35, 0.3, 0.2, 0.15])):
+            w, h = (max(int(size * rng.uniform(0.06, 0.6)), 4) for _ in range(2))
+            x, y = int(rng.integers(-w // 2, size - w // 2)), int(rng.integers(-h // 2, size - h // 2))
+            patch = cv2.resize(self.cut(rng, 64), (w, h), interpolation=cv2.INTER_LINEAR)
+            x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, size), min(y + h, size)
+            part = patch[y0 - y : y1 - y, x0 - x : x1 - x]
+            if rng.random() < 0.4:  # rounded
+                mask = np.zeros((h, w), np.uint8)
+                cv2.ellipse(mask, (w // 2, h // 2), (w // 2, h // 2), 0, 0, 360, 255, -1)
+                inside = mask[y0 - y : y1 - y, x0 - x : x1 - x, None] > 0
+                out[y0:y1, x0:x1] = np.where(inside, part, out[y0:y1, x0:x1])
+            else:
+                out[y0:y1, x0:x1] = part
+        if rng.random() < 0.45:  # out of focus, as behind a person
+            out = cv2.GaussianBlur(out, (0, 0), float(rng.uniform(0.4, 2.6)))
+        return out
+
+    def _ground(self, rng: np.random.Generator, size: int, rows: int) -> np.ndarray:
+        source = self.cut(rng, size)
+        far, shift = rng.uniform(0.5, 3.0), rng.uniform(-0.5, 0.5) * size
+        quad = np.float32([[size * (0.5 - far) + shift, 0], [size * (0.5 + far) + shift, 0], [size, size], [0, size]])
+        target = np.float32([[0, 0], [size, 0], [size * rng.uniform(1.0, 1.6), rows], [-size * rng.uniform(0, 0.6), rows]])
+        m = cv2.getPerspectiveTransform(quad, target)
+        return cv2.warpPerspective(source, m, (size, rows), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+
+
+def load_backgrounds(split: str = "train", directories: Sequence[str | Path] | None = None, limit: int = 400) -> Backgrounds:
+    """The bank of one split: "train", "heldout" or "demo".
+
+    ``directories`` default to those of the environment variable DENSEFIT_BACKGROUNDS.  At most ``limit`` pictures are
+    kept, in the order of their names.  Raises AssetError when a named directory is missing, ConfigError for an unknown split.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"expected a split of {SPLITS}, got {split!r}")
+    if directories is None:
+        directories = [d for d in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if d]
+    paths = [p for p, s in packaged_pictures() if s == split]
+    if split != "demo":
+        for directory in directories:
+            paths += [p for p in directory_pictures(Path(directory)) if split_of(p) == split]
+    images = []
+    for path in paths[:limit]:
+        image = _load(path)
+        if image is not None and (path.parent.name in ("data", "images") and "site-packages" in str(path) or is_photographic(image)):
+            images.append(image)
+    return Backgrounds(images)
+
+
+def packaged_pictures() -> list[tuple[Path, str]]:
+    """(path, split) of the photographs inside installed wheels."""
+    out = []
+    for (package, folder), files in _PACKAGED.items():
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            continue
+        for name, split in files.items():
+            path = Path(spec.origin).parent / folder / name
+            if path.exists():
+                out.append((path, split))
+    return out
+
+
+def packaged_picture(name: str) -> np.ndarray:
+    """One packaged photograph as (H,W,3) uint8.  Raises AssetError when no installed wheel has it."""
+    for path, _ in packaged_pictures():
+        if path.name == name:
+            image = _load(path)
+            if image is not None:
+                return image
+    raise AssetError(f"expected the picture {name} inside scikit-image or scikit-learn: reinstall them")
+
+
+def directory_pictures(directory: Path) -> list[Path]:
+    """Picture files below a directory, sorted, without thumbnails, links and known drawings."""
+    if not directory.is_dir():
+        raise AssetError(f"expected a directory of background pictures, got {directory}: not a directory")
+    found = []
+    for path in sorted(directory.rglob("*")):
+        text = str(path).lower()
+        if path.suffix.lower() in _PICTURE_SUFFIXES and path.is_file() and not path.is_symlink() and path.stat().st_size > 30_000:
+            if not any(word in text for word in _SKIPPED_WORDS):
+                found.append(path)
+    return found
+
+
+def split_of(path: Path) -> str:
+    """"train" or "heldout", by the last parts of the name only: the same on every machine."""
+    key = "/".join(path.parts[-4:]).encode()
+    return "heldout" if zlib.crc32(key) % 1000 < 1000 * _HELDOUT_SHARE else "train"
+
+
+def is_photographic(image: np.ndarray) -> bool:
+    """False for flat graphics: most of a drawing is smooth to the last bit, a photograph is not."""
+    small = cv2.resize(image, (256, 160), interpolation=cv2.INTER_AREA)
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    detail = np.abs(grey - cv2.blur(grey, (3, 3)))
+    return float((detail < 0.6).mean()) < 0.62 and float(grey.std()) > 12
+
+
+def _load(path: Path) -> np.ndarray | None:
+    data = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if data is None:
+        return None
+    scale = _LONG_SIDE_PX / max(data.shape[:2])
+    if scale < 1:
+        data = cv2.resize(data, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(data[:, :, ::-1])

@@ -1,0 +1,129 @@
+"""Light on people and what a camera makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Lights:
+    """L directional lights and ambient light from above and below, camera frame (y down)."""
+
+    direction: np.ndarray  # (L,3) unit, towards the light
+    colour: np.ndarray  # (L,3)
+    sky: np.ndarray  # (3,) ambient from above
+    ground: np.ndarray  # (3,) ambient from below
+    gloss: float  # strength of the highlight
+    stripes: float  # contrast of cast shadows on the person
+    occlusion: float  # strength of the darkening of hollows
+
+
+def sample_lights(rng: np.random.Generator, ambient: np.ndarray | None = None) -> Lights:
+    """Sun, lamps or an overcast sky; ``ambient`` (3,) in [0,1] tints the whole like the place it stands in."""
+    count = int(rng.choice([1, 2, 3], p=[0.5, 0.33, 0.17]))
+    direction = rng.normal(size=(count, 3))
+    direction[:, 1] = -np.abs(direction[:, 1]) - 0.3 * (rng.random(count) < 0.8)
+    direction[:, 2] = np.where(rng.random(count) < 0.75, -np.abs(direction[:, 2]), direction[:, 2])
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    key = rng.uniform(0.0, 0.9)
+    colour = (key / np.sqrt(count)) * (1 + rng.normal(0, 0.07, (count, 3))) * rng.uniform(0.4, 1.3, (count, 1))
+    base = rng.uniform(0.25, 0.8)
+    tint = np.ones(3)
+    if ambient is not None:
+        tint = 1 + 0.45 * rng.random() * (ambient / max(float(ambient.mean()), 0.05) - 1)
+    sky = base * tint * (1 + rng.normal(0, 0.04, 3))
+    return Lights(
+        direction.astype(np.float32),
+        colour.astype(np.float32),
+        sky.astype(np.float32),
+        (sky * rng.uniform(0.35, 0.95)).astype(np.float32),
+        float(rng.choice([0.0, rng.uniform(0.0, 0.35)])),
+        float(rng.choice([0.0, rng.uniform(0.2, 0.7)], p=[0.8, 0.2])),
+        float(rng.uniform(0.2, 1.0)),
+    )
+
+
+def shade(lights: Lights, albedo: np.ndarray, normals: np.ndarray, position_m: np.ndarray | None = None, phase: float = 0.0) -> np.ndarray:
+    """Colours (N,3) of surface points under the lights: albedo (N,3), unit normals (N,3) in the camera frame.
+
+    ``position_m`` (N,3) places striped shadows; ``phase`` moves them.
+    """
+    up = 0.5 - 0.5 * normals[:, 1:2]
+    light = lights.ground + up * (lights.sky - lights.ground)
+    lambert = np.maximum(normals @ lights.direction.T, 0)
+    if lights.stripes > 0 and position_m is not None:
+        field = np.sin(position_m @ np.float32([7.0, 5.0, 3.0]) + phase) + np.sin(position_m @ np.float32([-4.0, 9.0, 2.0]) + 2 * phase)
+        lambert = lambert * (1 - lights.stripes * np.clip(2 * field, 0, 1))[:, None]
+    out = albedo * (light + lambert @ lights.colour)
+    if lights.gloss > 0:
+        half = lights.direction[0] + np.float32([0, 0, -1])
+        half /= max(float(np.linalg.norm(half)), 1e-3)
+        out += lights.gloss * np.maximum(normals @ half, 0)[:, None] ** 24
+    return out
+
+
+def hollow(depth_m: np.ndarray, covered: np.ndarray, strength: float) -> np.ndarray:
+    """(h,w) factor that darkens what lies behind its surroundings: under arms, between legs, behind hems."""
+    weight = covered.astype(np.float32)
+    radius = (0, 0)
+    sigma = depth_m.shape[0] / 40
+    total = cv2.GaussianBlur(depth_m * weight, radius, sigma)
+    near = total / np.maximum(cv2.GaussianBlur(weight, radius, sigma), 1e-3)
+    return np.clip(1 - strength * 4.0 * np.maximum(depth_m - near, 0), 0.35, 1).astype(np.float32)
+
+
+class Sensor:
+    """Blur, noise, tone curve and compression of a camera.  Noise comes from a bank: drawing it anew costs 1 ms a crop."""
+
+    def __init__(self, seed: int = 0, side: int = 420) -> None:
+        rng = np.random.default_rng(seed)
+        fine = rng.normal(size=(4, side, side, 3)).astype(np.float32)
+        coarse = np.stack([cv2.GaussianBlur(rng.normal(size=(side, side, 3)).astype(np.float32), (0, 0), 1.1) * 3.4 for _ in range(4)])
+        self._bank = np.concatenate([fine, coarse])
+
+    def expose(self, rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+        """(h,w,3) float32 in about [0,1] -> uint8: blur, white balance, exposure, gamma, noise, JPEG."""
+        size = image.shape[0]
+        u = rng.random()
+        if u < 0.30:
+            image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.35, 1.5)))
+        elif u < 0.40:
+            image = cv2.filter2D(image, -1, _streak(rng))
+        elif u < 0.55:  # a small far-away person, blown up
+            small = int(size * rng.uniform(0.28, 0.8))
+            image = cv2.resize(cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (size, size), interpolation=cv2.INTER_LINEAR)
+        gain = rng.uniform(0.65, 1.4) * (1 + rng.normal(0, 0.07, 3))
+        contrast, gamma = rng.uniform(0.75, 1.25), np.exp(rng.normal(0, 0.18))
+        # One table for exposure, gamma and contrast: per channel, 1024 levels.
+        level = np.linspace(0, 1.6, 1024, dtype=np.float32)
+        table = np.clip(level[:, None] * gain, 0, 1) ** gamma
+        table = np.clip((table - 0.5) * contrast + 0.5 + rng.normal(0, 0.03), 0, 1).astype(np.float32) * 255
+        index = np.clip(image * (1023 / 1.6), 0, 1023).astype(np.uint16)
+        out = np.stack([table[:, c][index[:, :, c]] for c in range(3)], -1)
+        if rng.random() < 0.06:
+            out = np.repeat(out.mean(-1, keepdims=True), 3, -1)
+        sigma = float(rng.choice([rng.uniform(0, 3), rng.uniform(3, 9)], p=[0.75, 0.25]))
+        side = self._bank.shape[1]
+        x, y = rng.integers(side - size + 1, size=2) if side >= size else (0, 0)
+        noise = self._bank[rng.integers(len(self._bank)), y : y + size, x : x + size]
+        if noise.shape == out.shape:
+            out = out + sigma * noise
+        out = np.clip(out, 0, 255).astype(np.uint8)
+        if rng.random() < 0.6:
+            ok, data = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(28, 96))])
+            out = cv2.imdecode(data, cv2.IMREAD_COLOR) if ok else out
+        return out
+
+
+def _streak(rng: np.random.Generator) -> np.ndarray:
+    """Kernel of a straight motion blur, up to 9 px."""
+    length, angle = rng.uniform(2, 9), rng.uniform(0, np.pi)
+    n = 11
+    kernel = np.zeros((n, n), np.float32)
+    d = 0.5 * length * np.array([np.cos(angle), np.sin(angle)])
+    a, b = (5 - d) * 16, (5 + d) * 16
+    cv2.line(kernel, tuple(int(v) for v in a), tuple(int(v) for v in b), 1.0, 1, cv2.LINE_AA, 4)
+    return kernel / max(float(kernel.sum()), 1e-6)

@@ -1,0 +1,79 @@
+"""What stands in front of people and where pictures end."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from .backgrounds import Backgrounds
+
+
+def draw_occluders(rng: np.random.Generator, image: np.ndarray, backgrounds: Backgrounds) -> np.ndarray:
+    """Put one to three things in front; ``image`` (S,S,3) float32 is changed.  Returns the (S,S) bool mask they cover."""
+    size = image.shape[0]
+    mask = np.zeros((size, size), np.uint8)
+    for _ in range(int(rng.choice([1, 2, 3], p=[0.6, 0.28, 0.12]))):
+        kind = rng.integers(5)
+        centre = rng.uniform(0, size, 2)
+        if kind <= 1:  # a table, a wall, a car: covers from below or from a side
+            w, h = rng.uniform(0.15, 0.8) * size, rng.uniform(0.08, 0.35) * size
+            if rng.random() < 0.6:
+                centre[1] = size * rng.uniform(0.75, 1.05)
+            box = cv2.boxPoints(((float(centre[0]), float(centre[1])), (float(w), float(h)), float(rng.normal(0, 10))))
+            cv2.fillConvexPoly(mask, box.astype(np.int32), 255)
+        elif kind == 2:
+            axes = (int(rng.uniform(0.04, 0.22) * size), int(rng.uniform(0.04, 0.22) * size))
+            cv2.ellipse(mask, (int(centre[0]), int(centre[1])), axes, float(rng.uniform(0, 180)), 0, 360, 255, -1)
+        elif kind == 3:  # a pole, a branch, an arm
+            angle, length = rng.uniform(0, np.pi), rng.uniform(0.3, 1.5) * size
+            d = 0.5 * length * np.array([np.cos(angle), np.sin(angle)])
+            a, b = (centre - d).astype(int), (centre + d).astype(int)
+            cv2.line(mask, (int(a[0]), int(a[1])), (int(b[0]), int(b[1])), 255, int(rng.uniform(0.02, 0.10) * size) + 1)
+        else:  # something ragged: plants, bags
+            n = int(rng.integers(6, 14))
+            angles = np.sort(rng.uniform(0, 2 * np.pi, n))
+            radius = rng.uniform(0.06, 0.22) * size * rng.uniform(0.35, 1.3, n)
+            points = centre + np.stack([np.cos(angles), np.sin(angles)], -1) * radius[:, None]
+            cv2.fillPoly(mask, [points.astype(np.int32)], 255)
+    covered = mask > 0
+    colours = backgrounds.cut(rng, size).astype(np.float32) / 255 * rng.uniform(0.5, 1.3)
+    if rng.random() < 0.3:
+        colours = 0.25 * colours + 0.75 * rng.uniform(0.05, 0.9, 3).astype(np.float32)
+    image[covered] = colours[covered]
+    return covered
+
+
+def cut_at_border(image: np.ndarray, inside_u: np.ndarray, inside_v: np.ndarray) -> np.ndarray:
+    """Repeat the border pixels of the picture where the crop leaves it: (S,S,3), (S,) bool, (S,) bool -> (S,S,3)."""
+    if inside_u.all() and inside_v.all():
+        return image
+    return image[_nearest_true(inside_v)][:, _nearest_true(inside_u)]
+
+
+def _nearest_true(flags: np.ndarray) -> np.ndarray:
+    index = np.flatnonzero(flags)
+    if not len(index):
+        return np.zeros(len(flags), np.int64)
+    return np.clip(np.arange(len(flags)), index[0], index[-1])
+
+
+def soften_edges(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Blend across the outline of a mask as a lens does; ``image`` (S,S,3) float32, mask (S,S) bool or small ints."""
+    border = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    blurred = cv2.GaussianBlur(image, (3, 3), 0.8)
+    image[border] = blurred[border]
+    return image
+
+
+def cast_shadow(rng: np.random.Generator, background: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Darken the background beside a person as their shadow on floor and wall would."""
+    size = len(mask)
+    shear, squash = rng.normal(0, 0.5), rng.uniform(0.15, 1.0)
+    rows = np.flatnonzero(mask.any(1))
+    if not len(rows):
+        return background
+    foot = float(rows[-1])
+    m = np.float32([[1, shear, -shear * foot + rng.normal(0, 3)], [0, squash, foot * (1 - squash)]])
+    shadow = cv2.warpAffine(mask.astype(np.float32), m, (size, size))
+    shadow = cv2.GaussianBlur(shadow, (0, 0), float(rng.uniform(1.0, 8.0)))
+    return background * (1 - np.float32(rng.uniform(0.15, 0.6)) * shadow[:, :, None])
