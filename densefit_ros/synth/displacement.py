@@ -1,0 +1,133 @@
+"""Training pairs of the displacement network: a picture, the rendering of a wrong estimate, and the true flow between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..render.protocol import Appearance
+from ..types import BodyParams, Surface
+from .clothing import skin
+from .crops import CropBatch
+from .engine import SynthEngine
+from .lighting import sample_lights, shade
+from .perturb import corrupt_appearance
+
+STRIDE_PX = 4  # of the network's output grid; the contract of densefit_ros.displace says the same
+_CLOTH_M = 0.045  # how far behind the dressed surface a point of the body may lie and still count as seen
+
+
+@dataclass(frozen=True, eq=False)
+class DisplacementPairs:
+    """P inputs and targets; h = w = S / 4.  Cell (r, c) stands for the rendered pixel (4 r + 2, 4 c + 2)."""
+
+    image: np.ndarray  # (P,S,S,3) uint8
+    rendering: np.ndarray  # (P,S,S,10) float32: rgb, depth relative to the person's mean (m), normals, vertex colours; 0 outside
+    flow: np.ndarray  # (P,2,h,w) float32 crop px: true place of the cell's surface point minus its rendered place; 0 if invalid
+    valid: np.ndarray  # (P,h,w) bool: the cell shows the rendered body and its true place is in front of the camera
+    visible: np.ndarray  # (P,h,w) bool: ... and the picture shows that point (not hidden by others, by itself, or off the image)
+    surface: Surface  # the rendering's geometry
+    params: BodyParams  # the disturbed estimate
+
+
+def make_pairs(
+    rng: np.random.Generator,
+    engine: SynthEngine,
+    batch: CropBatch,
+    disturbed: BodyParams,
+    appearances: "tuple[Appearance, ...] | None" = None,
+) -> DisplacementPairs:
+    """Render the disturbed bodies into the crops and find where each rendered surface point really is.
+
+    Bodies are rendered as the tracker does it: without clothes' geometry, coloured by a corrupted texture (drawn here
+    unless ``appearances`` are given) that has the light of other moments baked in.
+    """
+    count, size = len(batch), batch.size
+    if appearances is None:
+        appearances = tuple(corrupt_appearance(rng, a, engine.atlas) for a in batch.appearances)
+        relight = True
+    else:
+        relight = False
+    naked = [None] * count
+    vertices, _ = skin(engine.wardrobe, disturbed, naked)
+    truth, _ = skin(engine.wardrobe, batch.params, naked)
+    scene = engine.renderer.render_window(vertices, appearances, batch.crop_cameras, size, size, np.arange(count, dtype=np.int32))
+    rendering = pack_rendering(scene.rgb, scene.depth_m, scene.normals, scene.vertex_colors, scene.face_id)
+    if relight:
+        _bake_light(rng, rendering, scene.normals, batch)
+    flow, valid, visible = true_flow(engine, batch, truth, scene.face_id, scene.bary)
+    surface = Surface(scene.face_id, scene.bary, scene.depth_m, scene.normals, rendering[..., :3], scene.vertex_colors, batch.image_from_crop)
+    return DisplacementPairs(batch.rgb, rendering, flow, valid, visible, surface, disturbed)
+
+
+def pack_rendering(rgb: np.ndarray, depth_m: np.ndarray, normals: np.ndarray, vertex_colors: np.ndarray, face_id: np.ndarray) -> np.ndarray:
+    """The network's second input (P,S,S,10) float32 from the planes of a rendering."""
+    covered = face_id >= 0
+    count = np.maximum(covered.sum((1, 2)), 1)
+    mean = (depth_m * covered).sum((1, 2)) / count
+    out = np.empty(rgb.shape[:3] + (10,), np.float32)
+    out[..., :3] = rgb
+    out[..., 3] = (depth_m - mean[:, None, None]) * covered
+    out[..., 4:7] = normals
+    out[..., 7:10] = vertex_colors
+    return out
+
+
+def true_flow(
+    engine: SynthEngine, batch: CropBatch, truth_m: np.ndarray, face_id: np.ndarray, bary: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Flow (P,2,h,w), valid (P,h,w) and visible (P,h,w) at the cells' pixels of a rendering of other parameters.
+
+    truth_m (P,V,3): the true body without clothes, camera frame; face_id (P,S,S), bary (P,S,S,3) of the rendering.
+    """
+    count, size = face_id.shape[:2]
+    half = STRIDE_PX // 2
+    face = face_id[:, half::STRIDE_PX, half::STRIDE_PX]
+    weights = bary[:, half::STRIDE_PX, half::STRIDE_PX]
+    cells = face.shape[1]
+    p, r, c = np.nonzero(face >= 0)
+    corners = engine.body.faces[face[p, r, c]]
+    point = np.einsum("nk,nkc->nc", weights[p, r, c], truth_m[p[:, None], corners])
+    fx, fy, cx, cy = batch.intrinsics[p].T
+    front = point[:, 2] > 0.05
+    z = np.where(front, point[:, 2], 1.0)
+    u, v = point[:, 0] / z * fx + cx, point[:, 1] / z * fy + cy
+    flow = np.zeros((count, 2, cells, cells), np.float32)
+    flow[p, 0, r, c] = np.where(front, u - (c * STRIDE_PX + half + 0.5), 0)
+    flow[p, 1, r, c] = np.where(front, v - (r * STRIDE_PX + half + 0.5), 0)
+    valid = np.zeros((count, cells, cells), bool)
+    valid[p, r, c] = front
+    iu, iv = np.floor(u).astype(np.int64), np.floor(v).astype(np.int64)
+    on = front & (iu >= 0) & (iu < size) & (iv >= 0) & (iv < size)
+    iu, iv = np.clip(iu, 0, size - 1), np.clip(iv, 0, size - 1)
+    # Seen: the person's own surface is there, and it is the layer right over this point, not another limb in front.
+    gap = z - batch.depth_m[p, iv, iu]
+    seen = on & (batch.visible_face[p, iv, iu] >= 0) & (gap < _limit(engine, batch, p, corners)) & (gap > -0.12)
+    visible = np.zeros((count, cells, cells), bool)
+    visible[p, r, c] = seen
+    return flow, valid, visible
+
+
+def _limit(engine: SynthEngine, batch: CropBatch, person: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Depth (m) by which the dressed surface may lie in front of each point: its own cloth's offset and some slack."""
+    out = np.full(len(person), _CLOTH_M, np.float32)
+    for i in np.unique(person):
+        own = person == i
+        offset = np.linalg.norm(engine.subject(int(batch.subjects[i])).clothes.offset_m.astype(np.float32), axis=1)
+        out[own] = np.minimum(offset[corners[own, 0]] * 1.5, 0.16) + 0.03
+    return out
+
+
+def _bake_light(rng: np.random.Generator, rendering: np.ndarray, normals: np.ndarray, batch: CropBatch) -> None:
+    """Multiply the colours by the light of the picture (the usual case: gathered a moment ago) or of another place."""
+    for i in range(len(rendering)):
+        covered = np.nonzero(rendering[i, :, :, 7:10].any(-1))
+        if not len(covered[0]):
+            continue
+        u = rng.random()
+        if u < 0.25:
+            continue  # plain colours
+        lights = batch.lights[i] if u < 0.75 else sample_lights(rng)
+        colour = shade(lights, rendering[i][covered][:, :3], normals[i][covered])
+        rendering[i, covered[0], covered[1], :3] = np.clip(colour, 0, 1)
