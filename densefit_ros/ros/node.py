@@ -1,0 +1,247 @@
+"""The densefit lifecycle node.
+
+configure: read parameters, load and warm up; activate: subscribe; deactivate: unsubscribe; cleanup: free everything.
+Callbacks run on the executor's thread and only hand over; one worker thread owns the models.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import rclpy
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from std_srvs.srv import SetBool, Trigger
+
+from ..config import Config
+from ..errors import ConfigError, DensefitError
+from . import params
+from .diagnostics import Faults, Stats, diagnostic_array
+from .engine import LIVE_SETTINGS, Engine, PipelineEngine
+from .handler import DepthBuffer, Handler, Job
+from .inputs import Inputs, is_rectified
+from .outputs import Outputs
+from .worker import Worker
+
+_OK, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+# Read once per activation; changing them later would need new subscriptions or publishers.
+_FIXED_WHILE_ACTIVE = frozenset(
+    f"ros.{n}"
+    for n in (
+        "autostart",
+        "image_transport",
+        "image_reliability",
+        "image_depth",
+        "rectified",
+        "depth",
+        "output_reliability",
+        "output_depth",
+    )
+)
+
+
+class DensefitNode(LifecycleNode):
+    """See the module.  ``make_engine`` is the pipeline; tests pass another."""
+
+    def __init__(self, make_engine: Callable[[Config], Engine] = PipelineEngine, **kwargs: Any) -> None:
+        super().__init__("densefit", **kwargs)
+        params.declare(self)
+        self._make_engine = make_engine
+        self._config, self._ros = Config(), params.RosConfig()
+        self._ros = params.merged(Config(), self._ros, {"ros.autostart": self.get_parameter("ros.autostart").value})[1]
+        self._engine: Engine | None = None
+        self._outputs: Outputs | None = None
+        self._inputs: Inputs | None = None
+        self._handler: Handler | None = None
+        self._worker: Worker[Job] | None = None
+        self._enabled = True
+        self._faults = Faults(lambda m: self.get_logger().warning(m), lambda: self._ros.log_period_s)
+        self._stats = Stats()
+        self.create_service(Trigger, "~/reset_tracks", self._on_reset)
+        self.create_service(SetBool, "~/enable", self._on_enable)
+        self.add_on_set_parameters_callback(self._on_parameters)
+        self._diagnostics_timer: Any | None = None
+        self._start_timer = self.create_timer(0.0, self._autostart) if self._ros.autostart else None
+
+    # Transitions
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load everything; fails with one line that says what is missing."""
+        try:
+            self._config, self._ros = params.read(self)
+            self.get_logger().info("loading models and warming up ...")
+            self._engine = self._make_engine(self._config)
+        except DensefitError as e:
+            self.get_logger().error(f"cannot configure: {e}")
+            return _FAILURE
+        self._outputs = Outputs(self, self._engine.body, lambda: self._ros, lambda: self.get_clock().now().nanoseconds)
+        self._diagnostics_timer = self.create_timer(self._ros.diagnostics_period_s, self._on_diagnostics)
+        self.get_logger().info("ready: " + ", ".join(f"{k} {v}" for k, v in self._engine.backends.items()))
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start answering images."""
+        result = super().on_activate(state)
+        assert self._engine is not None and self._outputs is not None
+        self._stats.clear()
+        depth = DepthBuffer() if self._ros.depth else None
+        rectified = is_rectified(self, self._ros)
+        self._handler = Handler(self._engine, lambda: self._ros, self._publish, self._faults, self._stats, rectified, depth)
+        self._worker = Worker(self._handler, self._on_bug)
+        self._worker.start()
+        self._outputs.publish_topology()
+        self._inputs = Inputs(self, self._ros, self._worker.submit, depth, self._faults, lambda: self._enabled)
+        self.get_logger().info(f"active: {self._inputs.topics}")
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop listening; models stay loaded, tracks are forgotten."""
+        self._stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free models, memory and publishers."""
+        self._stop()
+        self._free()
+        return _OK
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """From any state."""
+        return self.on_cleanup(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """A transition raised: back to unconfigured, ready to be configured again."""
+        self.get_logger().error("a transition failed; the node is unconfigured now")
+        return self.on_cleanup(state)
+
+    def close(self) -> None:
+        """Stop the worker and free everything, whatever the state."""
+        self._stop()
+        self._free()
+
+    # Worker thread
+
+    def _publish(self, result: Any, header: Any, rgb: Any, total_ms: float) -> None:
+        if self._outputs is None or self._worker is None:
+            return
+        worker = self._worker
+        counts = (worker.received, self._stats.answered + 1, worker.dropped)
+        age_ms = self._outputs.publish(result, header, rgb, total_ms, counts)
+        self._stats.add(age_ms, total_ms, result.stage_ms, len(result.people))
+
+    def _on_bug(self, error: Exception) -> None:
+        last = traceback.extract_tb(error.__traceback__)[-1:]
+        where = f" at {last[0].filename.rsplit('/', 1)[-1]}:{last[0].lineno}" if last else ""
+        self._faults.report("internal", f"{type(error).__name__}: {error}{where}; tracks are forgotten, please report this")
+        self.get_logger().debug("".join(traceback.format_exception(error)))
+        if self._handler is not None:
+            self._handler.request_reset()
+
+    # Executor thread
+
+    def _autostart(self) -> None:
+        assert self._start_timer is not None
+        self._start_timer.cancel()
+        if self.trigger_configure() == _OK:
+            self.trigger_activate()
+
+    def _on_reset(self, request: Any, response: Any) -> Any:
+        if self._handler is None:
+            response.message = "the node is not active: there are no tracks"
+            return response
+        self._handler.request_reset()
+        response.success, response.message = True, "all tracks are forgotten before the next image"
+        return response
+
+    def _on_enable(self, request: Any, response: Any) -> Any:
+        self._enabled = bool(request.data)
+        response.success, response.message = True, "answering images" if self._enabled else "ignoring images"
+        return response
+
+    def _on_parameters(self, changes: list[Any]) -> SetParametersResult:
+        values = {p.name: p.value for p in changes if "." in p.name or p.name == "device"}
+        fixed = [n for n in values if self._is_fixed_now(n)]
+        if fixed:
+            return SetParametersResult(
+                successful=False, reason=f"{', '.join(fixed)}: takes effect in configure; deactivate and clean up first"
+            )
+        try:
+            config, ros = params.merged(self._config, self._ros, {n: v for n, v in values.items() if _is_ours(n)})
+        except ConfigError as e:
+            return SetParametersResult(successful=False, reason=str(e))
+        self._config, self._ros = config, ros
+        if self._engine is not None:
+            self._engine.retune(config)
+        return SetParametersResult(successful=True)
+
+    def _is_fixed_now(self, name: str) -> bool:
+        if not _is_ours(name) or self._engine is None:
+            return False
+        return name in _FIXED_WHILE_ACTIVE or not (name.startswith(params.PREFIX) or name in LIVE_SETTINGS)
+
+    def _on_diagnostics(self) -> None:
+        if self._outputs is None or self._engine is None:
+            return
+        values = {
+            "state": "active" if self._worker else "inactive",
+            "enabled": str(self._enabled).lower(),
+            **self._stats.values(),
+        }
+        if self._worker is not None:
+            values["received"], values["dropped"] = str(self._worker.received), str(self._worker.dropped)
+        values["camera_info"] = self._stats.calibration
+        values.update({f"backend_{k}": v for k, v in self._engine.backends.items()})
+        device = self._engine.backends.get("device", "")
+        now = self.get_clock().now().to_msg()
+        name = f"{self.get_fully_qualified_name().lstrip('/')}: tracker"
+        self._outputs.publish_diagnostics(diagnostic_array(now, name, device, values, self._faults.snapshot()))
+
+    def _stop(self) -> None:
+        if self._inputs is not None:
+            self._inputs.destroy()
+            self._inputs = None
+        if self._worker is not None:
+            if not self._worker.stop():
+                self.get_logger().error("the worker did not finish its image within 10 s")
+            self._worker = None
+        self._handler = None
+        if self._engine is not None:
+            self._engine.reset()
+
+    def _free(self) -> None:
+        if self._diagnostics_timer is not None:
+            self.destroy_timer(self._diagnostics_timer)
+            self._diagnostics_timer = None
+        if self._outputs is not None:
+            self._outputs.destroy()
+            self._outputs = None
+        self._engine = None
+
+
+def _is_ours(name: str) -> bool:
+    return name in _OUR_NAMES
+
+
+_OUR_NAMES = frozenset(s.name for s in params.all_settings(Config(), params.RosConfig()))
+
+
+def main(argv: list[str] | None = None, make_engine: Callable[[Config], Engine] = PipelineEngine) -> int:
+    """Run the node until it is told to stop.  Exit status 0 on an orderly end."""
+    rclpy.init(args=argv)
+    node = None
+    try:
+        node = DensefitNode(make_engine)
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass  # the orderly end: ctrl-C or SIGTERM
+    finally:
+        if node is not None:
+            node.close()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0

@@ -1,0 +1,127 @@
+"""The node's publishers: cheap topics for every image, expensive ones only while somebody listens, and not too often."""
+
+from __future__ import annotations
+
+import array
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from tf2_msgs.msg import TFMessage
+from visualization_msgs.msg import MarkerArray
+
+from densefit_ros.msg import FrameTiming, MeshTopology, SmplBodyArray, SmplMeshArray
+
+from ..render.warp_renderer import WarpRenderer
+from ..types import FrameResult
+from ..viz.overlay import color_of, draw_mesh
+from . import messages
+from .cdr import MeshMarker, delete_markers
+from .params import RosConfig
+from .tf import transforms
+
+
+class Outputs:
+    """Creates the publishers on ``node`` and fills them; used by the worker thread."""
+
+    def __init__(self, node: Any, body: Any, ros: Callable[[], RosConfig], now_ns: Callable[[], int]) -> None:
+        self._node, self._body, self._ros, self._now_ns = node, body, ros, now_ns
+        config = ros()
+        reliable = ReliabilityPolicy.RELIABLE if config.output_reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
+        qos = QoSProfile(depth=config.output_depth, reliability=reliable)
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+        def make(kind: Any, topic: str, profile: QoSProfile = qos) -> Any:
+            publisher = node.create_lifecycle_publisher(kind, topic, profile)
+            self._publishers.append(publisher)
+            return publisher
+
+        self._publishers: list[Any] = []
+        self._bodies = make(SmplBodyArray, "~/bodies")
+        self._first = make(SmplBodyArray, "~/first_estimate")
+        self._meshes = make(SmplMeshArray, "~/meshes")
+        self._timing = make(FrameTiming, "~/timing")
+        self._markers = make(MarkerArray, "~/markers")
+        self._overlay = make(Image, "~/overlay")
+        self._topology = make(MeshTopology, "~/topology", latched)
+        self._tf = make(TFMessage, "/tf", QoSProfile(depth=100))
+        self._diagnostics = make(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
+        self._marker: MeshMarker | None = None
+        self._renderer: WarpRenderer | None = None
+        self._marker_ids: dict[str, int] = {}
+        self._next_marker_id = 0
+        self._due_s = {"markers": 0.0, "overlay": 0.0}
+
+    def publish_topology(self) -> None:
+        """Once, after activation: publishers are silent before."""
+        self._topology.publish(messages.topology_message(self._body, self._node.get_clock().now().to_msg()))
+
+    def publish_diagnostics(self, message: Any) -> None:
+        """One status of the node."""
+        self._diagnostics.publish(message)
+
+    def publish(
+        self, result: FrameResult, header: Header, rgb: np.ndarray, total_ms: float, counts: tuple[int, int, int]
+    ) -> float:
+        """Everything about one image, small and urgent things first.  Returns the image's age in ms at that moment."""
+        age_ms = (self._now_ns() - result.stamp_ns) * 1e-6
+        config = self._ros()
+        self._bodies.publish(messages.bodies_message(result, header, self._body.topology_id))
+        if config.tf and header.frame_id and result.people:
+            frames = transforms(result, self._body, header, config.tf_links, config.tf_smpl_joints)
+            self._tf.publish(TFMessage(transforms=frames))
+        if self._first.get_subscription_count():
+            self._first.publish(messages.first_estimate_message(result, header, self._body))
+        if self._meshes.get_subscription_count():
+            self._meshes.publish(messages.meshes_message(result, header, self._body.topology_id))
+        if self._timing.get_subscription_count():
+            self._timing.publish(messages.timing_message(result, header, total_ms, age_ms, counts))
+        if self._due("markers", config.markers_rate_hz, self._markers):
+            self._publish_markers(result, header, config)
+        if self._due("overlay", config.overlay_rate_hz, self._overlay):
+            self._overlay.publish(self._overlay_image(result, header, rgb))
+        return age_ms
+
+    def destroy(self) -> None:
+        """Remove the publishers from the node."""
+        for publisher in self._publishers:
+            self._node.destroy_publisher(publisher)
+        self._publishers.clear()
+
+    def _due(self, name: str, rate_hz: float, publisher: Any) -> bool:
+        now = time.monotonic()
+        if now < self._due_s[name] or not publisher.get_subscription_count():
+            return False
+        self._due_s[name] = now + 1.0 / rate_hz - 0.002  # a timer that runs a hair early must not halve the rate
+        return True
+
+    def _publish_markers(self, result: FrameResult, header: Header, config: RosConfig) -> None:
+        if self._marker is None or self._marker.key != (header.frame_id, config.marker_lifetime_s):
+            self._marker = MeshMarker(self._body.faces, header.frame_id, config.marker_lifetime_s)
+        present = {p.track_id for p in result.people}
+        gone = [n for track_id, n in self._marker_ids.items() if track_id not in present]
+        self._marker_ids = {k: n for k, n in self._marker_ids.items() if k in present}
+        if gone or not present:
+            self._markers.publish(delete_markers(gone, header.frame_id, result.stamp_ns))
+        for person in result.people:
+            n = self._marker_ids.setdefault(person.track_id, self._next_marker_id)
+            self._next_marker_id = max(self._next_marker_id, n + 1)
+            r, g, b = (color_of(person.track_id) / 255.0).tolist()
+            rgba = (r, g, b, config.marker_alpha)
+            self._markers.publish(self._marker.render(person.vertices, result.stamp_ns, n, rgba))
+
+    def _overlay_image(self, result: FrameResult, header: Header, rgb: np.ndarray) -> Image:
+        if self._renderer is None:
+            self._renderer = WarpRenderer(self._body)
+        vertices = np.stack([p.vertices for p in result.people]) if result.people else np.empty((0, 0, 3), np.float32)
+        colors = np.stack([color_of(p.track_id) for p in result.people]) if result.people else None
+        picture = draw_mesh(rgb, self._body, vertices, result.camera, colors, renderer=self._renderer)
+        data = array.array("B")
+        data.frombytes(np.ascontiguousarray(picture).tobytes())
+        height, width = picture.shape[:2]
+        return Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width, data=data)

@@ -1,0 +1,93 @@
+"""ROS parameters, generated from the settings tree: one description and range, read by YAML, command line and ROS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
+from ..config import Config, Setting, settings, with_overrides
+
+PREFIX = "ros."
+
+
+def _opt(default: Any, description: str, lo: float | None = None, hi: float | None = None, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"description": description, "lo": lo, "hi": hi, "choices": choices})
+
+
+@dataclass(frozen=True)
+class RosConfig:
+    """Settings of the node itself; their parameter names start with ``ros.``."""
+
+    autostart: bool = _opt(False, "configure and activate without being asked to; the launch file does it by events instead")
+    image_transport: str = _opt("raw", "how images come: <image> or <image>/compressed", choices=("raw", "compressed"))
+    image_reliability: str = _opt(
+        "best_effort", "QoS of the image subscriptions; best_effort matches every publisher", choices=("best_effort", "reliable")
+    )
+    image_depth: int = _opt(1, "QoS queue depth of the image subscriptions; the newest image is the one processed", 1, 100)
+    rectified: str = _opt(
+        "auto",
+        "images are rectified already (camera_info P holds); auto: when their topic name says rect",
+        choices=("auto", "yes", "no"),
+    )
+    fov_deg: float = _opt(
+        0.0, "diagonal field of view to assume without a calibration, degrees; 0: wait for camera_info", 0.0, 170.0
+    )
+    depth: bool = _opt(False, "use the aligned depth image of topic 'depth' for metric scale")
+    depth_slop_s: float = _opt(0.02, "depth belongs to an image when their stamps differ by less than this, s", 0.0, 1.0)
+    depth_wait_s: float = _opt(0.02, "wait this long for the depth of an image, then go on without, s", 0.0, 1.0)
+    output_reliability: str = _opt("reliable", "QoS of the published topics", choices=("best_effort", "reliable"))
+    output_depth: int = _opt(10, "QoS queue depth of the published topics", 1, 1000)
+    tf: bool = _opt(True, "publish body_<id> on /tf")
+    tf_links: bool = _opt(True, "publish the REP-155 links (head_<id>, l_elbow_<id>, ...) on /tf")
+    tf_smpl_joints: bool = _opt(False, "publish the 24 SMPL joints (smpl_<joint>_<id>) on /tf as well")
+    markers_rate_hz: float = _opt(
+        10.0, "mesh markers at most this often, Hz; they are only made while somebody subscribes", 0.1, 120.0
+    )
+    marker_lifetime_s: float = _opt(0.5, "markers vanish after this long without an update, s", 0.0, 60.0)
+    marker_alpha: float = _opt(0.9, "opacity of the mesh markers", 0.0, 1.0)
+    overlay_rate_hz: float = _opt(
+        10.0, "overlay images at most this often, Hz; they are only made while somebody subscribes", 0.1, 120.0
+    )
+    diagnostics_period_s: float = _opt(1.0, "period of /diagnostics, s", 0.1, 60.0)
+    log_period_s: float = _opt(10.0, "the same fault is logged at most this often, s", 0.0, 3600.0)
+
+
+def all_settings(config: Config, ros: RosConfig) -> list[Setting]:
+    """Every parameter of the node, with its present value."""
+    return [*settings(config), *settings(ros, PREFIX)]
+
+
+def descriptor(setting: Setting) -> ParameterDescriptor:
+    """What ``ros2 param describe`` shows."""
+    d = ParameterDescriptor(description=setting.description)
+    if setting.choices:
+        d.additional_constraints = "one of: " + ", ".join(setting.choices)
+    if setting.lo is not None and setting.hi is not None:
+        if isinstance(setting.value, bool):
+            return d
+        if isinstance(setting.value, int):
+            d.integer_range = [IntegerRange(from_value=int(setting.lo), to_value=int(setting.hi), step=1)]
+        else:
+            d.floating_point_range = [FloatingPointRange(from_value=float(setting.lo), to_value=float(setting.hi), step=0.0)]
+    return d
+
+
+def declare(node: Any) -> None:
+    """Declare every parameter on a node; values from the command line and parameter files win over the defaults."""
+    for setting in all_settings(Config(), RosConfig()):
+        node.declare_parameter(setting.name, setting.value, descriptor(setting))
+
+
+def read(node: Any) -> tuple[Config, RosConfig]:
+    """Settings from the node's parameters.  Raises ConfigError."""
+    names = [s.name for s in all_settings(Config(), RosConfig())]
+    return merged(Config(), RosConfig(), {n: node.get_parameter(n).value for n in names})
+
+
+def merged(config: Config, ros: RosConfig, changes: dict[str, Any]) -> tuple[Config, RosConfig]:
+    """Settings with some of them changed, each checked.  Raises ConfigError."""
+    core = {n: v for n, v in changes.items() if not n.startswith(PREFIX)}
+    own = {n[len(PREFIX) :]: v for n, v in changes.items() if n.startswith(PREFIX)}
+    return with_overrides(config, core), with_overrides(ros, own)

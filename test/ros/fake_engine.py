@@ -1,0 +1,73 @@
+"""An engine without networks: a person at a fixed place whenever the image is brighter than black.
+
+Run as a program it is the densefit node with this engine, so that tests of the ROS side start in a second.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+
+from densefit_ros.body.assets import load_body
+from densefit_ros.body.model import pose
+from densefit_ros.config import Config
+from densefit_ros.types import BodyParams, FitStatus, Frame, FrameResult, PersonResult, TrackingState
+
+
+class FakeEngine:
+    """See the module.  ``device: cuda`` fails as a missing backend would; a red image is a bug in the pipeline."""
+
+    def __init__(self, config: Config) -> None:
+        if config.device == "cuda":
+            from densefit_ros.errors import BackendUnavailable
+
+            raise BackendUnavailable("no CUDA in the fake engine")
+        self.body = load_body()
+        self.backends = {"device": "cpu", "regress": "fake"}
+        self.config = config
+        self.resets = 0
+        params = BodyParams.rest(1)
+        params.root_rotvec[0] = [np.pi, 0, 0]
+        params.t_camera_root[0] = [0.2, 0.1, 3.0]
+        self.params = params
+        self.posed = pose(self.body, params)
+
+    def process(self, frame: Frame) -> FrameResult:
+        begin = time.perf_counter()
+        mean = frame.rgb[::32, ::32].reshape(-1, 3).mean(0)
+        if mean[0] > 250 and mean[1] < 5:
+            raise ZeroDivisionError("planted bug")
+        people = (self._person(frame),) if mean.max() > 8 else ()
+        return FrameResult(frame.stamp_ns, frame.camera, people, {"fake": (time.perf_counter() - begin) * 1e3})
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def retune(self, config: Config) -> None:
+        self.config = config
+
+    def _person(self, frame: Frame) -> PersonResult:
+        return PersonResult(
+            track_id="abcde",
+            tracking_state=TrackingState.TRACKED,
+            status=FitStatus.CONVERGED,
+            params=self.params,
+            first_estimate=self.params,
+            source="fake",
+            vertices=self.posed.vertices[0],
+            joints=self.posed.joints[0],
+            joint_covariance=np.tile(np.eye(3, dtype=np.float32) * 1e-4, (24, 1, 1)),
+            box_xywh=np.array([10, 20, 100, 200], np.float32),
+            fit_error_px=0.5,
+            iterations=4,
+            confidence=0.9,
+            scale_source="depth" if frame.depth_m is not None else "prior",
+        )
+
+
+if __name__ == "__main__":
+    from densefit_ros.ros.node import main
+
+    sys.exit(main(sys.argv, FakeEngine))

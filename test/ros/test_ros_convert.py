@@ -1,0 +1,255 @@
+"""Image messages to arrays: every encoding against a reference, and anything at all without a crash."""
+
+import array
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from densefit_ros.errors import CameraError, DensefitError, ImageError
+from densefit_ros.ros import convert
+from densefit_ros.ros.camera_info import calibration
+
+RNG = np.random.default_rng(1)
+SMOOTH = cv2.GaussianBlur(RNG.integers(0, 256, (48, 64, 3), np.uint8), (0, 0), 6)  # RGB, easy on chroma subsampling
+SMOOTH = cv2.normalize(SMOOTH, None, 0, 255, cv2.NORM_MINMAX)
+
+
+def message(data: np.ndarray, encoding: str, width: int, height: int, step: int, bigendian: int = 0) -> Image:
+    buffer = array.array("B")
+    buffer.frombytes(np.ascontiguousarray(data).tobytes())
+    return Image(height=height, width=width, encoding=encoding, step=step, is_bigendian=bigendian, data=buffer)
+
+
+def stored(encoding: str) -> tuple[np.ndarray, float]:
+    """The picture as a driver stores it, and the error that the format itself costs."""
+    rgb = SMOOTH
+    if encoding in ("rgb8", "rgb16"):
+        out = rgb
+    elif encoding in ("bgr8", "8UC3", "bgr16"):
+        out = rgb[..., ::-1]
+    elif encoding in ("rgba8", "rgba16"):
+        out = cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA)
+    elif encoding in ("bgra8", "8UC4", "bgra16"):
+        out = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGRA)
+    else:
+        raise AssertionError(encoding)
+    return (out.astype(np.uint16) * 257 if "16" in encoding else out), 0.0
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "8UC3", "rgba8", "bgra8", "8UC4", "rgb16", "bgr16", "rgba16", "bgra16"])
+@pytest.mark.parametrize("padding", [0, 7])
+@pytest.mark.parametrize("bigendian", [0, 1])
+def test_colour(encoding, padding, bigendian):
+    data, _ = stored(encoding)
+    if bigendian and data.dtype == np.uint16:
+        data = data.astype(">u2")
+    rows = np.ascontiguousarray(data).view(np.uint8).reshape(48, -1)
+    row = rows.shape[1] + padding
+    rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=255)
+    got = convert.image_rgb(message(rows, encoding, 64, 48, row, bigendian))
+    np.testing.assert_array_equal(got, SMOOTH)
+
+
+def test_rgb8_is_not_copied():
+    msg = message(SMOOTH, "rgb8", 64, 48, 192)
+    got = convert.image_rgb(msg)
+    msg.data[0] = 7
+    assert got[0, 0, 0] == 7
+
+
+def test_last_row_without_padding():
+    rows = np.pad(SMOOTH.reshape(48, -1), ((0, 0), (0, 8))).reshape(-1)[:-8]
+    np.testing.assert_array_equal(convert.image_rgb(message(rows, "rgb8", 64, 48, 200)), SMOOTH)
+
+
+@pytest.mark.parametrize("encoding", ["mono8", "8UC1"])
+def test_mono8(encoding):
+    grey = SMOOTH[..., 0]
+    np.testing.assert_array_equal(convert.image_rgb(message(grey, encoding, 64, 48, 64)), np.repeat(grey[..., None], 3, 2))
+
+
+def test_mono16_is_stretched():
+    grey = SMOOTH[..., 0].astype(np.uint16) * 16  # a 12-bit sensor
+    got = convert.image_rgb(message(grey, "mono16", 64, 48, 128))
+    assert got.max() == 255
+    assert np.abs(got[..., 1].astype(float) - grey / grey.max() * 255).max() <= 0.5
+
+
+@pytest.mark.parametrize("encoding, order", [("uyvy", "UYVY"), ("yuv422", "UYVY"), ("yuyv", "YUYV"), ("yuv422_yuy2", "YUYV")])
+def test_yuv422(encoding, order):
+    yuv = cv2.cvtColor(SMOOTH, cv2.COLOR_RGB2YUV)
+    data = np.empty((48, 64, 2), np.uint8)
+    luma, chroma = (1, 0) if order == "UYVY" else (0, 1)
+    data[..., luma] = yuv[..., 0]
+    data[:, 0::2, chroma] = yuv[:, 0::2, 1]
+    data[:, 1::2, chroma] = yuv[:, 0::2, 2]
+    got = convert.image_rgb(message(data, encoding, 64, 48, 128)).astype(int)
+    # OpenCV writes full-range YUV and reads broadcast-range: compare colours by their correlation.
+    assert all(np.corrcoef(got[..., c].ravel(), SMOOTH[..., c].ravel())[0, 1] > 0.95 for c in range(3))
+
+
+@pytest.mark.parametrize("encoding", ["nv12", "nv21"])
+def test_nv(encoding):
+    i420 = cv2.cvtColor(SMOOTH, cv2.COLOR_RGB2YUV_I420).reshape(-1)
+    n = 48 * 64
+    u, v = i420[n : n + n // 4], i420[n + n // 4 :]
+    pair = (u, v) if encoding == "nv12" else (v, u)
+    data = np.concatenate([i420[:n], np.stack(pair, -1).reshape(-1)])
+    got = convert.image_rgb(message(data, encoding, 64, 48, 64))
+    assert np.abs(got.astype(int) - SMOOTH).mean() < 4
+
+
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_bayer(pattern, bits):
+    raw = np.empty((48, 64), np.uint8)
+    for n, colour in enumerate(pattern):
+        y, x = divmod(n, 2)
+        raw[y::2, x::2] = SMOOTH[y::2, x::2, "rgb".index(colour)]
+    data = raw if bits == 8 else raw.astype(np.uint16) * 257
+    got = convert.image_rgb(message(data, f"bayer_{pattern}{bits}", 64, 48, 64 * bits // 8))
+    assert np.abs(got[2:-2, 2:-2].astype(int) - SMOOTH[2:-2, 2:-2]).mean() < 4
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+def test_compressed(extension):
+    data = cv2.imencode(extension, SMOOTH[..., ::-1])[1].tobytes()
+    got = convert.compressed_rgb(CompressedImage(format=extension[1:], data=array.array("B", data)))
+    assert np.abs(got.astype(int) - SMOOTH).mean() < (4 if extension == ".jpg" else 0.001)
+    with pytest.raises(ImageError, match="truncated"):
+        convert.compressed_rgb(CompressedImage(format="jpeg", data=array.array("B", data[: len(data) // 2])))
+
+
+def test_depth():
+    mm = np.array([[0, 1500], [65535, 250]], np.uint16)
+    got = convert.depth_m(message(mm, "16UC1", 2, 2, 4))
+    np.testing.assert_allclose(got, [[np.nan, 1.5], [65.535, 0.25]], rtol=1e-6)
+    metres = np.array([[np.inf, -1], [np.nan, 2.5]], np.float32)
+    got = convert.depth_m(message(metres, "32FC1", 2, 2, 8))
+    np.testing.assert_array_equal(got, [[np.nan, np.nan], [np.nan, 2.5]])
+    with pytest.raises(ImageError, match="depth encoding 'rgb8'"):
+        convert.depth_m(message(mm, "rgb8", 2, 2, 4))
+
+
+@pytest.mark.parametrize(
+    "msg, match",
+    [
+        (Image(), "encoding ''"),
+        (Image(encoding="rgb8"), "0x0"),
+        (Image(encoding="rgb8", width=64, height=48, step=192, data=b"12"), "truncated"),
+        (Image(encoding="rgb8", width=64, height=48, step=10, data=b"0" * 9216), "truncated"),
+        (Image(encoding="32FC1", width=2, height=2, step=8, data=b"0" * 16), "not a colour or grey image"),
+        (Image(encoding="rgb8", width=2**31, height=2**31, step=1, data=b"0"), "damaged"),
+        (Image(encoding="uyvy", width=3, height=2, step=6, data=b"0" * 12), "even size"),
+        (Image(encoding="nv12", width=4, height=3, step=4, data=b"0" * 20), "even size"),
+        (CompressedImage(), "empty"),
+        (CompressedImage(data=b"not an image"), "cannot decode"),
+    ],
+)
+def test_bad_messages_say_what_is_wrong(msg, match):
+    with pytest.raises(ImageError, match=match):
+        (convert.image_rgb if isinstance(msg, Image) else convert.compressed_rgb)(msg)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    encoding=st.sampled_from([*convert.IMAGE_ENCODINGS, "", "32FC1", "jpeg", "é"]),
+    width=st.integers(0, 40) | st.integers(0, 2**32 - 1),
+    height=st.integers(0, 40) | st.integers(0, 2**32 - 1),
+    step=st.integers(0, 400) | st.integers(0, 2**32 - 1),
+    bigendian=st.integers(0, 1),
+    data=st.binary(max_size=6000),
+)
+def test_fuzz_raw(encoding, width, height, step, bigendian, data):
+    msg = Image(height=height, width=width, encoding=encoding, step=step, is_bigendian=bigendian, data=array.array("B", data))
+    for function in (convert.image_rgb, convert.depth_m):
+        try:
+            out = function(msg)
+        except DensefitError as e:
+            assert 10 < len(str(e)) < 800 and "\n" not in str(e)
+        else:
+            assert out.shape[:2] == (height, width)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    head=st.sampled_from([b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF....WEBP", b"BM", b"GIF89a"]),
+    data=st.binary(max_size=400),
+    tail=st.sampled_from([b"", b"\xff\xd9", b"IEND"]),
+)
+def test_fuzz_compressed(head, data, tail):
+    try:
+        out = convert.compressed_rgb(CompressedImage(format="jpeg", data=array.array("B", head + data + tail)))
+    except DensefitError as e:
+        assert "\n" not in str(e)
+    else:
+        assert out.ndim == 3 and out.dtype == np.uint8
+
+
+def info(width=64, height=48, **more) -> CameraInfo:
+    return CameraInfo(width=width, height=height, k=[60.0, 0.0, 31.5, 0.0, 61.0, 23.5, 0.0, 0.0, 1.0], **more)
+
+
+def test_camera_info():
+    camera = calibration(info(), 64, 48, False).camera
+    assert (camera.fx, camera.fy, camera.cx, camera.cy) == (60, 61, 32, 24)
+    p = [50.0, 0.0, 30.5, 0.0, 0.0, 50.0, 22.5, 0.0, 0.0, 0.0, 1.0, 0.0]
+    rectified = calibration(info(p=p, d=[0.1] * 5, distortion_model="plumb_bob"), 64, 48, True)
+    assert rectified.camera.fx == 50 and rectified.maps is None and rectified.state == "rectified"
+
+
+def test_camera_info_of_a_binned_region():
+    msg = info(width=128, height=96, binning_x=2, binning_y=2)
+    camera = calibration(msg, 64, 48, False).camera
+    assert (camera.fx, camera.cx, camera.cy) == (30, 16, 12)
+    msg = info(width=128, height=96)
+    msg.roi.x_offset, msg.roi.y_offset, msg.roi.width, msg.roi.height = 10, 20, 64, 48
+    camera = calibration(msg, 64, 48, False).camera
+    assert (camera.cx, camera.cy) == (22, 4)
+
+
+@pytest.mark.parametrize(
+    "msg, match",
+    [
+        (CameraInfo(width=64, height=48), "all zero"),
+        (info(width=128, height=96), "different streams"),
+        (info(d=[0.1] * 3, distortion_model="plumb_bob"), "with 3 numbers is unknown"),
+        (info(d=[0.1] * 5, distortion_model="mystery"), "'mystery'"),
+        (info(d=[float("nan")] * 5, distortion_model="plumb_bob"), "unknown"),
+    ],
+)
+def test_bad_camera_info(msg, match):
+    with pytest.raises(CameraError, match=match):
+        calibration(msg, 64, 48, False)
+
+
+@pytest.mark.parametrize(
+    "model, d",
+    [
+        ("plumb_bob", [-0.2, 0.05, 0.001, -0.002, 0.0]),
+        ("rational_polynomial", [-0.2, 0.05, 0.001, -0.002, 0.0, 0.1, 0.01, 0.0]),
+        ("equidistant", [-0.05, 0.01, 0.0, 0.0]),
+    ],
+)
+def test_undistort_puts_points_where_the_pinhole_sees_them(model, d):
+    msg = CameraInfo(width=320, height=240, distortion_model=model, d=d, k=[200.0, 0.0, 159.5, 0.0, 200.0, 119.5, 0.0, 0.0, 1.0])
+    calib = calibration(msg, 320, 240, False)
+    k, xyz = np.asarray(msg.k).reshape(3, 3), np.array([[[0.25, -0.18, 1.0]]])
+    if model == "equidistant":
+        uv = cv2.fisheye.projectPoints(xyz, np.zeros(3), np.zeros(3), k, np.array(d))[0]
+    else:
+        uv = cv2.projectPoints(xyz, np.zeros(3), np.zeros(3), k, np.array(d))[0]
+    image = np.zeros((240, 320, 3), np.uint8)
+    cv2.circle(image, tuple(int(round(v * 16)) for v in uv.ravel()), 6 * 16, (255, 255, 255), -1, cv2.LINE_AA, 4)
+    weight = calib.undistort(image)[..., 0].astype(float)
+    centres = np.stack(np.meshgrid(np.arange(320) + 0.5, np.arange(240) + 0.5), -1)
+    seen = (centres * weight[..., None]).sum((0, 1)) / weight.sum()
+    expected = [200 * 0.25 + calib.camera.cx, -200 * 0.18 + calib.camera.cy]
+    np.testing.assert_allclose(seen, expected, atol=0.25)
+    depth = np.ones((240, 320), np.float32)
+    values = calib.undistort(depth)
+    assert set(np.unique(values[~np.isnan(values)])) == {1.0}
