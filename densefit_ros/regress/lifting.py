@@ -1,0 +1,146 @@
+"""Keypoints to bodies: a pose read off the points (:mod:`densefit_ros.regress.lifting_start`), then the fit.
+
+2D keypoints fix what is seen, 3D hints (if any) and priors fix the depth.  The scale comes from the adult size prior,
+unless something else measures it later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..body.joints import JOINT_INDEX
+from ..body.model import BodyModel
+from ..fit.options import Anchor, FitOptions
+from ..fit.solver import Fitter
+from ..types import NUM_JOINTS, BodyParams, Camera, Correspondences, Crop, Estimate, FitStatus, Keypoints
+from .lifting_start import StartFinder
+from .mediapipe_keypoints import KeypointSource, make_keypoint_source
+
+MIN_KEYPOINTS = 4
+# Several points on one rigid part would outvote an elbow; faces seen from behind are guesses; fingers move on their own.
+FINE_POINTS = ("eye", "mouth", "pinky", "index", "thumb")
+FINE_WEIGHT = 0.3
+# What keypoints cannot see is held near the start (rad): trunk and neck bend little each, hands and toes not at all.
+SPREAD_RAD = {"spine": 0.25, "neck": 0.25, "head": 0.25, "collar": 0.15, "wrist": 0.15, "hand": 0.05, "foot": 0.05}
+LIMB_SPREAD_RAD = 0.8
+ROOT_SPREAD_RAD = 1.0
+REST_PARTS = ("collar", "wrist", "hand", "foot")  # held at rest, not at the start
+LIFTING_OPTIONS = FitOptions(
+    iterations=14, robust_scale=3.0, robust_start=12.0, keypoint_sigma_share=0.012, direction_sigma=0.2, guard=False
+)
+MAX_LIFTED = 8
+# Errors of lifted rotations that the fit does not know of: keypoints are biased, and 3D hints are wrong together.
+FLOOR_SIGMA_RAD = 0.12
+
+
+class LiftingRegressor:
+    """Lifts keypoints of any set that the body has landmarks for."""
+
+    name = "lifting"
+
+    def __init__(self, body: BodyModel, fitter: Fitter | None = None, device: str = "cpu") -> None:
+        """``fitter`` is best made with LIFTING_OPTIONS; one is made when left out."""
+        self._body = body
+        self._fitter = fitter or Fitter(body, device, max_persons=MAX_LIFTED, max_points=64, options=LIFTING_OPTIONS)
+        self._starts: dict[str, StartFinder] = {}
+        parts = [(j, s) for name, j in JOINT_INDEX.items() for part, s in SPREAD_RAD.items() if part in name]
+        self._spread = np.full(NUM_JOINTS, LIMB_SPREAD_RAD)
+        self._spread[0] = ROOT_SPREAD_RAD
+        for j, s in parts:
+            self._spread[j] = s
+        self._resting = [j - 1 for n, j in JOINT_INDEX.items() if any(part in n for part in REST_PARTS)]
+
+    def lift(self, keypoints: Keypoints, camera: Camera, warm: Sequence[BodyParams] = (), source: str = "keypoints") -> Estimate:
+        """(P,K) keypoints of one frame -> P bodies.
+
+        ``warm`` holds a prediction for each of the first ``len(warm)`` persons; it is the start where it explains the
+        keypoints better than the pose read off them.  ``confidence`` is 0 for people with fewer than four keypoints;
+        ``keypoints`` of the answer carry the weights that were used.
+        """
+        persons = len(keypoints.uv)
+        if not persons:
+            none = np.zeros(0, np.float32)
+            return Estimate(BodyParams.rest(0), none, keypoints, source, rot_sigma_rad=np.zeros((0, NUM_JOINTS), np.float32))
+        names = self._body.landmarks[keypoints.set_name].names
+        fine = np.array([any(part in n for part in FINE_POINTS) for n in names])
+        weight = np.where(fine, FINE_WEIGHT, 1.0).astype(np.float32)
+        weighted = dataclasses.replace(keypoints, confidence=weight * keypoints.confidence)
+        limit = self._fitter.max_persons
+        parts = [self._lift(_rows(weighted, slice(i, i + limit)), camera, warm[i : i + limit]) for i in range(0, persons, limit)]
+        params = BodyParams.stack([p[0] for p in parts])
+        sigma, support = (np.concatenate([p[k] for p in parts]) for k in (1, 2))
+        seen = keypoints.confidence[:, ~fine]
+        confidence = np.where((seen > 0.1).sum(1) >= MIN_KEYPOINTS, seen.mean(1) * support, 0.0)
+        return Estimate(params, confidence.astype(np.float32), weighted, source, rot_sigma_rad=sigma)
+
+    def _lift(
+        self, keypoints: Keypoints, camera: Camera, warm: Sequence[BodyParams]
+    ) -> tuple[BodyParams, np.ndarray, np.ndarray]:
+        """Parameters, rotation sigmas (P,24) rad, and how well the keypoints agree with a body (P,) in [0,1]."""
+        finder = self._starts.setdefault(keypoints.set_name, StartFinder(self._body, keypoints.set_name))
+        start = finder.start(keypoints, camera)
+        people = [start.person(i) for i in range(len(start))]
+        for i, prediction in enumerate(warm):
+            own, predicted = (
+                finder.reprojection_px(p, keypoints.uv[i], keypoints.confidence[i], camera) for p in (people[i], prediction)
+            )
+            if predicted < own:
+                people[i] = prediction
+        start = BodyParams.stack(people)
+        held = start.joint_rotvec.copy()
+        held[:, self._resting] = 0.0
+        anchor = Anchor(dataclasses.replace(start, joint_rotvec=held), rot_sigma_rad=self._spread)
+        result = self._fitter.solve(start, camera, Correspondences.empty(), keypoints=keypoints, anchors=[anchor])
+        support = np.zeros(len(people))
+        for i in range(len(people)):
+            if result.status[i] in (FitStatus.INVALID_START, FitStatus.NO_EVIDENCE):
+                continue
+            error = finder.reprojection_px(result.params.person(i), keypoints.uv[i], keypoints.confidence[i], camera)
+            support[i] = 1.0 / (1.0 + (error / (0.08 * _extent_px(keypoints, i))) ** 2)
+        return result.params, _rotation_sigma(result.information), support
+
+
+class KeypointEstimator:
+    """A keypoint detector and the lifting behind it: crop to body."""
+
+    def __init__(self, source: KeypointSource, lifting: LiftingRegressor) -> None:
+        self.name = f"{source.name}+{lifting.name}"
+        self._source, self._lifting = source, lifting
+
+    def estimate(self, crop: Crop, camera: Camera, warm: Sequence[BodyParams] | None = None) -> Estimate:
+        """One estimate per window; ``warm`` are predictions for the first ``len(warm)`` windows."""
+        keypoints = self._source.keypoints(crop, camera)
+        return self._lifting.lift(keypoints, camera, warm or (), "mediapipe")
+
+
+def make_mediapipe_estimator(
+    body: BodyModel, task_file: str | Path | None = None, max_persons: int = 1, device: str = "cpu"
+) -> KeypointEstimator:
+    """MediaPipe keypoints lifted to ``body``.  Raises BackendUnavailable without the extra, AssetError on a bad .task file."""
+    source = make_keypoint_source(task_file)
+    fitter = Fitter(body, device, max_persons=max(1, min(max_persons, MAX_LIFTED)), max_points=64, options=LIFTING_OPTIONS)
+    return KeypointEstimator(source, LiftingRegressor(body, fitter))
+
+
+def _rows(keypoints: Keypoints, rows: slice) -> Keypoints:
+    direction = None if keypoints.direction_xyz is None else keypoints.direction_xyz[rows]
+    return Keypoints(keypoints.set_name, keypoints.uv[rows], keypoints.confidence[rows], direction)
+
+
+def _extent_px(keypoints: Keypoints, i: int) -> float:
+    good = (keypoints.confidence[i] > 0.1) & np.isfinite(keypoints.uv[i]).all(1)
+    return float(np.hypot(*np.ptp(keypoints.uv[i][good], axis=0))) + 1e-6 if good.any() else 1e-6
+
+
+def _rotation_sigma(information: np.ndarray) -> np.ndarray:
+    """(P,85,85) -> (P,24) rad, marginal standard deviation of each joint's rotation, per axis."""
+    p = len(information)
+    diagonal = np.einsum("pii->pi", information)
+    # Unobserved directions make the matrix singular; a prior of 1 rad, m or unit bounds them.
+    ridge = np.eye(information.shape[1]) * np.maximum(1e-9 * diagonal.max(1, initial=0.0), 1.0)[:, None, None]
+    variance = np.einsum("pii->pi", np.linalg.inv(information + ridge))[:, 3:75].reshape(p, NUM_JOINTS, 3).mean(2)
+    return np.sqrt(np.maximum(variance, 0.0) + FLOOR_SIGMA_RAD**2).astype(np.float32)

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import cv2
+import numpy as np
+import pytest
+from skimage import data
+
+from densefit_ros.body.assets import load_body
+from densefit_ros.body.joints import landmark_positions
+from densefit_ros.body.model import pose
+from densefit_ros.errors import AssetError
+from densefit_ros.eval import metrics
+from densefit_ros.geometry import crop as crops
+from densefit_ros.geometry import so3
+from densefit_ros.geometry.camera import camera_from_fov, project
+from densefit_ros.regress import mediapipe_graph
+from densefit_ros.regress.lifting import LiftingRegressor, make_mediapipe_estimator
+from densefit_ros.regress.lifting_start import StartFinder, landmark_body
+from densefit_ros.regress.mediapipe_keypoints import MediapipeKeypoints, MediapipeTaskKeypoints, ray_rotation
+from densefit_ros.synth.poses import sample
+from densefit_ros.types import BodyParams, Keypoints
+
+needs_mediapipe = pytest.mark.skipif(not mediapipe_graph.available(), reason="the mediapipe extra is not installed")
+CAMERA = camera_from_fov(640, 480, 60.0)
+
+
+@functools.lru_cache(maxsize=1)
+def _body():
+    return load_body()
+
+
+@functools.lru_cache(maxsize=1)
+def _lifting():
+    return LiftingRegressor(_body())
+
+
+def _people(count: int, seed: int = 0, spread: float = np.pi) -> BodyParams:
+    rng = np.random.default_rng(seed)
+    drawn = sample(rng, count)
+    upright = so3.exp(np.tile([np.pi, 0, 0], (count, 1)))
+    yaw = so3.exp(np.stack([np.zeros(count), rng.uniform(-spread, spread, count), np.zeros(count)], -1))
+    depth = rng.uniform(2.5, 5, count)
+    t = np.stack([rng.uniform(-0.12, 0.12, count) * depth, rng.uniform(-0.05, 0.05, count) * depth, depth], -1)
+    root = so3.log(upright @ yaw @ drawn.R_world_root)
+    betas = 0.7 * rng.normal(size=(count, 10))
+    return BodyParams(*(a.astype(np.float32) for a in (betas, root, drawn.joint_rotvec, t)))
+
+
+def _observe(params, set_name="mediapipe33", noise_px=0.0, noise_m=0.0, hints=True, seed=1):
+    rng = np.random.default_rng(seed)
+    posed = pose(_body(), params)
+    points = landmark_positions(_body().landmarks[set_name], posed)
+    uv = project(CAMERA, points) + noise_px * rng.normal(size=(*points.shape[:2], 2))
+    direction = points - points[:, :1] + noise_m * rng.normal(size=points.shape)
+    confidence = np.ones(uv.shape[:2], np.float32)
+    return posed, Keypoints(set_name, uv.astype(np.float32), confidence, direction.astype(np.float32) if hints else None)
+
+
+@pytest.mark.parametrize("set_name, limit_mm, limit_pa_mm", [("mediapipe33", 24, 13), ("smpl24", 24, 11)])
+def test_exact_points_give_the_pose_back(set_name, limit_mm, limit_pa_mm):
+    params = _people(24)
+    posed, keypoints = _observe(params, set_name)
+    estimate = _lifting().lift(keypoints, CAMERA)
+    found = pose(_body(), estimate.params)
+    assert metrics.mpjpe_mm(found.joints, posed.joints).mean() < limit_mm
+    assert metrics.pa_mpjpe_mm(found.joints, posed.joints).mean() < limit_pa_mm
+    assert (estimate.confidence > 0.95).all()
+
+
+def test_noise_is_averaged_and_known():
+    params = _people(24, seed=3)
+    posed, keypoints = _observe(params, noise_px=3, noise_m=0.04)
+    estimate = _lifting().lift(keypoints, CAMERA)
+    found = pose(_body(), estimate.params)
+    assert metrics.pa_mpjpe_mm(found.joints, posed.joints).mean() < 45
+    # The stated rotation sigmas explain the errors: neither boasting nor useless.
+    true = so3.exp(np.concatenate([params.root_rotvec[:, None], params.joint_rotvec], 1))
+    got = so3.exp(np.concatenate([estimate.params.root_rotvec[:, None], estimate.params.joint_rotvec], 1))
+    share = (so3.angle_between(true, got) / np.sqrt(3) / estimate.rot_sigma_rad) ** 2
+    assert 0.25 < share.mean() < 1.5
+
+
+@pytest.mark.parametrize("set_name", ["openpose25", "coco17", "mediapipe33"])
+def test_two_dimensions_alone_still_explain_the_picture(set_name):
+    params = _people(16, seed=5, spread=0.8)
+    _, keypoints = _observe(params, set_name, hints=False)
+    estimate = _lifting().lift(keypoints, CAMERA)
+    placed = project(CAMERA, landmark_positions(_body().landmarks[set_name], pose(_body(), estimate.params)))
+    error = np.linalg.norm(placed - keypoints.uv, axis=-1).mean(1)
+    height = np.ptp(keypoints.uv[..., 1], axis=1)
+    assert np.median(error / height) < 0.03
+    assert (np.abs(estimate.params.betas) < 4).all()
+
+
+def test_a_person_from_behind_is_not_turned_round():
+    front, back = BodyParams.rest(1), BodyParams.rest(1)
+    front = dataclasses.replace(front, root_rotvec=np.array([[np.pi, 0, 0]], np.float32))
+    back = dataclasses.replace(back, root_rotvec=np.array([[0, 0, np.pi]], np.float32))  # y down, facing away
+    for person in (front, back):
+        person = dataclasses.replace(person, t_camera_root=np.array([[0.2, 0.1, 3.0]], np.float32))
+        for hints in (True, False):
+            _, keypoints = _observe(person, "openpose25", hints=hints)
+            got = _lifting().lift(keypoints, CAMERA).params
+            assert so3.angle_between(so3.exp(got.root_rotvec[0]), so3.exp(person.root_rotvec[0])) < 0.3
+
+
+def test_missing_points_are_guessed_by_the_prior():
+    params = _people(8, seed=7)
+    posed, keypoints = _observe(params)
+    names = _body().landmarks["mediapipe33"].names
+    confidence = keypoints.confidence.copy()
+    confidence[:, [i for i, n in enumerate(names) if n.startswith("left_") and n != "left_hip"]] = 0.0
+    uv = keypoints.uv.copy()
+    uv[confidence == 0] = np.nan
+    estimate = _lifting().lift(dataclasses.replace(keypoints, uv=uv, confidence=confidence), CAMERA)
+    found = pose(_body(), estimate.params)
+    right = [2, 5, 8, 17, 19, 21]
+    error = found.joints[:, right] - found.joints[:, :1] - posed.joints[:, right] + posed.joints[:, :1]
+    assert 1000 * np.linalg.norm(error, axis=-1).mean() < 70
+    assert np.isfinite(found.vertices).all()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_too_few_points_give_no_confidence(count):
+    _, keypoints = _observe(_people(1))
+    confidence = np.zeros_like(keypoints.confidence)
+    confidence[:, 11 : 11 + count] = 1.0
+    estimate = _lifting().lift(dataclasses.replace(keypoints, confidence=confidence), CAMERA)
+    assert estimate.confidence[0] == 0
+    assert all(np.isfinite(getattr(estimate.params, f)).all() for f in ("betas", "root_rotvec", "joint_rotvec", "t_camera_root"))
+
+
+def test_nobody_and_many():
+    nobody = Keypoints("coco17", np.zeros((0, 17, 2), np.float32), np.zeros((0, 17), np.float32))
+    assert len(_lifting().lift(nobody, CAMERA).params) == 0
+    params = _people(11, seed=9)  # more than the fitter holds at once
+    _, keypoints = _observe(params)
+    estimate = _lifting().lift(keypoints, CAMERA)
+    last = Keypoints("mediapipe33", *(a[10:] for a in (keypoints.uv, keypoints.confidence, keypoints.direction_xyz)))
+    alone = _lifting().lift(last, CAMERA)
+    assert len(estimate.params) == 11
+    assert estimate.params.joint_rotvec[10] == pytest.approx(alone.params.joint_rotvec[0], abs=1e-3)
+
+
+def test_a_good_prediction_is_the_start_and_a_bad_one_is_not():
+    params = _people(2, seed=11)
+    posed, keypoints = _observe(params, hints=False)
+    cold = pose(_body(), _lifting().lift(keypoints, CAMERA).params)
+    warm = pose(_body(), _lifting().lift(keypoints, CAMERA, [params.person(0), params.person(1)]).params)
+    assert metrics.mpjpe_mm(warm.joints, posed.joints).mean() < 40 < metrics.mpjpe_mm(cold.joints, posed.joints).mean()
+    swapped = pose(_body(), _lifting().lift(keypoints, CAMERA, [BodyParams.rest(1)]).params)
+    assert swapped.joints == pytest.approx(cold.joints, abs=1e-3)
+
+
+def test_start_places_a_known_pose_exactly():
+    params = _people(1, seed=13)
+    params = dataclasses.replace(params, betas=np.zeros((1, 10), np.float32))
+    _, keypoints = _observe(params)
+    finder = StartFinder(_body(), "mediapipe33")
+    t = finder.place(params, keypoints.uv[0], keypoints.confidence[0], CAMERA)
+    assert t == pytest.approx(params.t_camera_root[0], abs=2e-3)
+    assert finder.reprojection_px(params, keypoints.uv[0], keypoints.confidence[0], CAMERA) < 1e-2
+
+
+def test_the_small_body_is_the_body():
+    params = _people(2, seed=15)
+    small, points = landmark_body(_body(), _body().landmarks["openpose25"])
+    got = landmark_positions(points, pose(small, params))
+    assert got == pytest.approx(landmark_positions(_body().landmarks["openpose25"], pose(_body(), params)), abs=1e-6)
+    assert small.num_vertices < 600
+
+
+def test_ray_rotation_by_hand():
+    # A pixel whose ray is (1, 0, 1): 45 degrees about y.
+    uv = np.array([CAMERA.cx + CAMERA.fx, CAMERA.cy])
+    h = np.sqrt(0.5)
+    assert ray_rotation(CAMERA, uv) == pytest.approx(np.array([[h, 0, h], [0, 1, 0], [-h, 0, h]]))
+    other = ray_rotation(CAMERA, np.array([37.0, 401.0]))
+    assert other @ other.T == pytest.approx(np.eye(3)) and np.linalg.det(other) == pytest.approx(1)
+
+
+@needs_mediapipe
+def test_mediapipe_keypoints_lie_on_the_picture():
+    rgb = data.astronaut()
+    camera = camera_from_fov(512, 512, 60.0)
+    crop = crops.extract(rgb, np.array([[-60, 0, 560, 560], [380, 0, 120, 120]], np.float32), 192)
+    keypoints = MediapipeKeypoints().keypoints(crop, camera)
+    names = _body().landmarks["mediapipe33"].names
+    at = dict(zip(names, keypoints.uv[0]))
+    assert at["nose"] == pytest.approx([222, 120], abs=12)
+    assert at["left_shoulder"][0] > at["right_shoulder"][0]  # she faces the camera
+    assert keypoints.confidence[0, 0] > 0.9 and (keypoints.confidence[1] == 0).all()
+    x = dict(zip(names, keypoints.direction_xyz[0]))
+    assert x["left_shoulder"][0] > x["right_shoulder"][0] and x["nose"][1] < x["left_shoulder"][1]
+    assert x["nose"][2] < x["left_ear"][2]  # the nose is nearer than the ears
+
+
+@needs_mediapipe
+def test_crop_to_body_on_a_photograph():
+    rgb = data.astronaut()
+    camera = camera_from_fov(512, 512, 60.0)
+    estimator = make_mediapipe_estimator(_body(), max_persons=2)
+    square = np.array([[-60, 0, 560, 560]], np.float32)
+    estimate = estimator.estimate(crops.extract(rgb, square, 192), camera)
+    head = project(camera, pose(_body(), estimate.params).joints[0, 15])
+    assert head == pytest.approx([220, 130], abs=30)
+    assert estimate.source == "mediapipe" and estimate.confidence[0] > 0.3 and len(estimate.keypoints.uv) == 1
+    nothing = estimator.estimate(crops.extract(cv2.blur(rgb, (1, 1)) * 0 + 90, square, 192), camera)
+    assert nothing.confidence[0] == 0
+
+
+@needs_mediapipe
+def test_a_task_file_that_is_none(tmp_path):
+    with pytest.raises(AssetError, match="found none"):
+        MediapipeTaskKeypoints(tmp_path / "missing.task")
+    damaged = tmp_path / "damaged.task"
+    damaged.write_bytes(b"not a model")
+    with pytest.raises(AssetError, match="damaged.task"):
+        MediapipeTaskKeypoints(damaged)
