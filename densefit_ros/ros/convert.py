@@ -93,21 +93,16 @@ def image_rgb(msg: Any) -> np.ndarray:
 
 
 def compressed_rgb(msg: Any) -> np.ndarray:
-    """sensor_msgs/CompressedImage (JPEG, PNG, WebP, ... whatever OpenCV reads) to (H,W,3) uint8 RGB.  Raises ImageError.
+    """sensor_msgs/CompressedImage, JPEG or PNG, to (H,W,3) uint8 RGB.  Raises ImageError.
 
     An orientation tag in the file is ignored: camera_info describes the stored pixels.
     """
     data = np.frombuffer(msg.data, np.uint8)
-    if data.size == 0:
-        raise ImageError(f"compressed image (format '{str(msg.format)[:32]}') is empty")
-    _check_end(data, b"\xff\xd8", b"\xff\xd9", "JPEG")
-    _check_end(data, b"\x89PNG", b"IEND", "PNG")
+    _check_compressed(data.tobytes(), str(msg.format)[:32])
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     image = _guarded(lambda d: cv2.imdecode(d, flags), data, f"compressed image of {data.size} bytes")
-    if image is None or max(image.shape[:2]) > MAX_SIDE_PX:
-        raise ImageError(
-            f"cannot decode compressed image: {data.size} bytes, format '{str(msg.format)[:32]}'; truncated or not an image"
-        )
+    if image is None:
+        raise ImageError(f"cannot decode compressed image of {data.size} bytes: it is damaged")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
@@ -156,10 +151,31 @@ def _pixels(msg: Any, dtype: type[np.generic], channels: int, rows: tuple[int, i
     return image if image.flags.c_contiguous else np.ascontiguousarray(image)
 
 
-def _check_end(data: np.ndarray, head: bytes, tail: bytes, name: str) -> None:
-    """Decoders paint the missing part of a truncated file grey and call it a success."""
-    if data[: len(head)].tobytes() == head and data[-65536:].tobytes().rfind(tail) < 0:
-        raise ImageError(f"{name} image of {data.size} bytes is truncated: its end marker is missing")
+def _check_compressed(data: bytes, name: str) -> None:
+    """Kind, size and end of a compressed image before a decoder sees it.
+
+    Decoders paint the missing part of a truncated file grey and call it a success, and take any size at its word.
+    """
+    if data.startswith(b"\x89PNG"):
+        size, end = (int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")), b"IEND"
+    elif data.startswith(b"\xff\xd8"):
+        size, end = _jpeg_size(data), b"\xff\xd9"
+    else:
+        raise ImageError(f"compressed image of {len(data)} bytes, format '{name}', is neither JPEG nor PNG")
+    if data[-65536:].rfind(end) < 0:
+        raise ImageError(f"compressed image of {len(data)} bytes is truncated: its end marker is missing")
+    if not (0 < size[0] <= MAX_SIDE_PX and 0 < size[1] <= MAX_SIDE_PX):
+        raise ImageError(f"compressed image says it is {size[0]}x{size[1]} px: it is damaged")
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame, of any coding
+            return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return 0, 0
 
 
 def _guarded(convert: Callable[[np.ndarray], np.ndarray], image: np.ndarray, what: str) -> np.ndarray:

@@ -17,6 +17,8 @@ RNG = np.random.default_rng(1)
 SMOOTH = cv2.GaussianBlur(RNG.integers(0, 256, (48, 64, 3), np.uint8), (0, 0), 6)  # RGB, easy on chroma subsampling
 SMOOTH = cv2.normalize(SMOOTH, None, 0, 255, cv2.NORM_MINMAX)
 
+JPEG = cv2.imencode(".jpg", SMOOTH)[1].tobytes()
+
 
 def message(data: np.ndarray, encoding: str, width: int, height: int, step: int, bigendian: int = 0) -> Image:
     buffer = array.array("B")
@@ -146,8 +148,10 @@ def test_depth():
         (Image(encoding="rgb8", width=2**31, height=2**31, step=1, data=b"0"), "damaged"),
         (Image(encoding="uyvy", width=3, height=2, step=6, data=b"0" * 12), "even size"),
         (Image(encoding="nv12", width=4, height=3, step=4, data=b"0" * 20), "even size"),
-        (CompressedImage(), "empty"),
-        (CompressedImage(data=b"not an image"), "cannot decode"),
+        (CompressedImage(), "neither JPEG nor PNG"),
+        (CompressedImage(data=b"not an image"), "neither JPEG nor PNG"),
+        (CompressedImage(data=b"\x89PNG\r\n\x1a\n" + b"\xff" * 16 + b"IEND"), "4294967295x4294967295"),
+        (CompressedImage(data=b"\xff\xd8\xff\xd9"), "damaged"),
     ],
 )
 def test_bad_messages_say_what_is_wrong(msg, match):
@@ -177,7 +181,7 @@ def test_fuzz_raw(encoding, width, height, step, bigendian, data):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    head=st.sampled_from([b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF....WEBP", b"BM", b"GIF89a"]),
+    head=st.sampled_from([b"", JPEG[:2], JPEG[:300], b"\x89PNG\r\n\x1a\n", b"RIFF....WEBP", b"BM", b"GIF89a"]),
     data=st.binary(max_size=400),
     tail=st.sampled_from([b"", b"\xff\xd9", b"IEND"]),
 )

@@ -1,0 +1,124 @@
+"""One tracker for one camera.
+
+ros2 launch densefit_ros densefit.launch.py image_topic:=/camera/image_raw rviz:=true
+"""
+
+import lifecycle_msgs.msg
+from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler, SetEnvironmentVariable
+from launch.conditions import IfCondition
+from launch.event_handlers import OnProcessStart
+from launch.events import matches_action
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+from launch import LaunchDescription
+
+SHARE = FindPackageShare("densefit_ros")
+Transition = lifecycle_msgs.msg.Transition
+
+
+def generate_launch_description():
+    """Arguments first; the node depends on their values."""
+
+    def arg(name, default, description):
+        return DeclareLaunchArgument(name, default_value=default, description=description)
+
+    return LaunchDescription(
+        [
+            arg(
+                "image_topic",
+                "/camera/image_raw",
+                "image to track people in; with image_transport compressed, without /compressed",
+            ),
+            arg("camera_info_topic", "", "calibration; empty: camera_info beside the image topic"),
+            arg("depth_topic", "", "depth aligned to the image; empty: no depth"),
+            arg("image_transport", "raw", "raw or compressed"),
+            arg("params_file", PathJoinSubstitution([SHARE, "config", "default.yaml"]), "YAML file of parameters"),
+            arg("namespace", "", "namespace of the node: one per camera"),
+            arg("node_name", "densefit", "name of the node"),
+            arg("use_sim_time", "false", "take the time from /clock"),
+            arg("autostart", "true", "configure and activate at start"),
+            arg("rviz", "false", "show image, meshes and TF in rviz2"),
+            arg("fixed_frame", "", "rviz: the optical frame of the camera; empty: as in densefit.rviz"),
+            arg("image_profile", "true", "use the Fast DDS profile for large images in the processes started here"),
+            arg("log_level", "info", "debug, info, warn or error"),
+            OpaqueFunction(function=start),
+        ]
+    )
+
+
+def start(context):
+    """Node, its way through the lifecycle, and rviz."""
+
+    def value(name):
+        return LaunchConfiguration(name).perform(context)
+
+    image = value("image_topic")
+    info = value("camera_info_topic") or image.rsplit("/", 1)[0] + "/camera_info"
+    remappings = [("image", image), ("camera_info", info)]
+    overrides = {
+        "use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool),
+        "ros.image_transport": value("image_transport"),
+    }
+    if value("depth_topic"):
+        remappings.append(("depth", value("depth_topic")))
+        overrides["ros.depth"] = True
+    node = LifecycleNode(
+        package="densefit_ros",
+        executable="densefit_node",
+        name=value("node_name"),
+        namespace=value("namespace"),
+        parameters=[value("params_file"), overrides],
+        remappings=remappings,
+        arguments=["--ros-args", "--log-level", value("log_level")],
+        output="screen",
+    )
+    actions = [node]
+    if value("image_profile") == "true":
+        profile = PathJoinSubstitution([SHARE, "config", "fastdds_image.xml"])
+        # The second name is Jazzy's and Humble's.
+        names = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+        actions = [SetEnvironmentVariable(n, profile) for n in names] + actions
+    if value("autostart") == "true":
+        actions = lifecycle_events(node) + actions
+    markers = markers_topic(value("namespace"), value("node_name"))
+    frame = ["-f", value("fixed_frame")] if value("fixed_frame") else []
+    actions.append(
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            arguments=["-d", PathJoinSubstitution([SHARE, "rviz", "densefit.rviz"]), *frame],
+            remappings=[("/camera/image_raw", image), ("/densefit/markers", markers)],
+            condition=IfCondition(LaunchConfiguration("rviz")),
+        )
+    )
+    return actions
+
+
+def lifecycle_events(node):
+    """Configure once the process runs, activate once it is configured; the node itself ends in order on SIGINT."""
+
+    def change(transition):
+        return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
+
+    return [
+        RegisterEventHandler(OnProcessStart(target_action=node, on_start=[change(Transition.TRANSITION_CONFIGURE)])),
+        RegisterEventHandler(
+            # Only on the way up: a later deactivation by hand must not be undone.
+            OnStateTransition(
+                target_lifecycle_node=node,
+                start_state="configuring",
+                goal_state="inactive",
+                entities=[change(Transition.TRANSITION_ACTIVATE)],
+            )
+        ),
+    ]
+
+
+def markers_topic(namespace, name):
+    """Where the markers of the node appear."""
+    return "/" + "/".join(p for p in (namespace.strip("/"), name, "markers") if p)

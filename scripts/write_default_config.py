@@ -1,0 +1,43 @@
+"""Write config/default.yaml from the settings tree: every parameter with its description, range and default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from densefit_ros.config import Config, Setting
+from densefit_ros.ros.params import RosConfig, all_settings
+
+HEAD = """\
+# Every parameter of the densefit node with its default.  Written by scripts/write_default_config.py; do not edit here.
+# Use it as it is, or copy the lines that you change into a file of your own:
+#   ros2 launch densefit_ros densefit.launch.py params_file:=mine.yaml
+/**:
+  ros__parameters:
+"""
+
+
+def text() -> str:
+    """The file's content."""
+    out, group = [HEAD], ""
+    for setting in all_settings(Config(), RosConfig()):
+        *path, name = setting.name.split(".")
+        if path and path[0] != group:
+            group = path[0]
+            out.append(f"\n    {group}:\n")
+        indent = "      " if path else "    "
+        out.append(f"{indent}# {_comment(setting)}\n{indent}{name}: {yaml.safe_dump(setting.value).splitlines()[0]}\n")
+    return "".join(out)
+
+
+def _comment(setting: Setting) -> str:
+    if setting.choices:
+        return f"{setting.description}; one of: {', '.join(setting.choices)}"
+    if isinstance(setting.value, (int, float)) and not isinstance(setting.value, bool):
+        return f"{setting.description} [{setting.lo:g} .. {setting.hi:g}]"
+    return setting.description
+
+
+if __name__ == "__main__":
+    Path(__file__).parent.parent.joinpath("config", "default.yaml").write_text(text())
