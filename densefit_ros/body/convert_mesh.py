@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.sparse
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from ..errors import AssetError, BackendUnavailable
@@ -106,14 +104,6 @@ def decimate_symmetric(vertices: np.ndarray, faces: np.ndarray, target_faces: in
     return full, np.concatenate([triangles, mirror[triangles][:, ::-1]]), mirror
 
 
-def islands(uv_faces: np.ndarray, count: int) -> np.ndarray:
-    """(F,) UV island of each face."""
-    links = np.concatenate([uv_faces[:, [0, 1]], uv_faces[:, [1, 2]]])
-    graph = scipy.sparse.coo_matrix((np.ones(len(links)), links.T), shape=(count, count))
-    label = connected_components(graph, directed=False)[1]
-    return np.unique(label[uv_faces[:, 0]], return_inverse=True)[1].reshape(-1)
-
-
 class ClosestPoint:
     """Closest point of a triangle mesh, among faces that look the same way (so that a finger never takes the skin of the
     next one)."""
@@ -162,26 +152,67 @@ def transfer_uv(
 ) -> tuple[np.ndarray, np.ndarray]:
     """UVs of a decimated mesh.  ``old`` is (vertices, faces, uv, uv_faces) of the original.
 
-    Each new face takes the island under its centroid, and its corners are projected onto that island alone, so a face never
-    spans two islands.  Returns uv (T,2), uv_faces (F,3).
+    A new face is mapped through the patch of original faces around its centroid that hang together in the UV map, so it never
+    reaches across a cut, not even one between two parts of the same island.  Returns uv (T,2), uv_faces (F,3).
     """
     old_vertices, old_faces, uv, uv_faces = old
-    island = islands(uv_faces, len(uv))
-    whole = ClosestPoint(old_vertices, old_faces)
-    normals = face_normals(vertices, faces)
-    of_face = island[whole(vertices[faces].mean(1), normals)[0]]
-    out_uv, out_faces = [], np.zeros_like(faces)
-    smooth = vertex_normals(vertices, faces)
-    count = 0
-    for label in np.unique(of_face):
-        mine = np.flatnonzero(of_face == label)
-        part = np.flatnonzero(island == label)
-        used, compact = np.unique(faces[mine], return_inverse=True)
-        face, bary, _ = ClosestPoint(old_vertices, old_faces[part])(vertices[used], smooth[used])
-        out_uv.append(np.einsum("nk,nkc->nc", bary, uv[uv_faces[part[face]]]))
-        out_faces[mine] = count + compact.reshape(-1, 3)
-        count += len(used)
-    return np.concatenate(out_uv), out_faces
+    corners = old_vertices[old_faces]
+    neighbours = _uv_neighbours(uv_faces)
+    centroid = vertices[faces].mean(1)
+    seed = ClosestPoint(old_vertices, old_faces)(centroid, face_normals(vertices, faces))[0]
+    reach = 1.5 * np.linalg.norm(vertices[faces] - centroid[:, None], axis=-1).max(1) + 0.002
+    smooth, flat = vertex_normals(vertices, faces), face_normals(old_vertices, old_faces)
+    corner_uv = np.empty(faces.shape + (2,))
+    for f in range(len(faces)):
+        patch = _patch(seed[f], neighbours, corners, centroid[f], reach[f])
+        tri = corners[patch]
+        for k, v in enumerate(faces[f]):
+            bary = _closest_bary(np.broadcast_to(vertices[v], (len(patch), 3)), tri)
+            distance = np.linalg.norm(np.einsum("nk,nkc->nc", bary, tri) - vertices[v], axis=1)
+            best = np.argmin(distance + np.where(flat[patch] @ smooth[v] > -0.3, 0.0, 0.01))
+            corner_uv[f, k] = bary[best] @ uv[uv_faces[patch[best]]]
+    return _merge_corners(faces, corner_uv)
+
+
+def _uv_neighbours(uv_faces: np.ndarray) -> list[list[int]]:
+    """Faces that share an edge in the UV map."""
+    of_edge: dict[tuple[int, int], list[int]] = {}
+    for f, (a, b, c) in enumerate(uv_faces.tolist()):
+        for i, j in ((a, b), (b, c), (c, a)):
+            of_edge.setdefault((min(i, j), max(i, j)), []).append(f)
+    out: list[list[int]] = [[] for _ in uv_faces]
+    for sharing in of_edge.values():
+        for f in sharing:
+            out[f] += [g for g in sharing if g != f]
+    return out
+
+
+def _patch(seed: int, neighbours: list[list[int]], corners: np.ndarray, centre: np.ndarray, reach: float) -> np.ndarray:
+    found, front = {int(seed)}, [int(seed)]
+    while front:
+        nxt = {g for f in front for g in neighbours[f]} - found
+        near = [g for g in nxt if np.linalg.norm(corners[g] - centre, axis=1).min() < reach]
+        found.update(near)
+        front = near
+    return np.fromiter(found, int)
+
+
+def _merge_corners(faces: np.ndarray, corner_uv: np.ndarray, tolerance: float = 0.004) -> tuple[np.ndarray, np.ndarray]:
+    """One UV for the corners of a vertex that lie together; several where a cut passes."""
+    groups: list[list[np.ndarray]] = []
+    of_vertex: dict[int, list[int]] = {}
+    out = np.empty_like(faces)
+    for f, face in enumerate(faces.tolist()):
+        for k, v in enumerate(face):
+            here = corner_uv[f, k]
+            known = [g for g in of_vertex.setdefault(v, []) if np.abs(groups[g][0] - here).max() < tolerance]
+            if not known:
+                of_vertex[v].append(len(groups))
+                known = [len(groups)]
+                groups.append([])
+            groups[known[0]].append(here)
+            out[f, k] = known[0]
+    return np.array([np.mean(g, 0) for g in groups]), out
 
 
 def face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

