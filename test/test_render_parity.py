@@ -62,6 +62,7 @@ def check(answer: Surface, expected: Surface) -> None:
         assert parity.mask_flips_inside == 0
         for name, error in parity.inside_error.items():
             assert error < TOLERANCE[name], (p, name)
+        assert parity.inside_depth_max < 0.02
         assert parity.flip_share < 0.005 and abs(parity.flip_bias) < 0.003, p
         both = (answer.face_id[p] >= 0) & (expected.face_id[p] >= 0)
         assert np.mean(answer.face_id[p][both] != expected.face_id[p][both]) < 0.01

@@ -51,8 +51,7 @@ class WarpRenderer:
         vertices_m (P,V,3) m in the camera frame; ``camera`` of the full image, one or one per person;
         image_from_crop (P,2,3) -> Surface (P,size,size).  Raises ShapeError.
         """
-        vertices = self._vertices(vertices_m, appearances)
-        affine = _affines(image_from_crop, len(vertices))
+        vertices, affine = check_call(vertices_m, appearances, image_from_crop, self._num_vertices)
         cameras = crop_cameras(camera, affine, size)
         out = self._engine.shade(
             vertices, appearances, cameras, np.arange(len(vertices), dtype=np.int32), (len(vertices), size, size)
@@ -63,8 +62,8 @@ class WarpRenderer:
         self, vertices_m: np.ndarray, camera: Camera | Sequence[Camera], image_from_crop: np.ndarray, size: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Only (face_id (P,size,size) int32, depth_m (P,size,size)) of :meth:`render`, in about half the time."""
-        vertices = self._vertices(vertices_m, None)
-        cameras = crop_cameras(camera, _affines(image_from_crop, len(vertices)), size)
+        vertices, affine = check_call(vertices_m, None, image_from_crop, self._num_vertices)
+        cameras = crop_cameras(camera, affine, size)
         _, face, depth = self._engine.depth(
             vertices, cameras, np.arange(len(vertices), dtype=np.int32), (len(vertices), size, size)
         )
@@ -84,7 +83,7 @@ class WarpRenderer:
         ``cameras`` holds one camera per scene (pixels of the window itself); ``scene`` (P,) names the scene of each
         person, all 0 when left out.  Width and height default to the first camera's.  Raises ShapeError.
         """
-        vertices = self._vertices(vertices_m, appearances)
+        vertices = _check_vertices(vertices_m, appearances, self._num_vertices)
         cameras = [cameras] if isinstance(cameras, Camera) else list(cameras)
         scene = np.zeros(len(vertices), np.int32) if scene is None else np.asarray(scene, np.int32)
         if not cameras or scene.shape != (len(vertices),) or (scene.size and not 0 <= scene.min() <= scene.max() < len(cameras)):
@@ -92,14 +91,6 @@ class WarpRenderer:
         width, height = width or cameras[0].width, height or cameras[0].height
         out = self._engine.shade(vertices, appearances, [cameras[s] for s in scene], scene, (len(cameras), height, width))
         return SceneSurface(*out)
-
-    def _vertices(self, vertices_m: np.ndarray, appearances: Sequence[Appearance] | None) -> np.ndarray:
-        vertices = np.asarray(vertices_m, np.float32)
-        if vertices.ndim != 3 or vertices.shape[1:] != (self._num_vertices, 3):
-            raise ShapeError(f"expected vertices (P,{self._num_vertices},3), got {vertices.shape}: of another body?")
-        if appearances is not None and len(appearances) != len(vertices):
-            raise ShapeError(f"expected one appearance per person ({len(vertices)}), got {len(appearances)}")
-        return vertices
 
 
 def crop_cameras(camera: Camera | Sequence[Camera], image_from_crop: np.ndarray, size: int) -> list[Camera]:
@@ -110,8 +101,21 @@ def crop_cameras(camera: Camera | Sequence[Camera], image_from_crop: np.ndarray,
     return [crop_camera(c, a, size) for c, a in zip(cameras, image_from_crop)]
 
 
-def _affines(image_from_crop: np.ndarray, persons: int) -> np.ndarray:
+def check_call(
+    vertices_m: np.ndarray, appearances: Sequence[Appearance] | None, image_from_crop: np.ndarray, num_vertices: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (P,V,3) and image_from_crop (P,2,3) as float32.  Raises ShapeError when they do not fit together."""
+    vertices = _check_vertices(vertices_m, appearances, num_vertices)
     affine = np.asarray(image_from_crop, np.float32)
-    if affine.shape != (persons, 2, 3):
-        raise ShapeError(f"expected image_from_crop ({persons},2,3), got {affine.shape}")
-    return affine
+    if affine.shape != (len(vertices), 2, 3):
+        raise ShapeError(f"expected image_from_crop ({len(vertices)},2,3), got {affine.shape}")
+    return vertices, affine
+
+
+def _check_vertices(vertices_m: np.ndarray, appearances: Sequence[Appearance] | None, num_vertices: int) -> np.ndarray:
+    vertices = np.asarray(vertices_m, np.float32)
+    if vertices.ndim != 3 or vertices.shape[1:] != (num_vertices, 3):
+        raise ShapeError(f"expected vertices (P,{num_vertices},3), got {vertices.shape}: of another body?")
+    if appearances is not None and len(appearances) != len(vertices):
+        raise ShapeError(f"expected one appearance per person ({len(vertices)}), got {len(appearances)}")
+    return vertices

@@ -1,0 +1,164 @@
+"""NVIDIA nvdiffrast as renderer (CUDA only, optional).
+
+Its conventions are OpenGL's and are met here and nowhere else: positions in clip space, row 0 at y = -1, face ids from 1,
+v of a texture from its row 0.  Our image rows count downwards and so does our v, so clip space is given with y down:
+row 0 is then our top row and no image is flipped.
+
+nvdiffrast is under the NVIDIA Source Code License: for research and evaluation only, not for commercial use.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import BackendUnavailable, ShapeError
+from ..types import Camera, Surface
+from .protocol import Appearance
+from .warp_renderer import NEAR_M, check_call, crop_cameras
+
+if TYPE_CHECKING:
+    from ..body.model import BodyModel
+
+FAR_M = 200.0
+HINT = (
+    "install PyTorch with CUDA, then nvdiffrast from NVIDIA's source repository NVlabs/nvdiffrast with "
+    "pip --no-build-isolation (NVIDIA Source Code License: non-commercial use only), or choose renderer warp"
+)
+
+
+def load_backend() -> tuple[Any, Any]:
+    """(torch, nvdiffrast.torch).  Raises BackendUnavailable with the install hint."""
+    try:
+        import torch
+    except ImportError as error:
+        raise BackendUnavailable(f"renderer nvdiffrast needs PyTorch, which is missing ({error}): {HINT}") from error
+    try:
+        import nvdiffrast.torch as dr
+    except ImportError as error:
+        raise BackendUnavailable(f"renderer nvdiffrast is not installed ({error}): {HINT}") from error
+    if not torch.cuda.is_available():
+        raise BackendUnavailable(f"renderer nvdiffrast found no CUDA device: {HINT}")
+    return torch, dr
+
+
+class NvdiffrastRenderer:
+    """Same answers as WarpRenderer up to pixels on edges; all crops of a call in one batch.
+
+    Uploads, kernels and the one download are queued without waiting; only the answer's arrival on the host is awaited.
+    Unlike WarpRenderer it draws back faces, which on a closed body are never in front.
+    """
+
+    name = "nvdiffrast"
+
+    def __init__(self, body: BodyModel, device: str = "cuda") -> None:
+        from ..body.model import vertex_colors
+
+        self._torch, self._dr = load_backend()
+        self._device = self._torch.device(device)
+        self._context = self._dr.RasterizeCudaContext(device=self._device)
+        self._num_vertices = len(body.v_template)
+        self._faces = self._put(body.faces, np.int32)
+        self._colors = self._put(vertex_colors(body))[None]
+        has_uv = body.uv is not None and body.uv_faces is not None
+        self._uv = self._put(body.uv)[None] if has_uv else None
+        self._uv_faces = self._put(body.uv_faces, np.int32) if has_uv else None
+        self._uploaded: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+    def render(
+        self,
+        vertices_m: np.ndarray,
+        appearances: Sequence[Appearance],
+        camera: Camera | Sequence[Camera],
+        image_from_crop: np.ndarray,
+        size: int,
+    ) -> Surface:
+        """As :meth:`WarpRenderer.render`."""
+        torch = self._torch
+        vertices, affine = check_call(vertices_m, appearances, image_from_crop, self._num_vertices)
+        persons = len(vertices)
+        if persons == 0:
+            empty = np.zeros((0, size, size, 3), np.float32)
+            return Surface(empty[..., 0].astype(np.int32), empty, empty[..., 0], empty, empty, empty, affine)
+        cameras = crop_cameras(camera, affine, size)
+        points = self._put(vertices)
+        usable = (points[..., 2] > NEAR_M) & torch.isfinite(points).all(-1)
+        points = torch.where(usable[..., None], points, points.new_tensor([0.0, 0.0, 1.0]))
+        clip = self._clip(points, cameras, size)
+        rast, _ = self._dr.rasterize(self._context, clip, self._faces, (size, size), grad_db=False)
+        face_id = rast[..., 3].to(torch.int64) - 1  # ids are offset by one; 0 is background
+        # A triangle with an unusable corner is dropped whole: here, because the geometry of a batch is shared.
+        broken = ~usable[:, self._faces.long()].all(-1)
+        person = torch.arange(persons, device=self._device)[:, None, None]
+        face_id = torch.where(broken[person, face_id.clamp(min=0)], -1, face_id)
+        seen = (face_id >= 0)[..., None]
+        normals = self._normals(points, broken)
+        attributes = torch.cat([points[..., 2:], normals, self._colors.expand(persons, -1, -1)], -1).contiguous()
+        depth, normal, colors = self._dr.interpolate(attributes, rast, self._faces)[0].split([1, 3, 3], -1)
+        normal = torch.nn.functional.normalize(normal, dim=-1)
+        rgb = self._rgb(appearances, rast)
+        bary = torch.stack([rast[..., 0], rast[..., 1], 1 - rast[..., 0] - rast[..., 1]], -1)
+        packed = torch.cat([bary, depth, normal, rgb, colors], -1) * seen
+        packed = torch.cat([face_id[..., None].float(), packed], -1)  # ids are exact in float32 up to 2^24 faces
+        out = packed.cpu().numpy()
+        parts = [np.ascontiguousarray(a) for a in np.split(out, [1, 4, 5, 8, 11], -1)]
+        face = parts[0][..., 0].astype(np.int32)
+        return Surface(face, parts[1], parts[2][..., 0], parts[3], parts[4], parts[5], affine)
+
+    def _put(self, array: np.ndarray, dtype: type = np.float32) -> Any:
+        host = self._torch.from_numpy(np.array(array, dtype, order="C"))
+        return host.to(self._device, non_blocking=True)
+
+    def _clip(self, points: Any, cameras: Sequence[Camera], size: int) -> Any:
+        """(P,V,4) clip-space positions, y down."""
+        k = self._put(np.array([(c.fx, c.fy, c.cx, c.cy) for c in cameras], np.float32))[:, None] * (2.0 / size)
+        x, y, z = points.unbind(-1)
+        depth = ((FAR_M + NEAR_M) * z - 2 * FAR_M * NEAR_M) / (FAR_M - NEAR_M)
+        return self._torch.stack(
+            [k[..., 0] * x + (k[..., 2] - 1) * z, k[..., 1] * y + (k[..., 3] - 1) * z, depth, z], -1
+        ).contiguous()
+
+    def _normals(self, points: Any, broken: Any) -> Any:
+        """(P,V,3) unit normals, weighted by area."""
+        corners = points[:, self._faces.long()]  # (P,F,3,3)
+        cross = self._torch.linalg.cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0])
+        cross = cross * ~broken[..., None]
+        out = self._torch.zeros_like(points)
+        for k in range(3):
+            out.index_add_(1, self._faces[:, k].long(), cross)
+        return self._torch.nn.functional.normalize(out, dim=-1)
+
+    def _rgb(self, appearances: Sequence[Appearance], rast: Any) -> Any:
+        """(P,h,w,3) colours; persons with textures of one size are sampled together."""
+        groups: dict[int, list[int]] = {}
+        for i, a in enumerate(appearances):
+            groups.setdefault(0 if a.texture is None else len(a.texture), []).append(i)
+        out = self._torch.empty(rast.shape[:3] + (3,), device=self._device)
+        for texture_size, members in groups.items():
+            source = self._torch.stack([self._upload(appearances[i]) for i in members])
+            own = rast[members].contiguous()
+            if texture_size == 0:
+                out[members] = self._dr.interpolate(source, own, self._faces)[0]
+            else:
+                uv = self._dr.interpolate(self._uv, own, self._uv_faces)[0]
+                out[members] = self._dr.texture(source, uv, filter_mode="linear", boundary_mode="clamp")
+        return out
+
+    def _upload(self, appearance: Appearance) -> Any:
+        found = self._uploaded.get(appearance)
+        if found is None:
+            if appearance.texture is not None:
+                if self._uv is None:
+                    raise ShapeError("expected vertex colours, got a texture: this body has no uv coordinates")
+                found = self._put(appearance.texture)
+            elif appearance.vertex_rgb is not None:
+                if appearance.vertex_rgb.shape != (self._num_vertices, 3):
+                    raise ShapeError(f"expected vertex colours ({self._num_vertices},3), got {appearance.vertex_rgb.shape}")
+                found = self._put(appearance.vertex_rgb)
+            else:
+                found = self._torch.full((self._num_vertices, 3), 0.5, device=self._device)
+            self._uploaded[appearance] = found
+        return found
