@@ -104,7 +104,8 @@ class RegressorNet(nn.Module):
             # The pelvis was placed already: the camera head corrects it.
             cam = self.start_camera + self.camera(feature) + torch.cat([uv[:, 0], torch.zeros_like(uv[:, 0, :1])], 1)
             confidence = torch.sigmoid(self.person(feature)[:, 0])
-        return rot6d, self.shape(feature), cam, rot_log_var, confidence, feature, uv, uv_log_var, z
+            betas = self.shape(feature)
+        return rot6d, betas, cam, rot_log_var, confidence, feature, uv, uv_log_var, z
 
 
 def camera_features(intrinsics: Tensor) -> Tensor:

@@ -74,9 +74,9 @@ def regressor_loss(
 ) -> tuple[Tensor, Parts]:
     """All terms of the regressor.  ``batch`` as :class:`densefit_ros.train.sources.RegressorSource` makes it.
 
-    Samples whose ``confidence`` target is 0 show no centred person: they teach the confidence alone.
+    Samples that are no ``person`` show nobody in their middle: they teach the confidence alone.
     """
-    person = batch["confidence"]
+    person = batch["person"].float()
     count = person.sum().clamp(min=1.0)
 
     def mean(x: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ class RegressorTask:
                 angle = angle_between(rot, t["rotmat"])
                 z2 = (angle**2 / 3 * torch.exp(-out["rot_log_var"])).cpu().numpy()
                 placed = (out["joints_uv"] - t["joints_uv"]).norm(dim=-1).cpu().numpy()
-            person = batch["confidence"] > 0.5
+            person = batch["person"]
             inside = (np.abs(batch["joints_uv"]) < 0.5).all(-1)
             a, b = joints.cpu().numpy()[person], truth.cpu().numpy()[person]
             scale = (out["cam"][:, 2] - t["cam"][:, 2]).abs().cpu().numpy()

@@ -1,0 +1,172 @@
+"""Labelled batches of synthetic people for both networks.
+
+Training draws looks from the training subjects and backgrounds from the training photographs; validation (``held_out``)
+draws from subjects and photographs that training never sees.  Batch ``i`` depends on (seed, i) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from ..body.assets import load_body
+from ..body.joints import SMPL_FLIP
+from ..body.model import rest_joints
+from ..displace.contract import SIZE_PX
+from ..displace.displacer import pack_rendering
+from ..geometry import so3
+from ..regress.decode import ray_rotation
+from ..render.factory import make_renderer
+from ..synth.backgrounds import load_backgrounds
+from ..synth.crops import CropBatch, make_crops
+from ..synth.displacement import make_pairs
+from ..synth.engine import HELDOUT_SUBJECT, SynthEngine
+from ..synth.perturb import disturb
+from .data import Batch
+
+_MIRROR = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
+
+
+class _People:
+    """What both sources share: the engine of one split, and crops by index."""
+
+    def __init__(
+        self,
+        seed: int,
+        count: int,
+        held_out: bool = False,
+        subjects: int = 800,
+        backgrounds: Sequence[str] | None = None,
+        device: str = "cpu",
+    ) -> None:
+        cv2.setNumThreads(1)
+        self.seed, self.count = seed, count
+        self.body = load_body()
+        photographs = load_backgrounds("heldout" if held_out else "train", backgrounds)
+        self.engine = SynthEngine(
+            self.body,
+            make_renderer(self.body, "warp", device),
+            photographs,
+            first_subject=HELDOUT_SUBJECT if held_out else 0,
+            subjects=subjects,
+            cache=subjects,
+        )
+
+    def crops(self, index: int) -> CropBatch:
+        return make_crops(np.random.default_rng([self.seed, 11, index]), self.engine, self.count, SIZE_PX)
+
+
+class RegressorSource(_People):
+    """Crops with the body's parameters.
+
+    image (P,S,S,3) uint8; intrinsics (P,4) over the side; ray_rotmat (P,3,3); rotmat (P,24,3,3) with the root in the
+    ray's frame; betas (P,10); cam (P,3) as the network's; joints_uv (P,24,2) over the side minus 0.5; joints_z (P,24) m
+    relative to the pelvis along the ray; confidence (P,), 0 where nobody is in the middle.
+    """
+
+    def batch(self, index: int) -> Batch:
+        """See :class:`densefit_ros.train.data.Source`."""
+        crops = self.crops(index)
+        return regressor_batch(crops)
+
+    def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """Mirror half of the people, and change light and colour."""
+        out = mirror(batch, rng.random(len(batch["image"])) < 0.5)
+        out["image"] = recolour(out["image"], rng)
+        return out
+
+
+def regressor_batch(crops: CropBatch) -> Batch:
+    """The regressor's targets of labelled crops."""
+    size = crops.size
+    intrinsics = (crops.intrinsics / size).astype(np.float32)
+    ray = ray_rotation(intrinsics.astype(np.float64)).astype(np.float32)
+    rotmat = so3.exp(np.concatenate([crops.params.root_rotvec[:, None], crops.params.joint_rotvec], 1)).astype(np.float32)
+    rotmat[:, 0] = np.swapaxes(ray, 1, 2) @ rotmat[:, 0]
+    pelvis = crops.joints_m[:, 0]
+    z = np.maximum(pelvis[:, 2], 0.1)
+    cam = np.concatenate([crops.joints_px[:, 0] / size - 0.5, np.log(intrinsics[:, :1] / z[:, None])], 1)
+    relative = np.einsum("pij,pkj->pki", np.swapaxes(ray, 1, 2), crops.joints_m - pelvis[:, None])
+    person = crops.labelled & (pelvis[:, 2] > 0.2) & (np.abs(cam[:, :2]).max(1) < 1.5)
+    confidence = np.where(person, 1.0, np.where(crops.confidence < 0.05, 0.0, 0.5 * crops.confidence))
+    return {
+        "image": crops.rgb,
+        "intrinsics": intrinsics,
+        "ray_rotmat": ray,
+        "rotmat": rotmat,
+        "betas": crops.params.betas.astype(np.float32),
+        "cam": cam.astype(np.float32),
+        "joints_uv": np.clip(crops.joints_px / size - 0.5, -3, 3).astype(np.float32),
+        "joints_z": relative[..., 2].astype(np.float32),
+        "confidence": confidence.astype(np.float32),
+        "person": person,
+    }
+
+
+def mirror(batch: Batch, which: np.ndarray) -> Batch:
+    """Mirror the chosen samples left to right; the body model's shapes are symmetric, so betas stay.
+
+    A rotation R becomes M R' M with M = diag(-1, 1, 1), R' that of the joint on the other side.
+    """
+    out = {k: v.copy() for k, v in batch.items()}
+    flip = np.asarray(SMPL_FLIP)
+    out["image"][which] = batch["image"][which][:, :, ::-1]
+    out["intrinsics"][which, 2] = 1 - batch["intrinsics"][which, 2]
+    out["ray_rotmat"][which] = _MIRROR @ batch["ray_rotmat"][which] @ _MIRROR
+    out["rotmat"][which] = _MIRROR @ batch["rotmat"][which][:, flip] @ _MIRROR
+    out["cam"][which, 0] *= -1
+    out["joints_uv"][which] = batch["joints_uv"][which][:, flip] * np.float32([-1, 1])
+    out["joints_z"][which] = batch["joints_z"][which][:, flip]
+    return out
+
+
+class DisplacementSource(_People):
+    """Pictures, renderings of disturbed estimates, and the true flow.
+
+    Each batch of crops serves ``starts`` batches in a row, with other disturbances and textures every time: a rendering
+    costs half of what a picture does.  image (P,S,S,3) uint8; rendering (P,S,S,10) float16; flow (P,2,h,w) float16 crop
+    px; valid, visible (P,h,w) bool.
+    """
+
+    def __init__(self, *args, starts: int = 2, degrees: float | None = None, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.starts, self.degrees = starts, degrees
+        self._kept: tuple[int, CropBatch] | None = None
+
+    def batch(self, index: int) -> Batch:
+        """See :class:`densefit_ros.train.data.Source`."""
+        which = index // self.starts
+        if self._kept is None or self._kept[0] != which:
+            self._kept = (which, self.crops(which))
+        crops = self._kept[1]
+        rng = np.random.default_rng([self.seed, 12, index])
+        pelvis = rest_joints(self.body, crops.params.betas)[:, 0]
+        start = disturb(rng, crops.params, pelvis, degrees=self.degrees)
+        pairs = make_pairs(rng, self.engine, crops, start)
+        return {
+            "image": crops.rgb,
+            "rendering": pack_rendering(pairs.surface).astype(np.float16),
+            "flow": np.clip(pairs.flow, -500, 500).astype(np.float16),
+            "valid": pairs.valid & (np.abs(pairs.flow).max(1) < 200),
+            "visible": pairs.visible,
+        }
+
+    def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """Change the picture's light and colour; the rendering keeps its own."""
+        return {**batch, "image": recolour(batch["image"], rng)}
+
+
+def recolour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Random gain per channel, offset and gamma for each (P,S,S,3) uint8 picture, through one table per channel."""
+    count = len(image)
+    level = np.arange(256, dtype=np.float32) / 255
+    gamma = np.exp(rng.normal(0, 0.18, (count, 1, 1)))
+    gain = np.exp(rng.normal(0, 0.12, (count, 1, 1))) * (1 + rng.normal(0, 0.05, (count, 3, 1)))
+    offset = rng.normal(0, 0.03, (count, 1, 1))
+    table = np.clip(255 * (gain * level**gamma + offset), 0, 255).astype(np.uint8)
+    out = np.empty_like(image)
+    for i in range(count):
+        cv2.LUT(image[i], np.ascontiguousarray(table[i].T)[None], dst=out[i])
+    return out
