@@ -47,19 +47,27 @@ class Backgrounds:
         if not images:
             raise AssetError("expected at least one background picture, got none")
         self.images = tuple(images)
+        # Half and quarter size: shrinking a large window anew for every crop would cost more than rendering it.
+        self._levels = [self.images]
+        for _ in range(2):
+            self._levels.append(tuple(cv2.resize(i, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for i in self._levels[-1]))
 
     def __len__(self) -> int:
         return len(self.images)
 
     def cut(self, rng: np.random.Generator, size: int) -> np.ndarray:
         """(size,size,3) uint8 window at a random place and scale, flipped and recoloured now and then."""
-        image = self.images[int(rng.integers(len(self.images)))]
+        which = int(rng.integers(len(self.images)))
+        share = float(np.exp(rng.uniform(np.log(0.22), 0.0)))
+        level = 0
+        while level < 2 and share * min(self._levels[level + 1][which].shape[:2]) >= size:
+            level += 1
+        image = self._levels[level][which]
         height, width = image.shape[:2]
-        side = int(min(height, width) * np.exp(rng.uniform(np.log(0.22), 0.0)))
-        side = max(side, 24)
+        side = max(int(min(height, width) * share), 12)
         x, y = int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1))
         window = image[y : y + side, x : x + side]
-        out = cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+        out = cv2.resize(window, (size, size), interpolation=cv2.INTER_LINEAR)
         if rng.random() < 0.5:
             out = out[:, ::-1]
         u = rng.random()
@@ -120,7 +128,9 @@ def load_backgrounds(split: str = "train", directories: Sequence[str | Path] | N
     images = []
     for path in paths[:limit]:
         image = _load(path)
-        if image is not None and (path.parent.name in ("data", "images") and "site-packages" in str(path) or is_photographic(image)):
+        if image is not None and (
+            path.parent.name in ("data", "images") and "site-packages" in str(path) or is_photographic(image)
+        ):
             images.append(image)
     return Backgrounds(images)
 
@@ -163,7 +173,7 @@ def directory_pictures(directory: Path) -> list[Path]:
 
 
 def split_of(path: Path) -> str:
-    """"train" or "heldout", by the last parts of the name only: the same on every machine."""
+    """ "train" or "heldout", by the last parts of the name only: the same on every machine."""
     key = "/".join(path.parts[-4:]).encode()
     return "heldout" if zlib.crc32(key) % 1000 < 1000 * _HELDOUT_SHARE else "train"
 

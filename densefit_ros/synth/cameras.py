@@ -63,7 +63,9 @@ def place(rng: np.random.Generator, camera: Camera, extent_m: np.ndarray) -> np.
     tall, wide = float(extent_m[1]), float(extent_m[0])
     share = float(np.exp(rng.normal(np.log(0.62), 0.38)))  # of the image that the body fills, beyond 1 it is cut off
     share = min(max(share, 0.16), 1.9)
-    z = max(camera.fy * tall / (share * camera.height), 0.6 * camera.fx * wide / (share * camera.width)) + 0.4 * float(extent_m[2])
+    z = max(camera.fy * tall / (share * camera.height), 0.6 * camera.fx * wide / (share * camera.width)) + 0.4 * float(
+        extent_m[2]
+    )
     z = float(np.clip(z, 0.9, 14.0))
     half_w, half_h = 0.5 * camera.fx * wide / z, 0.5 * camera.fy * tall / z
     # Usually whole in the picture if it fits, else anywhere such that a good part is left inside.

@@ -87,7 +87,7 @@ class Wardrobe:
         return offset, weights
 
 
-def skin(wardrobe: Wardrobe, params: BodyParams, clothes: "list[Clothes | None]") -> tuple[np.ndarray, np.ndarray]:
+def skin(wardrobe: Wardrobe, params: BodyParams, clothes: list[Clothes | None]) -> tuple[np.ndarray, np.ndarray]:
     """Dressed surfaces (P,V,3) and joints (P,24,3), camera frame, float32.  None instead of clothes is the naked body."""
     body = wardrobe.body
     rotmat, position, rest = joint_transforms(body, params)
@@ -117,7 +117,9 @@ def _thickness(rng: np.random.Generator, outfit: Outfit, cover: Coverage, points
     folds = wave_noise(rng, position * (1.0, 0.6, 1.0), 0.16) * 0.6 + wave_noise(rng, position, 0.07) * 0.4
     drape = 1 + outfit.wrinkle * folds
     # Cloth hangs from shoulders and waist: looser towards hems and under the bust, tight on the shoulders.
-    low = np.clip(1.15 - points.up_trunk, 0.25, 1.2) * (points.arm < 0.5) + np.clip(0.55 + 0.35 * points.along_arm, 0.3, 1.2) * (points.arm >= 0.5)
+    low = np.clip(1.15 - points.up_trunk, 0.25, 1.2) * (points.arm < 0.5) + np.clip(0.55 + 0.35 * points.along_arm, 0.3, 1.2) * (
+        points.arm >= 0.5
+    )
     leg = np.clip(0.45 + 0.4 * points.along_leg, 0.3, 1.2)
     t = np.maximum(cover.top * outfit.top_loose * low, cover.bottom * outfit.bottom_loose * leg)
     t = np.maximum(t, cover.jacket * (outfit.top_loose * 0.5 + outfit.jacket) * np.clip(low, 0.6, 1.2)) * drape

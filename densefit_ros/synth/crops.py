@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from ..geometry import so3
@@ -139,7 +140,13 @@ def _people(rng: np.random.Generator, engine: SynthEngine, count: int) -> _Peopl
 
 
 def _render(
-    rng: np.random.Generator, engine: SynthEngine, people: _People, shift: np.ndarray, present: np.ndarray, cameras: list[Camera], size: int
+    rng: np.random.Generator,
+    engine: SynthEngine,
+    people: _People,
+    shift: np.ndarray,
+    present: np.ndarray,
+    cameras: list[Camera],
+    size: int,
 ) -> tuple[SceneSurface, np.ndarray]:
     """All scenes, each with its person (if present) and now and then others, who are borrowed from the other scenes."""
     count = len(shift)
@@ -173,7 +180,7 @@ def _compose(
     """One picture in [0,1] float32, its lights, and the mask of occluders in front of the person, if any."""
     size = len(own)
     image = engine.backgrounds.scene(rng, size).astype(np.float32) * np.float32(1 / 255)
-    lights = sample_lights(rng, image.mean((0, 1)))
+    lights = sample_lights(rng, np.array(cv2.mean(image)[:3]))
     covered = surface.person_id[i] >= 0
     if covered.any():
         if rng.random() < 0.4:
@@ -182,7 +189,9 @@ def _compose(
         depth = surface.depth_m[i]
         z = depth[rows, columns]
         position = np.stack([(columns + 0.5 - camera.cx) / camera.fx * z, (rows + 0.5 - camera.cy) / camera.fy * z, z], -1)
-        colour = shade(lights, surface.rgb[i][rows, columns], surface.normals[i][rows, columns], position, float(rng.uniform(0, 6)))
+        colour = shade(
+            lights, surface.rgb[i][rows, columns], surface.normals[i][rows, columns], position, float(rng.uniform(0, 6))
+        )
         colour *= hollow(depth, covered, lights.occlusion)[rows, columns, None]
         image[rows, columns] = colour
         soften_edges(image, surface.person_id[i] + 1)

@@ -36,7 +36,7 @@ def make_pairs(
     engine: SynthEngine,
     batch: CropBatch,
     disturbed: BodyParams,
-    appearances: "tuple[Appearance, ...] | None" = None,
+    appearances: tuple[Appearance, ...] | None = None,
 ) -> DisplacementPairs:
     """Render the disturbed bodies into the crops and find where each rendered surface point really is.
 
@@ -57,18 +57,22 @@ def make_pairs(
     if relight:
         _bake_light(rng, rendering, scene.normals, batch)
     flow, valid, visible = true_flow(engine, batch, truth, scene.face_id, scene.bary)
-    surface = Surface(scene.face_id, scene.bary, scene.depth_m, scene.normals, rendering[..., :3], scene.vertex_colors, batch.image_from_crop)
+    surface = Surface(
+        scene.face_id, scene.bary, scene.depth_m, scene.normals, rendering[..., :3], scene.vertex_colors, batch.image_from_crop
+    )
     return DisplacementPairs(batch.rgb, rendering, flow, valid, visible, surface, disturbed)
 
 
-def pack_rendering(rgb: np.ndarray, depth_m: np.ndarray, normals: np.ndarray, vertex_colors: np.ndarray, face_id: np.ndarray) -> np.ndarray:
+def pack_rendering(
+    rgb: np.ndarray, depth_m: np.ndarray, normals: np.ndarray, vertex_colors: np.ndarray, face_id: np.ndarray
+) -> np.ndarray:
     """The network's second input (P,S,S,10) float32 from the planes of a rendering."""
     covered = face_id >= 0
-    count = np.maximum(covered.sum((1, 2)), 1)
-    mean = (depth_m * covered).sum((1, 2)) / count
     out = np.empty(rgb.shape[:3] + (10,), np.float32)
     out[..., :3] = rgb
-    out[..., 3] = (depth_m - mean[:, None, None]) * covered
+    for i, own in enumerate(covered):
+        mean = depth_m[i].sum(dtype=np.float64) / max(np.count_nonzero(own), 1)  # depth is 0 on background
+        out[i, :, :, 3] = np.where(own, depth_m[i] - np.float32(mean), 0)
     out[..., 4:7] = normals
     out[..., 7:10] = vertex_colors
     return out

@@ -8,8 +8,20 @@ import numpy as np
 from .surface import SurfacePoints, smooth_step, wave_noise
 
 # Skin: from light to dark, linear blends between these; sRGB in [0,1].
-_SKIN = np.array([[0.96, 0.82, 0.73], [0.90, 0.71, 0.58], [0.78, 0.57, 0.43], [0.60, 0.41, 0.29], [0.42, 0.27, 0.19], [0.26, 0.17, 0.13]])
-_HAIR = np.array([[0.06, 0.05, 0.05], [0.16, 0.10, 0.07], [0.32, 0.20, 0.12], [0.58, 0.42, 0.24], [0.80, 0.68, 0.45], [0.62, 0.60, 0.58], [0.45, 0.16, 0.08]])
+_SKIN = np.array(
+    [[0.96, 0.82, 0.73], [0.90, 0.71, 0.58], [0.78, 0.57, 0.43], [0.60, 0.41, 0.29], [0.42, 0.27, 0.19], [0.26, 0.17, 0.13]]
+)
+_HAIR = np.array(
+    [
+        [0.06, 0.05, 0.05],
+        [0.16, 0.10, 0.07],
+        [0.32, 0.20, 0.12],
+        [0.58, 0.42, 0.24],
+        [0.80, 0.68, 0.45],
+        [0.62, 0.60, 0.58],
+        [0.45, 0.16, 0.08],
+    ]
+)
 
 
 def skin_colour(rng: np.random.Generator) -> np.ndarray:
@@ -30,7 +42,9 @@ def cloth_colour(rng: np.random.Generator) -> np.ndarray:
     """(3,) sRGB: many greys, blacks, whites, blues and muted tones, some loud ones."""
     kind = rng.random()
     if kind < 0.30:
-        return np.clip(rng.choice([rng.uniform(0.03, 0.15), rng.uniform(0.25, 0.6), rng.uniform(0.75, 0.97)]) + rng.normal(0, 0.015, 3), 0, 1)
+        return np.clip(
+            rng.choice([rng.uniform(0.03, 0.15), rng.uniform(0.25, 0.6), rng.uniform(0.75, 0.97)]) + rng.normal(0, 0.015, 3), 0, 1
+        )
     hue, value = rng.random(), rng.uniform(0.15, 0.95)
     saturation = rng.uniform(0.55, 0.95) if kind > 0.75 else rng.uniform(0.1, 0.5)
     if 0.30 <= kind < 0.42:
@@ -53,8 +67,8 @@ def skin(rng: np.random.Generator, points: SurfacePoints, tone: np.ndarray) -> n
 
     up = rng.uniform(0.10, 0.16)
     for x, y, w, h, colour, amount in (
-        (0.33, up - 0.12, 0.10, 0.05, (0.16, 0.12, 0.11), 0.8),  # eyes
-        (0.33, up + 0.05, 0.15, 0.035, (0.15, 0.10, 0.08), 0.6),  # brows
+        (0.36, up - 0.12, 0.085, 0.035, (0.22, 0.17, 0.15), 0.6),  # eyes
+        (0.36, up + 0.04, 0.12, 0.028, tone * 0.45, 0.4),  # brows
         (0.0, -0.52, 0.20, 0.06, tone * (0.85, 0.55, 0.55), 0.7),  # lips
         (0.0, -0.30, 0.11, 0.06, tone * 0.75, 0.35),  # under the nose
     ):
@@ -75,7 +89,7 @@ def cloth(rng: np.random.Generator, points: SurfacePoints, photo: np.ndarray | N
     second = cloth_colour(rng)
     # Around trunk and limbs cloth is measured along its surface, so x folds over to the back where the normal turns.
     x = points.position[:, 0] + 0.5 * points.position[:, 2] * np.sign(points.position[:, 0])
-    y, z = points.position[:, 1], points.position[:, 2]
+    y = points.position[:, 1]
     if kind == "stripes":
         along = (y, x, 0.7 * x + 0.7 * y)[int(rng.choice(3, p=[0.6, 0.3, 0.1]))]
         period, width = rng.uniform(0.015, 0.12), rng.uniform(0.25, 0.7)
@@ -142,7 +156,9 @@ def logo(rng: np.random.Generator, points: SurfacePoints, colours: np.ndarray, p
 def hair(rng: np.random.Generator, points: SurfacePoints, colour: np.ndarray) -> np.ndarray:
     """(N,3): strands as fine streaks."""
     azimuth = np.arctan2(points.head_direction[:, 0], points.head_direction[:, 2])
-    streak = np.cos(azimuth * 40 + 2 * wave_noise(rng, points.position, 0.03)) * 0.12 + 0.12 * wave_noise(rng, points.position, 0.04)
+    streak = np.cos(azimuth * 40 + 2 * wave_noise(rng, points.position, 0.03)) * 0.12 + 0.12 * wave_noise(
+        rng, points.position, 0.04
+    )
     return np.clip(colour * (1 + streak[:, None]), 0, 1)
 
 

@@ -30,7 +30,7 @@ def sample_lights(rng: np.random.Generator, ambient: np.ndarray | None = None) -
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     key = rng.uniform(0.0, 0.9)
     colour = (key / np.sqrt(count)) * (1 + rng.normal(0, 0.07, (count, 3))) * rng.uniform(0.4, 1.3, (count, 1))
-    base = rng.uniform(0.25, 0.8)
+    base = rng.uniform(0.35, 0.95)
     tint = np.ones(3)
     if ambient is not None:
         tint = 1 + 0.45 * rng.random() * (ambient / max(float(ambient.mean()), 0.05) - 1)
@@ -46,7 +46,9 @@ def sample_lights(rng: np.random.Generator, ambient: np.ndarray | None = None) -
     )
 
 
-def shade(lights: Lights, albedo: np.ndarray, normals: np.ndarray, position_m: np.ndarray | None = None, phase: float = 0.0) -> np.ndarray:
+def shade(
+    lights: Lights, albedo: np.ndarray, normals: np.ndarray, position_m: np.ndarray | None = None, phase: float = 0.0
+) -> np.ndarray:
     """Colours (N,3) of surface points under the lights: albedo (N,3), unit normals (N,3) in the camera frame.
 
     ``position_m`` (N,3) places striped shadows; ``phase`` moves them.
@@ -55,7 +57,9 @@ def shade(lights: Lights, albedo: np.ndarray, normals: np.ndarray, position_m: n
     light = lights.ground + up * (lights.sky - lights.ground)
     lambert = np.maximum(normals @ lights.direction.T, 0)
     if lights.stripes > 0 and position_m is not None:
-        field = np.sin(position_m @ np.float32([7.0, 5.0, 3.0]) + phase) + np.sin(position_m @ np.float32([-4.0, 9.0, 2.0]) + 2 * phase)
+        field = np.sin(position_m @ np.float32([7.0, 5.0, 3.0]) + phase) + np.sin(
+            position_m @ np.float32([-4.0, 9.0, 2.0]) + 2 * phase
+        )
         lambert = lambert * (1 - lights.stripes * np.clip(2 * field, 0, 1))[:, None]
     out = albedo * (light + lambert @ lights.colour)
     if lights.gloss > 0:
@@ -67,11 +71,12 @@ def shade(lights: Lights, albedo: np.ndarray, normals: np.ndarray, position_m: n
 
 def hollow(depth_m: np.ndarray, covered: np.ndarray, strength: float) -> np.ndarray:
     """(h,w) factor that darkens what lies behind its surroundings: under arms, between legs, behind hems."""
-    weight = covered.astype(np.float32)
-    radius = (0, 0)
-    sigma = depth_m.shape[0] / 40
-    total = cv2.GaussianBlur(depth_m * weight, radius, sigma)
-    near = total / np.maximum(cv2.GaussianBlur(weight, radius, sigma), 1e-3)
+    side = len(depth_m)
+    small = (max(side // 4, 8),) * 2  # hollows are soft: a quarter of the resolution shows them as well
+    weight = cv2.resize(covered.astype(np.float32), small, interpolation=cv2.INTER_AREA)
+    total = cv2.GaussianBlur(cv2.resize(depth_m, small, interpolation=cv2.INTER_AREA), (0, 0), small[0] / 40)
+    near = total / np.maximum(cv2.GaussianBlur(weight, (0, 0), small[0] / 40), 1e-3)
+    near = cv2.resize(near, (side, side), interpolation=cv2.INTER_LINEAR)
     return np.clip(1 - strength * 4.0 * np.maximum(depth_m - near, 0), 0.35, 1).astype(np.float32)
 
 
@@ -81,7 +86,9 @@ class Sensor:
     def __init__(self, seed: int = 0, side: int = 420) -> None:
         rng = np.random.default_rng(seed)
         fine = rng.normal(size=(4, side, side, 3)).astype(np.float32)
-        coarse = np.stack([cv2.GaussianBlur(rng.normal(size=(side, side, 3)).astype(np.float32), (0, 0), 1.1) * 3.4 for _ in range(4)])
+        coarse = np.stack(
+            [cv2.GaussianBlur(rng.normal(size=(side, side, 3)).astype(np.float32), (0, 0), 1.1) * 3.4 for _ in range(4)]
+        )
         self._bank = np.concatenate([fine, coarse])
 
     def expose(self, rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
@@ -94,8 +101,12 @@ class Sensor:
             image = cv2.filter2D(image, -1, _streak(rng))
         elif u < 0.55:  # a small far-away person, blown up
             small = int(size * rng.uniform(0.28, 0.8))
-            image = cv2.resize(cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (size, size), interpolation=cv2.INTER_LINEAR)
-        gain = rng.uniform(0.65, 1.4) * (1 + rng.normal(0, 0.07, 3))
+            image = cv2.resize(
+                cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (size, size), interpolation=cv2.INTER_LINEAR
+            )
+        # Cameras meter: dark pictures are lifted and bright ones held back, most of the way.
+        metered = (0.40 / max(float(np.mean(cv2.mean(image)[:3])), 0.04)) ** rng.uniform(0.2, 0.8)
+        gain = min(metered, 3.0) * rng.uniform(0.75, 1.3) * (1 + rng.normal(0, 0.06, 3))
         contrast, gamma = rng.uniform(0.75, 1.25), np.exp(rng.normal(0, 0.18))
         # One table for exposure, gamma and contrast: per channel, 1024 levels.
         level = np.linspace(0, 1.6, 1024, dtype=np.float32)
@@ -105,7 +116,7 @@ class Sensor:
         out = np.stack([table[:, c][index[:, :, c]] for c in range(3)], -1)
         if rng.random() < 0.06:
             out = np.repeat(out.mean(-1, keepdims=True), 3, -1)
-        sigma = float(rng.choice([rng.uniform(0, 3), rng.uniform(3, 9)], p=[0.75, 0.25]))
+        sigma = float(rng.choice([rng.uniform(0, 3), rng.uniform(3, 7)], p=[0.8, 0.2]))
         side = self._bank.shape[1]
         x, y = rng.integers(side - size + 1, size=2) if side >= size else (0, 0)
         noise = self._bank[rng.integers(len(self._bank)), y : y + size, x : x + size]

@@ -62,7 +62,15 @@ def disturb(
     angle = np.radians(size)[:, None, None] * _JOINT_SCALE[None, :, None]
     axis_scale = rng.gamma(4.0, 0.25, (n, 24, 1))
     noise = rng.normal(size=(n, 24, 3)) * angle * axis_scale / np.sqrt(3)
-    for child, parent, share in ((18, 16, -0.45), (19, 17, -0.45), (4, 1, -0.5), (5, 2, -0.5), (15, 12, -0.3), (16, 13, -0.2), (17, 14, -0.2)):
+    for child, parent, share in (
+        (18, 16, -0.45),
+        (19, 17, -0.45),
+        (4, 1, -0.5),
+        (5, 2, -0.5),
+        (15, 12, -0.3),
+        (16, 13, -0.2),
+        (17, 14, -0.2),
+    ):
         noise[:, child] += share * noise[:, parent] * rng.random((n, 1))
     common = rng.normal(size=(n, 1, 3)) * angle[:, [3, 6, 9]] * 0.4  # the trunk leans as a whole
     noise[:, [3, 6, 9]] += common
@@ -120,7 +128,8 @@ def _like(appearance: Appearance, change) -> Appearance:
 def _corrupt(rng: np.random.Generator, rgb: np.ndarray, grid: Atlas | None) -> np.ndarray:
     out = rgb
     if rgb.ndim == 3:
-        size = rgb.shape[0]
+        size = int(rng.choice([96, 128, 192], p=[0.3, 0.5, 0.2]))  # what a track gathers is rarely sharper
+        out = cv2.resize(rgb, (size, size), interpolation=cv2.INTER_AREA)
         if rng.random() < 0.7:
             out = _warp(rng, out, rng.uniform(0.3, 5.0) * size / 256)
         if rng.random() < 0.6:

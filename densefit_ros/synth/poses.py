@@ -163,7 +163,14 @@ def self_overlap(rotmat: np.ndarray) -> np.ndarray:
     }  # fmt: skip
     pairs = [(a, b) for a in ("arm_l", "arm_r", "hand_l", "hand_r") for b in ("belly", "chest", "head", "thigh_l", "thigh_r")]
     pairs += [("arm_l", "arm_r"), ("hand_l", "arm_r"), ("arm_l", "hand_r"), ("shank_l", "shank_r"), ("thigh_l", "thigh_r")]
-    pairs += [("shank_l", "thigh_r"), ("shank_r", "thigh_l"), ("shank_l", "belly"), ("shank_r", "belly"), ("thigh_l", "chest"), ("thigh_r", "chest")]
+    pairs += [
+        ("shank_l", "thigh_r"),
+        ("shank_r", "thigh_l"),
+        ("shank_l", "belly"),
+        ("shank_r", "belly"),
+        ("thigh_l", "chest"),
+        ("thigh_r", "chest"),
+    ]
     for a, b in pairs:
         (a0, a1, ra), (b0, b1, rb) = limbs[a], limbs[b]
         worst = np.maximum(worst, ra + rb - _segment_distance(a0, a1, b0, b1))

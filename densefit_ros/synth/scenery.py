@@ -73,7 +73,8 @@ def cast_shadow(rng: np.random.Generator, background: np.ndarray, mask: np.ndarr
     if not len(rows):
         return background
     foot = float(rows[-1])
-    m = np.float32([[1, shear, -shear * foot + rng.normal(0, 3)], [0, squash, foot * (1 - squash)]])
-    shadow = cv2.warpAffine(mask.astype(np.float32), m, (size, size))
-    shadow = cv2.GaussianBlur(shadow, (0, 0), float(rng.uniform(1.0, 8.0)))
+    m = 0.5 * np.float32([[2, 2 * shear, -shear * foot + rng.normal(0, 3)], [0, 2 * squash, foot * (1 - squash)]])
+    small = cv2.resize(mask.astype(np.float32), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    shadow = cv2.GaussianBlur(cv2.warpAffine(small, m, small.shape), (0, 0), float(rng.uniform(0.7, 4.0)))
+    shadow = cv2.resize(shadow, (size, size), interpolation=cv2.INTER_LINEAR)
     return background * (1 - np.float32(rng.uniform(0.15, 0.6)) * shadow[:, :, None])

@@ -9,7 +9,9 @@ from .outfit import Outfit, coverage
 from .surface import Atlas, SurfacePoints, fill_texture, smooth_step
 
 
-def paint(rng: np.random.Generator, outfit: Outfit, points: SurfacePoints, photos: "list[np.ndarray]", edge: float = 0.02) -> np.ndarray:
+def paint(
+    rng: np.random.Generator, outfit: Outfit, points: SurfacePoints, photos: list[np.ndarray], edge: float = 0.02
+) -> np.ndarray:
     """Colours (N,3) float32 in [0,1] of every surface point; ``photos`` (uint8) may be printed on cloth."""
     cover = coverage(outfit, points, edge)
 
@@ -29,7 +31,9 @@ def paint(rng: np.random.Generator, outfit: Outfit, points: SurfacePoints, photo
     if rng.random() < 0.35:
         top = fabric.logo(rng, points, top, photo())
     if rng.random() < 0.25:  # side seams
-        trousers = np.where(((points.normal[:, 0] * points.side > 0.93) & (points.leg > 0.4))[:, None], fabric.cloth_colour(rng), trousers)
+        trousers = np.where(
+            ((points.normal[:, 0] * points.side > 0.93) & (points.leg > 0.4))[:, None], fabric.cloth_colour(rng), trousers
+        )
     whole = rng.random() < (0.6 if outfit.skirt > 0 else 0.08)  # a dress or an overall: one fabric
     lay(np.maximum(cover.bottom, 0.0), top if whole else trousers)
     tucked = rng.random() < 0.3
@@ -46,7 +50,11 @@ def paint(rng: np.random.Generator, outfit: Outfit, points: SurfacePoints, photo
     sole = smooth_step(-points.normal[:, 1], 0.2, 0.7)[:, None] * (rng.random() < 0.7)
     shoe = shoe * (1 - sole) + sole * fabric.cloth_colour(rng)
     if rng.random() < 0.45:  # socks above the shoes
-        socks = smooth_step(points.along_leg, outfit.shoe_height - rng.uniform(0.05, 0.35), outfit.shoe_height) * (points.leg > 0.6) * (cover.bottom < 0.5)
+        socks = (
+            smooth_step(points.along_leg, outfit.shoe_height - rng.uniform(0.05, 0.35), outfit.shoe_height)
+            * (points.leg > 0.6)
+            * (cover.bottom < 0.5)
+        )
         lay(socks, np.tile(fabric.cloth_colour(rng), (len(out), 1)))
     lay(cover.shoes, shoe)
     lay(cover.gloves, np.tile(fabric.cloth_colour(rng), (len(out), 1)))
@@ -60,6 +68,6 @@ def paint(rng: np.random.Generator, outfit: Outfit, points: SurfacePoints, photo
     return np.clip(out, 0, 1).astype(np.float32)
 
 
-def paint_texture(rng: np.random.Generator, outfit: Outfit, grid: Atlas, photos: "list[np.ndarray]") -> np.ndarray:
+def paint_texture(rng: np.random.Generator, outfit: Outfit, grid: Atlas, photos: list[np.ndarray]) -> np.ndarray:
     """(size,size,3) float32 texture of one subject."""
     return fill_texture(grid, paint(rng, outfit, grid.points, photos, edge=0.015))
