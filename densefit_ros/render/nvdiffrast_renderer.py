@@ -49,7 +49,8 @@ class NvdiffrastRenderer:
     """Same answers as WarpRenderer up to pixels on edges; all crops of a call in one batch.
 
     Uploads, kernels and the one download are queued without waiting; only the answer's arrival on the host is awaited.
-    Unlike WarpRenderer it draws back faces, which on a closed body are never in front.
+    Where a back face is in front (through a hole that a dropped triangle leaves) this gives background; WarpRenderer gives
+    the front face behind it, if there is one.
     """
 
     name = "nvdiffrast"
@@ -87,15 +88,17 @@ class NvdiffrastRenderer:
         points = self._put(vertices)
         usable = (points[..., 2] > NEAR_M) & torch.isfinite(points).all(-1)
         points = torch.where(usable[..., None], points, points.new_tensor([0.0, 0.0, 1.0]))
-        clip = self._clip(points, cameras, size)
+        # Far in front of the near plane: clipping leaves a millionth of the triangles that use such a corner.
+        nowhere = points.new_tensor([0.0, 0.0, -1e6, 1.0])
+        clip = torch.where(usable[..., None], self._clip(points, cameras, size), nowhere).contiguous()
         rast, _ = self._dr.rasterize(self._context, clip, self._faces, (size, size), grad_db=False)
         face_id = rast[..., 3].to(torch.int64) - 1  # ids are offset by one; 0 is background
         # A triangle with an unusable corner is dropped whole: here, because the geometry of a batch is shared.
         broken = ~usable[:, self._faces.long()].all(-1)
         person = torch.arange(persons, device=self._device)[:, None, None]
-        face_id = torch.where(broken[person, face_id.clamp(min=0)], -1, face_id)
+        normals, back = self._normals(points, broken)
+        face_id = torch.where((broken | back)[person, face_id.clamp(min=0)], -1, face_id)
         seen = (face_id >= 0)[..., None]
-        normals = self._normals(points, broken)
         attributes = torch.cat([points[..., 2:], normals, self._colors.expand(persons, -1, -1)], -1).contiguous()
         depth, normal, colors = self._dr.interpolate(attributes, rast, self._faces)[0].split([1, 3, 3], -1)
         normal = torch.nn.functional.normalize(normal, dim=-1)
@@ -114,22 +117,20 @@ class NvdiffrastRenderer:
 
     def _clip(self, points: Any, cameras: Sequence[Camera], size: int) -> Any:
         """(P,V,4) clip-space positions, y down."""
-        k = self._put(np.array([(c.fx, c.fy, c.cx, c.cy) for c in cameras], np.float32))[:, None] * (2.0 / size)
+        k = self._put([(c.fx, c.fy, c.cx, c.cy) for c in cameras])[:, None] * (2.0 / size)
         x, y, z = points.unbind(-1)
         depth = ((FAR_M + NEAR_M) * z - 2 * FAR_M * NEAR_M) / (FAR_M - NEAR_M)
-        return self._torch.stack(
-            [k[..., 0] * x + (k[..., 2] - 1) * z, k[..., 1] * y + (k[..., 3] - 1) * z, depth, z], -1
-        ).contiguous()
+        return self._torch.stack([k[..., 0] * x + (k[..., 2] - 1) * z, k[..., 1] * y + (k[..., 3] - 1) * z, depth, z], -1)
 
-    def _normals(self, points: Any, broken: Any) -> Any:
-        """(P,V,3) unit normals, weighted by area."""
+    def _normals(self, points: Any, broken: Any) -> tuple[Any, Any]:
+        """(P,V,3) unit normals, weighted by area; (P,F) faces seen from behind."""
         corners = points[:, self._faces.long()]  # (P,F,3,3)
         cross = self._torch.linalg.cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0])
         cross = cross * ~broken[..., None]
         out = self._torch.zeros_like(points)
         for k in range(3):
             out.index_add_(1, self._faces[:, k].long(), cross)
-        return self._torch.nn.functional.normalize(out, dim=-1)
+        return self._torch.nn.functional.normalize(out, dim=-1), (cross * corners[:, :, 0]).sum(-1) >= 0
 
     def _rgb(self, appearances: Sequence[Appearance], rast: Any) -> Any:
         """(P,h,w,3) colours; persons with textures of one size are sampled together."""
