@@ -67,6 +67,9 @@ class NvdiffrastRenderer:
         has_uv = body.uv is not None and body.uv_faces is not None
         self._uv = self._put(body.uv)[None] if has_uv else None
         self._uv_faces = self._put(body.uv_faces, np.int32) if has_uv else None
+        self._ahead = self._put([0.0, 0.0, 1.0])
+        # Far in front of the near plane: clipping leaves a millionth of the triangles that use such a corner.
+        self._nowhere = self._put([0.0, 0.0, -1e6, 1.0])
         self._uploaded: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
     def render(
@@ -87,10 +90,8 @@ class NvdiffrastRenderer:
         cameras = crop_cameras(camera, affine, size)
         points = self._put(vertices)
         usable = (points[..., 2] > NEAR_M) & torch.isfinite(points).all(-1)
-        points = torch.where(usable[..., None], points, points.new_tensor([0.0, 0.0, 1.0]))
-        # Far in front of the near plane: clipping leaves a millionth of the triangles that use such a corner.
-        nowhere = points.new_tensor([0.0, 0.0, -1e6, 1.0])
-        clip = torch.where(usable[..., None], self._clip(points, cameras, size), nowhere).contiguous()
+        points = torch.where(usable[..., None], points, self._ahead)
+        clip = torch.where(usable[..., None], self._clip(points, cameras, size), self._nowhere).contiguous()
         rast, _ = self._dr.rasterize(self._context, clip, self._faces, (size, size), grad_db=False)
         face_id = rast[..., 3].to(torch.int64) - 1  # ids are offset by one; 0 is background
         # A triangle with an unusable corner is dropped whole: here, because the geometry of a batch is shared.
@@ -137,16 +138,17 @@ class NvdiffrastRenderer:
         groups: dict[int, list[int]] = {}
         for i, a in enumerate(appearances):
             groups.setdefault(0 if a.texture is None else len(a.texture), []).append(i)
-        out = self._torch.empty(rast.shape[:3] + (3,), device=self._device)
+        parts = {}
         for texture_size, members in groups.items():
             source = self._torch.stack([self._upload(appearances[i]) for i in members])
-            own = rast[members].contiguous()
+            own = self._torch.stack([rast[i] for i in members])
             if texture_size == 0:
-                out[members] = self._dr.interpolate(source, own, self._faces)[0]
+                rgb = self._dr.interpolate(source, own, self._faces)[0]
             else:
                 uv = self._dr.interpolate(self._uv, own, self._uv_faces)[0]
-                out[members] = self._dr.texture(source, uv, filter_mode="linear", boundary_mode="clamp")
-        return out
+                rgb = self._dr.texture(source, uv, filter_mode="linear", boundary_mode="clamp")
+            parts.update(zip(members, rgb))
+        return self._torch.stack([parts[i] for i in range(len(appearances))])
 
     def _upload(self, appearance: Appearance) -> Any:
         found = self._uploaded.get(appearance)
