@@ -7,12 +7,15 @@ Release 0.10.21 is the last whose wheel carries the pose models; later ones need
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import BackendUnavailable
 
+MODEL_FILES = ("pose_detection/pose_detection.tflite", "pose_landmark/pose_landmark_full.tflite")
 INSTALL_HINT = "pip install 'densefit_ros[mediapipe]' (Python 3.10 to 3.12)"
 
 
@@ -28,12 +31,12 @@ def require() -> Any:
 
 
 def available() -> bool:
-    """True when MediaPipe and its packaged pose models are here."""
-    try:
-        make_graph(*_PROBE)
-    except BackendUnavailable:
+    """True when MediaPipe is installed with its packaged pose models; imports nothing."""
+    spec = importlib.util.find_spec("mediapipe")
+    if spec is None or spec.origin is None:
         return False
-    return True
+    models = Path(spec.origin).parent / "modules"
+    return all((models / name).is_file() for name in MODEL_FILES)
 
 
 def make_graph(text: str, outputs: Sequence[str], side_inputs: Mapping[str, Any] | None = None) -> Any:
@@ -100,4 +103,3 @@ node {
   output_stream: "WORLD_LANDMARKS:world"
 }
 """
-_PROBE = (DETECTION_GRAPH, ("detections",))

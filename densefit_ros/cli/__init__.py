@@ -1,0 +1,167 @@
+"""``densefit COMMAND``: every command imports what it needs when it runs, so that help and ``doctor`` work anywhere."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .. import __version__
+from ..errors import ConfigError, DensefitError
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+# Commands with an own parser live in their rooms; one is listed where its module is installed.
+ROOMS: dict[str, tuple[str, str]] = {
+    "demo": ("densefit_ros.demo.main", "camera, node and recorder as three ROS 2 processes; overlay video and a summary"),
+    "eval": ("densefit_ros.eval.main", "measure on a dataset: per-sample rows, summary, Markdown table"),
+    "bench": ("densefit_ros.bench.fit_bench", "time the fit against the baselines"),
+    "train": ("densefit_ros.train.main", "train the networks on synthetic people"),
+    "export": ("densefit_ros.train.export", "write a trained network as ONNX"),
+    "preview": ("densefit_ros.synth.preview", "pictures of the synthetic training data"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the ``densefit`` command; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    commands = available_commands()
+    if arguments and arguments[0] in commands:
+        command, rest = commands[arguments[0]], arguments[1:]
+    else:
+        parser = _parser(commands)
+        options = parser.parse_args(arguments)  # --help, --version and unknown commands end here
+        if options.command is None:
+            parser.print_help()
+            return EXIT_ERROR
+        raise AssertionError(options.command)  # argparse admits the listed commands only, and those are caught above
+    logging.basicConfig(level=logging.INFO, format="[densefit] %(message)s", stream=sys.stderr)
+    try:
+        return int(command(rest) or 0)
+    except DensefitError as e:
+        print(f"densefit {arguments[0]}: error: {e}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print(f"densefit {arguments[0]}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone; a traceback would only reach the next reader
+        return EXIT_ERROR
+
+
+def available_commands() -> dict[str, Callable[[list[str]], int | None]]:
+    """Every command that can run from this installation."""
+    commands: dict[str, Callable[[list[str]], int | None]] = {"run": run_command, "doctor": doctor_command}
+    for name, (module, _) in ROOMS.items():
+        if _exists(module):
+            commands[name] = _delegate(module)
+    return commands
+
+
+def run_command(arguments: list[str]) -> int:
+    """``densefit run INPUT --out DIR``."""
+    parser = argparse.ArgumentParser(
+        prog="densefit run",
+        description="Track people in a video, a picture or a folder of pictures, without ROS.",
+        epilog="Results count pixels of the input picture with pixel centres at half-integers, and metres in the camera's "
+        "optical frame (x right, y down, z forward).  A line of results.jsonl is one person in one picture.",
+    )
+    parser.add_argument("input", type=Path, help="video file, picture, or folder of pictures")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for results.jsonl, run.json and overlays")
+    parser.add_argument("--boxes", type=Path, metavar="FILE.json", help="people to fit: {file name: [[x, y, w, h], ...]}, px")
+    lens = parser.add_mutually_exclusive_group()
+    lens.add_argument("--camera", type=Path, metavar="FILE.yaml", help="calibration as ROS writes it (camera_info)")
+    lens.add_argument("--fov", type=float, metavar="DEG", help="diagonal field of view; without either 60 degrees are assumed")
+    parser.add_argument("--independent", action="store_true", help="every picture stands alone: no tracking from one to the next")
+    add_config_arguments(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    args = parser.parse_args(arguments)
+
+    from ..config import load_config
+    from ..offline.cameras import CameraChoice, read_camera
+    from ..offline.run import RunOptions, run
+
+    overrides = parse_overrides(args.set)
+    if args.fov is not None and not 1 < args.fov < 179:
+        raise ConfigError(f"--fov: expected 1 to 179 degrees, got {args.fov:g}")
+    summary = run(
+        RunOptions(
+            source=args.input,
+            out=args.out,
+            boxes=args.boxes,
+            camera=read_camera(args.camera) if args.camera else CameraChoice(fov_deg=args.fov),
+            independent=args.independent,
+            config=load_config(args.config, overrides),
+            overrides=tuple(overrides),
+            progress=not args.quiet,
+        )
+    )
+    stages = ", ".join(f"{k} {v:.1f}" for k, v in summary.stage_ms.items())
+    print(f"{summary.frames} frames, {summary.people} results, {summary.frames_without_people} frames without people")
+    print(f"pipeline median {summary.frame_ms:.1f} ms a frame ({stages})")
+    if summary.damaged:
+        print(f"{len(summary.damaged)} damaged: {summary.damaged[0]}")
+    print(f"{summary.results}\n{summary.overlay}")
+    return 0
+
+
+def doctor_command(arguments: list[str]) -> int:
+    """``densefit doctor``."""
+    parser = argparse.ArgumentParser(prog="densefit doctor", description="Print what is available here, and what is missing.")
+    parser.parse_args(arguments)
+    from .doctor import findings, table
+
+    found = findings()
+    print(table(found))
+    return 0 if all(f.ok for f in found if f.needed) else 1
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--config FILE`` and ``--set name=value``."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML, like config/densefit.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting, e.g. fit.iterations=6")
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, str]:
+    """``["fit.iterations=6"]`` -> {"fit.iterations": "6"}.  Raises ConfigError on a missing "="."""
+    out = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise ConfigError(f"--set: expected NAME=VALUE, got '{pair}'")
+        out[name.strip()] = value.strip()
+    return out
+
+
+def _parser(commands: dict[str, Callable[[list[str]], int | None]]) -> argparse.ArgumentParser:
+    about = {
+        "run": "track people in a video, a picture or a folder of pictures, without ROS",
+        "doctor": "print what is available here: backends, weights, ROS, GPU",
+    }
+    about |= {name: text for name, (_, text) in ROOMS.items()}
+    parser = argparse.ArgumentParser(
+        prog="densefit",
+        description="Real-time human mesh tracker for robots.",
+        epilog="densefit COMMAND --help tells more.",
+    )
+    parser.add_argument("--version", action="version", version=f"densefit {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name in commands:
+        subparsers.add_parser(name, help=about[name], add_help=False)
+    return parser
+
+
+def _delegate(module: str) -> Callable[[list[str]], int | None]:
+    return lambda arguments: importlib.import_module(module).main(arguments)
+
+
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False

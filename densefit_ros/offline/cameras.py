@@ -1,0 +1,126 @@
+"""The camera of an offline run: a calibration file as ROS writes it, a field of view, or a stated guess."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import yaml
+
+from ..errors import CameraError
+from ..geometry.camera import ROS_PIXEL_SHIFT_PX, camera_from_fov, camera_from_k
+from ..types import Camera
+
+# Between a phone's main camera (about 75) and the lenses that people are photographed with (about 45).
+ASSUMED_FOV_DEG = 60.0
+MODELS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14)}
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """The pinhole camera in which bodies are fitted, and the lens between it and the picture."""
+
+    camera: Camera
+    distortion: np.ndarray | None  # OpenCV's coefficients, or None
+    assumed: bool
+
+    def rectify(self, rgb: np.ndarray) -> np.ndarray:
+        """The picture as the pinhole would have taken it."""
+        if self.distortion is None:
+            return rgb
+        return cv2.undistort(rgb, _k(self.camera), self.distortion)
+
+    def to_picture(self, xyz_m: np.ndarray) -> np.ndarray:
+        """Camera-frame points (N,3) m to pixels (N,2) of the picture as it was taken, centres at half-integers.
+
+        NaN behind the camera.
+        """
+        c, points = self.camera, np.asarray(xyz_m, np.float64)
+        if self.distortion is None:
+            uv = points[:, :2] / np.where(points[:, 2:] > 0, points[:, 2:], np.nan)
+            return uv * [c.fx, c.fy] + [c.cx, c.cy]
+        uv = cv2.projectPoints(points[:, None], np.zeros(3), np.zeros(3), _k(c), self.distortion)[0][:, 0]
+        return np.where(points[:, 2:] > 0, uv + ROS_PIXEL_SHIFT_PX, np.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class CameraChoice:
+    """What the user said about the camera, before the size of a picture is known."""
+
+    calibration: dict[str, Any] | None = None
+    fov_deg: float | None = None
+    name: str = ""
+
+    def for_size(self, width: int, height: int) -> Calibrated:
+        """The camera of pictures of this size.  Raises CameraError when the calibration is for another shape."""
+        if self.calibration is None:
+            fov = ASSUMED_FOV_DEG if self.fov_deg is None else self.fov_deg
+            return Calibrated(camera_from_fov(width, height, fov), None, self.fov_deg is None)
+        info = self.calibration
+        sx, sy = width / info["width"], height / info["height"]
+        if abs(sx / sy - 1) > 0.01:
+            raise CameraError(
+                f"{self.name} is for {info['width']}x{info['height']} px, the picture has {width}x{height}: "
+                "another camera, or a cropped picture"
+            )
+        k = np.array(info["k"], np.float64)
+        # Pixel centres at integers: position p of the calibrated size is (p + .5) s - .5 of this one.
+        k[[0, 2]] = k[0] * sx, (k[2] + 0.5) * sx - 0.5
+        k[[4, 5]] = k[4] * sy, (k[5] + 0.5) * sy - 0.5
+        d = np.array(info["d"], np.float64)
+        return Calibrated(camera_from_k(k, width, height), d if d.any() else None, False)
+
+
+def read_camera(path: str | Path) -> CameraChoice:
+    """A YAML file as ``camera_calibration`` and ``camera_info_manager`` write it, or a dumped CameraInfo message.
+
+    Raises CameraError, naming the file and what is wrong with it.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise CameraError(f"cannot read the camera file {path}: {str(e).splitlines()[0]}") from e
+    if not isinstance(tree, dict):
+        raise CameraError(f"{path}: expected a camera_info mapping, got {type(tree).__name__}")
+    width, height = (_first(tree, path, *names) for names in (("image_width", "width"), ("image_height", "height")))
+    k = _numbers(_first(tree, path, "camera_matrix", "k", "K"), path, "camera_matrix", (9,))
+    model = tree.get("distortion_model", "plumb_bob") or "plumb_bob"
+    d = tree.get("distortion_coefficients", tree.get("d", tree.get("D", [])))
+    d = d.get("data", []) if isinstance(d, dict) else d
+    if d and any(d):
+        if model not in MODELS:
+            raise CameraError(f"{path}: expected distortion_model {' or '.join(MODELS)}, got {model}: rectify the pictures first")
+        d = _numbers(d, path, "distortion_coefficients", MODELS[model])
+    else:
+        d = np.zeros(5)
+    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
+        raise CameraError(f"{path}: expected a positive image_width and image_height, got {width} and {height}")
+    camera_from_k(k, width, height)  # a clear error now, not at the first picture
+    return CameraChoice({"width": width, "height": height, "k": k, "d": d}, None, str(path))
+
+
+def _first(tree: dict[str, Any], path: Path, *names: str) -> Any:
+    for name in names:
+        if name in tree:
+            return tree[name]
+    raise CameraError(f"{path}: expected '{names[0]}', got {sorted(map(str, tree))}: not a camera_info file?")
+
+
+def _numbers(value: Any, path: Path, name: str, counts: tuple[int, ...]) -> np.ndarray:
+    value = value.get("data") if isinstance(value, dict) else value
+    try:
+        numbers = np.asarray(value, np.float64).ravel()
+    except (TypeError, ValueError) as e:
+        raise CameraError(f"{path}: expected numbers in '{name}', got {value!r}") from e
+    if numbers.size not in counts or not np.isfinite(numbers).all():
+        raise CameraError(f"{path}: expected {' or '.join(map(str, counts))} finite numbers in '{name}', got {numbers.tolist()}")
+    return numbers
+
+
+def _k(camera: Camera) -> np.ndarray:
+    shift = ROS_PIXEL_SHIFT_PX
+    return np.array([[camera.fx, 0, camera.cx - shift], [0, camera.fy, camera.cy - shift], [0, 0, 1]])

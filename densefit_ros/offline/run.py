@@ -1,0 +1,237 @@
+"""``densefit run``: the pipeline over pictures or a video, with overlays and results.jsonl."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..body.model import BodyModel
+from ..config import Config, with_overrides
+from ..errors import AssetError
+from ..models import Models
+from ..pipeline import initial_state, load_models, process
+from ..render.warp_renderer import WarpRenderer
+from ..types import BodyParams, Frame, FrameResult
+from ..viz import overlay
+from ..viz.video import VideoWriter
+from .cameras import ASSUMED_FOV_DEG, Calibrated, CameraChoice
+from .results import CONVENTION, person_record, read_boxes
+from .sources import Item, Source, open_source
+
+log = logging.getLogger("densefit")
+OVERLAY_JPEG_QUALITY = 92
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What to run on, and what to write."""
+
+    source: Path
+    out: Path
+    boxes: Path | None = None
+    camera: CameraChoice = field(default_factory=CameraChoice)
+    independent: bool = False
+    config: Config = field(default_factory=Config)
+    overrides: tuple[str, ...] = ()  # names of the settings that the user set: these are not adapted to the input
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What came out."""
+
+    frames: int
+    people: int  # lines of results.jsonl
+    frames_without_people: int
+    damaged: tuple[str, ...]
+    stage_ms: dict[str, float]  # medians
+    frame_ms: float  # median wall time of the pipeline per frame
+    results: Path
+    overlay: Path
+
+
+def run(options: RunOptions, load: Callable[[Config], Models] = load_models) -> RunSummary:
+    """Run and write.  Raises DensefitError when the input, the output folder or a setting is unusable.
+
+    A damaged picture among good ones is skipped with a warning.  Where nobody is found there is no line.
+    """
+    source = open_source(options.source)
+    names = {source.path.name} if source.is_video else {f.name for f in getattr(source, "files", ())}
+    boxes = read_boxes(options.boxes, names) if options.boxes else None
+    config = adapted(options.config, boxes, options.overrides)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        results_file = open(options.out / "results.jsonl", "w")
+    except OSError as e:
+        raise AssetError(f"cannot write to {options.out}: {e.strerror}") from e
+    models = load(config)
+    log.info("running: %s", ", ".join(f"{k} {v}" for k, v in models.backends.items()))
+    with results_file, _Overlays(options.out, source, models.body) as overlays:
+        loop = _Loop(models, options, boxes, source.fps)
+        for item in _progress(source, options.progress):
+            answer = loop.step(item)
+            if answer is None:
+                continue
+            calibrated, rgb, result, first = answer
+            for i, person in enumerate(result.people):
+                record = person_record(item.file, item.index, person, first.joints[i], calibrated)
+                results_file.write(json.dumps(record) + "\n")
+            overlays.write(item, rgb, result, first.vertices, calibrated)
+    if not loop.frame_ms:
+        raise AssetError(f"{options.source}: nothing could be read: {loop.damaged[0] if loop.damaged else 'it is empty'}")
+    summary = loop.summary(options.out / "results.jsonl", overlays.path)
+    _write_summary(options, models, source, summary)
+    return summary
+
+
+def adapted(config: Config, boxes: dict[str, np.ndarray] | None, overrides: tuple[str, ...]) -> Config:
+    """Settings that follow from given boxes: as many people as boxes, and everybody in a box is answered."""
+    if boxes is None:
+        return config
+    changes: dict[str, object] = {}
+    most = max((len(b) for b in boxes.values()), default=1)
+    if "track.max_people" not in overrides:
+        changes["track.max_people"] = int(np.clip(most, config.track.max_people, 16))
+    if "regress.min_confidence" not in overrides:
+        changes["regress.min_confidence"] = 0.0
+    return with_overrides(config, changes)
+
+
+class _Loop:
+    """State from one image to the next."""
+
+    def __init__(self, models: Models, options: RunOptions, boxes: dict[str, np.ndarray] | None, fps: float) -> None:
+        self._models, self._options, self._boxes, self._fps = models, options, boxes, fps
+        self._state = initial_state()
+        self._size: tuple[int, int] | None = None
+        self._given: set[str] = set()
+        self.damaged: list[str] = []
+        self.frame_ms: list[float] = []
+        self._stages: dict[str, list[float]] = {}
+        self._people = self._empty = 0
+
+    def step(self, item: Item):
+        """Camera, rectified image, answer, and the posed first estimates; None for a damaged image."""
+        if item.rgb is None:
+            self.damaged.append(item.problem)
+            log.warning("%s", item.problem)
+            return None
+        height, width = item.rgb.shape[:2]
+        calibrated = self._options.camera.for_size(width, height)
+        if calibrated.assumed and self._size is None:
+            log.warning(
+                "no camera given: a diagonal field of view of %g degrees is assumed (see --camera, --fov)", ASSUMED_FOV_DEG
+            )
+        if self._options.independent or (self._size is not None and self._size != (width, height)):
+            self._state = initial_state()
+        self._size = (width, height)
+        rgb = calibrated.rectify(item.rgb)
+        frame = Frame(rgb, round(item.index * 1e9 / self._fps), calibrated.camera)
+        begin = time.perf_counter()
+        self._state, result = process(self._models, self._state, frame, self._boxes_of(item))
+        self.frame_ms.append((time.perf_counter() - begin) * 1e3)
+        for stage, ms in result.stage_ms.items():
+            self._stages.setdefault(stage, []).append(ms)
+        self._people += len(result.people)
+        self._empty += not result.people
+        first = self._models.skinner.pose(BodyParams.stack([p.first_estimate for p in result.people]))
+        return calibrated, rgb, result, first
+
+    def _boxes_of(self, item: Item) -> np.ndarray | None:
+        # The boxes of a video are those of its first frame; from there on the tracks know better.
+        if self._boxes is None or item.file not in self._boxes or item.file in self._given:
+            return None
+        self._given.add(item.file)
+        return self._boxes[item.file]
+
+    def summary(self, results: Path, overlay_path: Path) -> RunSummary:
+        stages = {k: float(np.median(v)) for k, v in self._stages.items()}
+        median = float(np.median(self.frame_ms))
+        return RunSummary(
+            len(self.frame_ms), self._people, self._empty, tuple(self.damaged), stages, median, results, overlay_path
+        )
+
+
+class _Overlays:
+    """First estimate beside refined mesh: a picture per picture, or one video."""
+
+    def __init__(self, out: Path, source: Source, body: BodyModel) -> None:
+        self._body, self._renderer = body, WarpRenderer(body)
+        self._video = VideoWriter(out / "overlay.mp4", source.fps) if source.is_video else None
+        self.path = self._video.path if self._video else out / "overlays"
+        self._taken: set[str] = set()
+
+    def __enter__(self) -> _Overlays:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._video:
+            self._video.close()
+
+    def write(self, item: Item, rgb: np.ndarray, result: FrameResult, first_vertices: np.ndarray, camera: Calibrated) -> None:
+        picture = draw_result(rgb, self._body, result, first_vertices, self._renderer)
+        if self._video:
+            self._video.write(picture)
+            return
+        self.path.mkdir(exist_ok=True)
+        stem = Path(item.file).stem
+        # a.jpg and a.png in one folder must not overwrite one another.
+        name = f"{stem}.jpg" if f"{stem}.jpg" not in self._taken else f"{item.file}.jpg"
+        self._taken.add(name)
+        ok, data = cv2.imencode(".jpg", picture[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, OVERLAY_JPEG_QUALITY))
+        if not ok:
+            raise AssetError(f"cannot encode the overlay of {item.file}")
+        (self.path / name).write_bytes(data.tobytes())
+
+
+def draw_result(
+    rgb: np.ndarray, body: BodyModel, result: FrameResult, first_vertices: np.ndarray, renderer: WarpRenderer
+) -> np.ndarray:
+    """Two panels: first estimates (P,V,3) m, and the refined meshes with their ids."""
+    people, camera = result.people, result.camera
+    colors = np.array([overlay.color_of(p.track_id) for p in people], np.uint8).reshape(-1, 3)
+    refined = np.stack([p.vertices for p in people]) if people else first_vertices
+    left = overlay.draw_mesh(rgb, body, first_vertices, camera, colors, renderer=renderer)
+    right = overlay.draw_mesh(rgb, body, refined, camera, colors, renderer=renderer)
+    size = max(11.0, rgb.shape[0] / 45)
+    for person, color in zip(people, colors):
+        text = f"{person.track_id} {person.status.name.lower()}"
+        x, y = person.box_xywh[:2]
+        right = overlay.draw_text(right, text, (max(float(x), 2.0), max(float(y) - 4, size + 2)), size, color)
+    source = people[0].source if people else ""
+    labels = [f"first estimate ({source})" if source else "nobody found", "refined" if people else ""]
+    return overlay.side_by_side([left, right], labels)
+
+
+def _progress(source: Source, shown: bool):
+    from tqdm import tqdm
+
+    return tqdm(source, total=source.count or None, unit="frame", disable=not shown, desc=source.path.name, dynamic_ncols=True)
+
+
+def _write_summary(options: RunOptions, models: Models, source: Source, summary: RunSummary) -> None:
+    camera = options.camera
+    described = camera.name or f"diagonal field of view {camera.fov_deg or ASSUMED_FOV_DEG:g} degrees"
+    record = {
+        "input": str(options.source),
+        "frames": summary.frames,
+        "lines": summary.people,
+        "frames_without_people": summary.frames_without_people,
+        "damaged": list(summary.damaged),
+        "camera": described,
+        "camera_assumed": camera.calibration is None and camera.fov_deg is None,
+        "coordinates": CONVENTION,
+        "independent": options.independent,
+        "backends": models.backends,
+        "frame_ms_median": round(summary.frame_ms, 3),
+        "stage_ms_median": {k: round(v, 3) for k, v in summary.stage_ms.items()},
+        "fps_of_input": source.fps if source.is_video else None,
+    }
+    (options.out / "run.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -1,0 +1,134 @@
+"""Pictures and videos as one stream of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from ..errors import AssetError
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ogv", ".wmv", ".gif")
+DEFAULT_FPS = 30.0
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a source; ``rgb`` is None where the file is damaged, and ``problem`` says how."""
+
+    file: str  # file name
+    index: int  # frame of a video, number of a picture
+    rgb: np.ndarray | None
+    problem: str = ""
+
+
+class Source(Protocol):
+    """Images in order.  ``count`` is an estimate for videos, 0 where unknown."""
+
+    path: Path
+    is_video: bool
+    fps: float
+    count: int
+
+    def __iter__(self) -> Iterator[Item]: ...
+
+
+def open_source(path: str | Path) -> Source:
+    """A video file, a picture, or a folder of pictures.  Raises AssetError, naming what was found instead."""
+    path = Path(path)
+    if not path.exists():
+        raise AssetError(f"{path}: no such file or folder")
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in PICTURES)
+        if not files:
+            others = ", ".join(sorted({p.suffix or "no suffix" for p in path.iterdir() if p.is_file()})) or "nothing"
+            raise AssetError(f"{path}: expected pictures ({', '.join(PICTURES)}), found {others}")
+        return Pictures(path, files)
+    if not path.is_file():
+        raise AssetError(f"{path}: expected a file or a folder; live cameras are the business of the ROS node and `make demo`")
+    suffix = path.suffix.lower()
+    if suffix in PICTURES:
+        return Pictures(path, [path])
+    if suffix in VIDEOS:
+        return Video(path)
+    # An unusual name: what the bytes say counts.
+    return Pictures(path, [path]) if _decode(path)[0] is not None else Video(path)
+
+
+class Pictures:
+    """Picture files; orientation tags are applied, so "image pixels" are those of the picture as viewers show it."""
+
+    is_video = False
+    fps = DEFAULT_FPS
+
+    def __init__(self, path: Path, files: list[Path]) -> None:
+        self.path, self.files, self.count = path, files, len(files)
+
+    def __iter__(self) -> Iterator[Item]:
+        for index, file in enumerate(self.files):
+            rgb, problem = _decode(file)
+            yield Item(file.name, index, rgb, problem)
+
+
+class Video:
+    """A video file.  Raises AssetError on opening when not a single frame can be decoded."""
+
+    is_video = True
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        capture = self._open()
+        self.fps = float(capture.get(cv2.CAP_PROP_FPS))
+        if not 0.1 < self.fps < 1000:
+            self.fps = DEFAULT_FPS
+        self.count = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+        readable, _ = capture.read()
+        capture.release()
+        if not readable:
+            raise AssetError(f"{path}: no frame can be decoded: not a video, damaged, or of an unknown codec")
+
+    def __iter__(self) -> Iterator[Item]:
+        capture = self._open()
+        try:
+            index = 0
+            while True:
+                readable, bgr = capture.read()
+                if not readable:
+                    break
+                yield Item(self.path.name, index, np.ascontiguousarray(bgr[..., ::-1]))
+                index += 1
+        finally:
+            capture.release()
+        # Containers count frames inexactly; a tenth missing is a truncated file.
+        if index < 0.9 * self.count:
+            problem = f"{self.path}: ends after {index} of {self.count} frames: truncated or damaged"
+            yield Item(self.path.name, index, None, problem)
+
+    def _open(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(str(self.path))
+        if not capture.isOpened():
+            raise AssetError(f"{self.path}: cannot be opened as a video: not a video, damaged, or of an unknown codec")
+        return capture
+
+
+def _decode(file: Path) -> tuple[np.ndarray | None, str]:
+    try:
+        data = np.frombuffer(file.read_bytes(), np.uint8)
+    except OSError as e:
+        return None, f"{file}: cannot be read ({e.strerror})"
+    if not len(data):
+        return None, f"{file}: the file is empty"
+    try:
+        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error:
+        bgr = None
+    if bgr is None:
+        return None, f"{file}: not a picture, or damaged"
+    if min(bgr.shape[:2]) < 16:
+        return None, f"{file}: {bgr.shape[1]} x {bgr.shape[0]} px is too small for a person"
+    return np.ascontiguousarray(bgr[..., ::-1]), ""
