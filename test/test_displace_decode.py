@@ -70,7 +70,9 @@ def test_targets_outside_the_crop_or_the_image_are_dropped():
     assert matches.target_uv[:, 0].max() < 2 * 192 + 100
     inside = crop.inside.copy()
     inside[:, :100] = False
-    matches = decode(dataclasses.replace(field, flow=np.zeros_like(field.flow)), surface, dataclasses.replace(crop, inside=inside))
+    matches = decode(
+        dataclasses.replace(field, flow=np.zeros_like(field.flow)), surface, dataclasses.replace(crop, inside=inside)
+    )
     assert matches.target_uv[:, 1].min() >= 2 * 100 + 50
 
 

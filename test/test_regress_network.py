@@ -131,9 +131,7 @@ def test_losses_and_decoding_agree_on_the_camera():
 def test_a_fresh_network_answers_with_a_person_standing_in_front():
     net = RegressorNet().eval()
     with torch.inference_mode():
-        out = dict(
-            zip(net.OUTPUTS, net(torch.zeros((1, 192, 192, 3), dtype=torch.uint8), torch.tensor([[3.0, 3.0, 0.5, 0.5]])))
-        )
+        out = dict(zip(net.OUTPUTS, net(torch.zeros((1, 192, 192, 3), dtype=torch.uint8), torch.tensor([[3.0, 3.0, 0.5, 0.5]]))))
     rot = so3.from_rot6d_rows(out["rot6d_rows"].numpy())
     np.testing.assert_allclose(rot[0, 0] @ [0, 1, 0], [0, -1, 0], atol=0.1)  # SMPL's up is the camera's -y
     np.testing.assert_allclose(rot[0, 0] @ [0, 0, 1], [0, 0, -1], atol=0.1)  # facing the camera

@@ -124,7 +124,7 @@ class Trainer:
             self.optimizer.step()
             self._update_average()
         self.step += 1
-        return {"loss": float(total), "grad": float(norm) if finite else 0.0, "skipped": float(not finite)} | {
+        return {"loss": float(total.detach()), "grad": float(norm) if finite else 0.0, "skipped": float(not finite)} | {
             k: float(v) for k, v in parts.items()
         }
 

@@ -1,0 +1,219 @@
+"""The loop: data by seed alone, exact resume, best weights kept, command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from densefit_ros.errors import AssetError, ConfigError, DensefitError
+from densefit_ros.train.config import TrainConfig
+from densefit_ros.train.data import Loader, SourceSpec
+
+torch = pytest.importorskip("torch")
+
+from densefit_ros.train.export import load_trained  # noqa: E402
+from densefit_ros.train.export import main as export_main  # noqa: E402
+from densefit_ros.train.loop import Trainer, load_weights  # noqa: E402
+from densefit_ros.train.plots import plot_run, read_csv  # noqa: E402
+from densefit_ros.train.tasks import DisplacementTask, displacement_metrics  # noqa: E402
+
+SMALL = {"widths": [8, 8, 8, 8, 8]}
+
+
+class ToySource:
+    """Pictures of a bright square, renderings of it elsewhere: the flow is the same all over."""
+
+    def __init__(self, seed: int, count: int = 4, fail_at: int = -1) -> None:
+        self.seed, self.count, self.fail_at = seed, count, fail_at
+
+    def batch(self, index: int) -> dict[str, np.ndarray]:
+        if index == self.fail_at:
+            raise ValueError("no more people")
+        rng = np.random.default_rng([self.seed, index])
+        n, s = self.count, 64
+        image = np.full((n, s, s, 3), 60, np.uint8)
+        rendering = np.zeros((n, s, s, 10), np.float16)
+        flow = np.zeros((n, 2, s // 4, s // 4), np.float16)
+        valid = np.zeros((n, s // 4, s // 4), bool)
+        for i in range(n):
+            dx, dy = rng.integers(-6, 7, 2)
+            image[i, 20 + dy : 44 + dy, 20 + dx : 44 + dx] = 220
+            rendering[i, 20:44, 20:44] = 0.8
+            flow[i, 0], flow[i, 1] = dx, dy
+            valid[i, 5:11, 5:11] = True
+        return {"image": image, "rendering": rendering, "flow": flow, "valid": valid, "visible": valid, "id": np.full(n, index)}
+
+    def augment(self, batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return {**batch, "image": np.clip(batch["image"] + rng.integers(-3, 4), 0, 255).astype(np.uint8)}
+
+
+def spec(seed=1, **kwargs):
+    return SourceSpec("test_train_loop", "ToySource", {"seed": seed, **kwargs})
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(__import__("pathlib").Path(__file__).parent))
+
+
+def take(loader, n):
+    out = []
+    for batch in loader:
+        out.append(batch)
+        if len(out) == n:
+            break
+    loader.close()
+    return out
+
+
+def same(a, b):
+    return all(np.array_equal(x[k], y[k]) for x, y in zip(a, b) for k in x)
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    whole = take(Loader(spec(), 7, chunk=3, reuse=2), 14)
+    for start in (1, 3, 6, 11):
+        assert same(take(Loader(spec(), 7, chunk=3, reuse=2, start=start), 3), whole[start : start + 3]), start
+    assert not same(take(Loader(spec(2), 7, chunk=3, reuse=2), 1), whole[:1])
+
+
+def test_each_made_sample_is_used_reuse_times():
+    batches = take(Loader(spec(), 7, chunk=3, reuse=2), 6)
+    used = np.concatenate([b["id"] for b in batches])
+    assert np.array_equal(np.bincount(used), [8, 8, 8])
+    first = np.concatenate([b["id"] for b in batches[:3]])
+    assert np.array_equal(np.bincount(first), [4, 4, 4])  # every pass sees everything once
+    assert len(set(batches[0]["id"].tolist())) > 1  # and batches are mixed
+
+
+def test_workers_make_the_same_batches():
+    assert same(take(Loader(spec(), 7, 2, 1, workers=2, start=1), 5), take(Loader(spec(), 7, 2, 1, start=1), 5))
+
+
+def test_a_failing_worker_is_reported_with_its_reason():
+    with pytest.raises(DensefitError, match="no more people"):
+        take(Loader(spec(fail_at=1), 7, 1, 1, workers=1), 3)
+
+
+def config(out, **kwargs):
+    values = {"task": "displacement", "out": str(out), "steps": 8, "batch": 4, "chunk": 2, "bf16": False, "network": SMALL}
+    values |= {"validation_batches": 2, "validate_minutes": 100.0, "log_steps": 2, "lr": 5e-3}
+    return TrainConfig(**{**values, **kwargs})
+
+
+def trainer(out, **kwargs):
+    return Trainer(config(out, **kwargs), DisplacementTask(spec(), spec(seed=99)), say=lambda line: None)
+
+
+def test_learning_lowers_the_error(tmp_path):
+    metrics = trainer(tmp_path, steps=120, ema=0.9).run()
+    assert metrics["epe_ratio"] < 0.6
+
+
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path):
+    whole = trainer(tmp_path / "whole")
+    whole.run()
+    first = trainer(tmp_path / "cut")
+    for batch in Loader(first.task.spec, first.config.seed, 2, 2):
+        if first.step == 5:
+            break
+        first.train_step(batch)
+    first.save()
+    second = trainer(tmp_path / "cut")
+    assert second.step == 5
+    second.run()
+    for name, value in whole.net.state_dict().items():
+        assert torch.equal(value, second.net.state_dict()[name]), name
+    for name, value in whole.average.state_dict().items():
+        assert torch.equal(value, second.average.state_dict()[name]), name
+
+
+def test_another_seed_does_not_resume(tmp_path):
+    trainer(tmp_path).save()
+    with pytest.raises(AssetError, match="seed 1, this run has 2"):
+        trainer(tmp_path, seed=2)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    (tmp_path / "last.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
+    with pytest.raises(AssetError, match="last.pt"):
+        trainer(tmp_path)
+
+
+def test_a_broken_batch_is_skipped_not_learned(tmp_path):
+    t = trainer(tmp_path)
+    batch = ToySource(1).batch(0)
+    before = {k: v.clone() for k, v in t.net.named_parameters()}
+    batch["flow"] = np.full_like(batch["flow"], np.nan)
+    assert t.train_step(batch)["skipped"] == 1.0
+    assert all(torch.equal(before[k], v) for k, v in t.net.named_parameters())
+
+
+def test_a_run_leaves_its_records(tmp_path):
+    trainer(tmp_path).run()
+    assert TrainConfig.load(tmp_path / "config.json") == config(tmp_path)
+    record = json.loads((tmp_path / "provenance.json").read_text())
+    assert record["config"]["seed"] == 1 and record["commit"]
+    log = read_csv(tmp_path / "log.csv")
+    assert log["step"] == [2, 4, 6, 8] and {"loss", "epe_px", "lr", "samples_per_s"} <= set(log)
+    with (tmp_path / "validation.csv").open() as f:
+        assert "epe_ratio" in next(csv.reader(f))
+    assert plot_run(tmp_path).stat().st_size > 5000
+
+
+def test_export_of_the_best_weights(tmp_path, capsys):
+    trainer(tmp_path).run()
+    assert export_main([str(tmp_path / "best.pt"), "--out", str(tmp_path / "net.onnx")]) == 0
+    assert "agree to" in capsys.readouterr().out
+    net, record = load_trained(tmp_path / "best.pt")
+    assert record["seed"] == 1 and record["metrics"]["score"] > 0
+    assert set(load_weights(tmp_path / "best.pt")) == set(net.state_dict())
+    with pytest.raises(AssetError, match="best.pt"):
+        load_trained(tmp_path / "last.pt")
+
+
+def test_learning_rate_warms_up_and_ends_low(tmp_path):
+    t = trainer(tmp_path, steps=100, warmup=0.1, lr=1.0)
+    rates = []
+    for t.step in range(101):
+        rates.append(t.learning_rate())
+    assert rates[0] < 0.05 and max(rates) == pytest.approx(1.0, abs=0.02) and rates[-1] == pytest.approx(0.01, abs=1e-3)
+    assert int(np.argmax(rates)) == 10
+
+
+def test_bad_configurations_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="segmentation"):
+        TrainConfig(task="segmentation", out="x")
+    with pytest.raises(ConfigError):
+        TrainConfig(task="regressor", out="x", device="tpu")
+    (tmp_path / "c.json").write_text('{"task": "regressor", "out": "x", "learning": 1}')
+    with pytest.raises(ConfigError, match="learning"):
+        TrainConfig.load(tmp_path / "c.json")
+
+
+def test_command_line_reaches_the_configuration():
+    from densefit_ros.train.main import _parser, config_from_args
+
+    args = _parser().parse_args(
+        ["regressor", "--minutes", "5", "--no-bf16", "--network", '{"hidden": 64}', "--data", '{"subjects": 3}']
+    )
+    c = config_from_args(args)
+    assert (c.task, c.minutes, c.bf16, c.network, c.data) == ("regressor", 5.0, False, {"hidden": 64}, {"subjects": 3})
+    assert c.out == "runs/regressor"
+    with pytest.raises(ConfigError, match="--data"):
+        config_from_args(_parser().parse_args(["regressor", "--data", "{"]))
+
+
+def test_metrics_tell_harm_on_good_starts_from_help_on_bad_ones():
+    valid = np.ones((2, 4, 4), bool)
+    target = np.zeros((2, 2, 4, 4), np.float32)
+    target[1, 0] = 10.0
+    flow = target.copy()
+    flow[0, 1] += 1.0
+    m = displacement_metrics(flow, np.zeros((2, 4, 4), np.float32), target, valid, valid)
+    assert m["epe_small_px"] == pytest.approx(1.0) and m["zero_small_px"] == 0.0
+    assert m["epe_large_px"] == 0.0 and m["zero_large_px"] == pytest.approx(10.0)
+    assert m["epe_ratio"] == pytest.approx(0.1) and m["z2"] == pytest.approx(0.25)

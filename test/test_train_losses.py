@@ -1,0 +1,194 @@
+"""Losses: zero where they must be, smallest at the truth, honest about variances."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from densefit_ros.body.joints import SMPL_FLIP, SMPL_PARENTS
+from densefit_ros.geometry import so3
+
+torch = pytest.importorskip("torch")
+
+from densefit_ros.train.losses import (  # noqa: E402
+    DisplacementWeights,
+    RegressorWeights,
+    displacement_loss,
+    project_joints,
+    regressor_loss,
+)
+from densefit_ros.train.torch_body import JointChain, angle_between, rotmat_from_rot6d_rows  # noqa: E402
+
+W = DisplacementWeights()
+
+
+def chain(symmetric: bool = False) -> JointChain:
+    rng = np.random.default_rng(0)
+    template, dirs = rng.normal(0, 0.3, (24, 3)), rng.normal(0, 0.02, (24, 3, 10))
+    if symmetric:
+        flip = np.asarray(SMPL_FLIP)
+        mirror = np.array([-1.0, 1, 1])
+        template = 0.5 * (template + template[flip] * mirror)
+        dirs = 0.5 * (dirs + dirs[flip] * mirror[:, None])
+    return JointChain(template, dirs, np.asarray(SMPL_PARENTS))
+
+
+def regressor_batch(persons: int = 3, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    rot6d = torch.randn((persons, 24, 6), generator=generator)
+    rotmat = rotmat_from_rot6d_rows(rot6d)
+    betas = torch.randn((persons, 10), generator=generator)
+    cam = torch.tensor([[0.02, -0.03, math.log(0.4)]]).repeat(persons, 1)
+    intrinsics = torch.tensor([[3.0, 3.0, 0.3, 0.6]]).repeat(persons, 1)
+    ray = rotmat_from_rot6d_rows(torch.tensor([[1.0, 0, 0, 0, 1, 0.05]])).repeat(persons, 1, 1)
+    joints = chain().joints(rotmat, betas)
+    batch = {
+        "rotmat": rotmat,
+        "betas": betas,
+        "cam": cam,
+        "intrinsics": intrinsics,
+        "ray_rotmat": ray,
+        "joints_z": joints[..., 2],
+    }
+    batch["joints_uv"] = project_joints(joints, cam, intrinsics, ray)
+    batch["confidence"] = torch.ones(persons)
+    batch["person"] = torch.ones(persons, dtype=torch.bool)
+    outputs = {"rot6d_rows": rotmat[:, :, :2].flatten(2), "betas": betas, "cam": cam, "joints_uv": batch["joints_uv"]}
+    outputs |= {"joints_z": batch["joints_z"], "rot_log_var": torch.full((persons, 24), -2.0)}
+    outputs |= {"joints_log_var": torch.full((persons, 24), -4.0), "confidence": torch.full((persons,), 1 - 1e-6)}
+    return outputs, batch
+
+
+def test_the_truth_costs_nothing_but_its_variances():
+    outputs, batch = regressor_batch()
+    _, parts = regressor_loss(outputs, batch, chain(), RegressorWeights())
+    for name in ("rotation", "joints", "betas", "pelvis_uv", "scale", "reprojection", "placed", "depth"):
+        assert float(parts[name]) < 1e-4, name
+    assert float(parts["mpjpe_mm"]) < 0.1
+
+
+@pytest.mark.parametrize("name", ["rot6d_rows", "betas", "cam", "joints_uv", "joints_z"])
+def test_every_output_is_pulled_to_its_truth(name):
+    outputs, batch = regressor_batch()
+    wrong = outputs[name] + 0.05 * torch.randn(outputs[name].shape, generator=torch.Generator().manual_seed(1))
+    wrong.requires_grad_(True)
+    total, _ = regressor_loss({**outputs, name: wrong}, batch, chain(), RegressorWeights())
+    total.backward()
+    assert torch.isfinite(wrong.grad).all()
+    # Against the gradient lies the truth.
+    assert float((wrong.grad * (wrong.detach() - outputs[name])).sum()) > 0
+
+
+def test_absent_people_teach_the_confidence_alone():
+    outputs, batch = regressor_batch()
+    batch["person"][:] = False
+    batch["confidence"][:] = 0.0
+    wrong = {k: (v + 0.3).requires_grad_(True) for k, v in outputs.items() if k != "confidence"}
+    confidence = torch.full((3,), 0.7, requires_grad=True)
+    total, _ = regressor_loss({**wrong, "confidence": confidence}, batch, chain(), RegressorWeights())
+    total.backward()
+    assert float(confidence.grad.min()) > 0
+    assert all(v.grad is None or not v.grad.any() for v in wrong.values())
+
+
+def test_the_best_rotation_variance_is_the_mean_squared_error_per_axis():
+    outputs, batch = regressor_batch(persons=1)
+    angle = 0.3
+    turn = torch.from_numpy(so3.exp(np.array([0, angle, 0.0]))).float()
+    outputs["rot6d_rows"] = (batch["rotmat"] @ turn)[:, :, :2].flatten(2)
+    losses = []
+    grid = np.linspace(-6, 0, 121)
+    for log_var in grid:
+        outputs["rot_log_var"] = torch.full((1, 24), float(log_var))
+        losses.append(float(regressor_loss(outputs, batch, chain(), RegressorWeights())[0]))
+    assert abs(grid[int(np.argmin(losses))] - math.log(angle**2 / 3)) < 0.06
+
+
+def test_angles_have_finite_gradients_at_zero_and_at_pi():
+    for angle in (0.0, 1e-4, 1.0, math.pi):
+        rotation = torch.from_numpy(so3.exp(np.array([[0.0, 0, angle]]))).requires_grad_(True)
+        value = angle_between(rotation, torch.eye(3, dtype=torch.float64)[None])
+        value.sum().backward()
+        assert abs(float(value.detach()) - angle) < 5e-3 and torch.isfinite(rotation.grad).all()
+
+
+def field(persons=2, cells=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    target = 5 * torch.randn((persons, 2, cells, cells), generator=generator)
+    valid = torch.ones((persons, cells, cells), dtype=torch.bool)
+    return target, torch.zeros((persons, 1, cells, cells)), valid
+
+
+def test_zero_displacement_reports_the_start_as_its_error():
+    target, log_var, valid = field()
+    _, parts = displacement_loss(torch.zeros_like(target), log_var, target, valid, valid, 1.0, W)
+    assert abs(float(parts["epe_px"]) - float(parts["zero_px"])) < 1e-3
+
+
+def test_invalid_cells_have_no_say():
+    target, log_var, valid = field()
+    valid[:, :2] = False
+    flow, spread = torch.zeros_like(target).requires_grad_(True), log_var.clone().requires_grad_(True)
+    displacement_loss(flow, spread, target, valid, valid, 1.0, W)[0].backward()
+    assert not flow.grad[:, :, :2].any() and not spread.grad[:, :, :2].any()
+    assert flow.grad[:, :, 2:].all() and spread.grad[:, :, 2:].all()
+
+
+def test_the_best_variance_is_that_of_the_laplace_density():
+    """With all errors of length r the likelihood is best at b = r / 2, whose variance per component is 3 b^2."""
+    target, log_var, valid = field()
+    r = 4.0
+    flow = target + torch.tensor([r, 0.0])[None, :, None, None]
+    grid = np.linspace(-2, 6, 401)
+    values = [float(displacement_loss(flow, log_var + float(g), target, valid, valid, 1.0, W)[0]) for g in grid]
+    assert abs(grid[int(np.argmin(values))] - math.log(3 * (r / 2) ** 2)) < 0.03
+
+
+def test_hidden_cells_are_told_apart_by_their_variance_rather_than_pulled():
+    target, log_var, valid = field()
+    hidden = torch.zeros_like(valid)
+    pulls = []
+    for visible in (valid, hidden):
+        flow = torch.zeros_like(target).requires_grad_(True)
+        displacement_loss(flow, log_var, target, valid, visible, 0.0, W)[0].backward()
+        pulls.append(float(flow.grad.norm()))
+    assert pulls[1] < 0.5 * pulls[0]
+
+
+def test_small_starts_count_more_per_pixel():
+    """One pixel of harm on a perfect start costs more than on one that is 20 px off."""
+    _, log_var, valid = field(persons=1)
+    costs = []
+    for length in (0.0, 20.0):
+        target = torch.zeros((1, 2, 4, 4))
+        target[:, 0] = length
+        flow = target.clone()
+        flow[:, 1] += 1.0
+        costs.append(float(displacement_loss(flow, log_var[:1], target, valid, valid, 0.0, W)[0]))
+    assert costs[0] > 5 * costs[1]
+
+
+def test_mirroring_people_commutes_with_posing_them():
+    from densefit_ros.train.sources import mirror
+
+    body = chain(symmetric=True)
+    _, batch = regressor_batch()
+    joints = body.joints(batch["rotmat"], batch["betas"])
+    batch["joints_uv"] = project_joints(joints, batch["cam"], batch["intrinsics"], batch["ray_rotmat"])
+    batch["joints_z"] = joints[..., 2]
+    arrays = {k: v.numpy() for k, v in batch.items()} | {
+        "image": np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3)).astype(np.uint8)
+    }
+    which = np.array([True, False, True])
+    out = mirror(arrays, which)
+    t = {k: torch.from_numpy(v) for k, v in out.items()}
+    joints = body.joints(t["rotmat"], t["betas"])
+    np.testing.assert_allclose(project_joints(joints, t["cam"], t["intrinsics"], t["ray_rotmat"]), out["joints_uv"], atol=2e-4)
+    np.testing.assert_allclose(joints[..., 2], out["joints_z"], atol=1e-5)
+    np.testing.assert_array_equal(out["image"][0], arrays["image"][0][:, ::-1])
+    np.testing.assert_array_equal(out["rotmat"][1], arrays["rotmat"][1])
+    twice = mirror(out, which)
+    for name in arrays:
+        np.testing.assert_allclose(twice[name], arrays[name], atol=1e-6, err_msg=name)
