@@ -32,6 +32,13 @@ class Mirror:
         if self._copy:
             wp.copy(self.device, self._host)
 
+    def clear(self, count: int) -> None:
+        """Zero the first ``count`` scalars on the device."""
+        if self._copy:
+            self.device[:count].zero_()
+        else:
+            self.host[:count] = 0
+
     def pull(self) -> np.ndarray:
         """Device to host; waits for the device."""
         if self._copy:
@@ -66,6 +73,7 @@ def upload_body(body, T, device) -> SimpleNamespace:
     if has_pose:
         posedirs = np.asarray(body.posedirs, npf).reshape(207, v, 3).transpose(1, 0, 2).reshape(-1, 3)
     low, high = default_limits()
+    tables = face_tables(body)
     return SimpleNamespace(
         faces=put(body.faces.astype(np.int32), wp.vec3i, (-1, 3)),
         v_template=put(body.v_template.astype(npf), T.V3, (-1, 3)),
@@ -76,10 +84,43 @@ def upload_body(body, T, device) -> SimpleNamespace:
         joint_shapedirs=put(body.joint_shapedirs.astype(npf), T.M310, (-1, 3, 10)),
         skin_joint=put(body.skin_joint.astype(np.int32), wp.vec4i, (-1, 4)),
         skin_weight=put(body.skin_weight.astype(npf), T.V4, (-1, 4)),
+        face_start=put(tables.start, wp.int32, (-1,)),
+        face_joint=put(tables.joint, wp.int32, (-1,)),
+        face_weight=put(tables.weight.astype(npf), T.V3, (-1, 3)),
+        path_start=put(tables.path_start, wp.int32, (-1,)),
+        path_joint=put(tables.path_joint, wp.int32, (-1,)),
         parents=put(np.maximum(body.parents, 0).astype(np.int32), wp.int32, (-1,)),
         limit_low=put(low.astype(npf), T.V3, (-1, 3)),
         limit_high=put(high.astype(npf), T.V3, (-1, 3)),
     )
+
+
+def face_tables(body) -> SimpleNamespace:
+    """Which joints carry each face, with the three corners' weights, and which joints lie above those, tips first.
+
+    Compressed rows: face f owns entries start[f] to start[f + 1].
+    """
+    f = len(body.faces)
+    dense = np.zeros((f, 24, 3), np.float32)
+    index = np.arange(f)
+    for corner in range(3):
+        v = body.faces[:, corner]
+        for slot in range(body.skin_joint.shape[1]):
+            np.add.at(dense, (index, body.skin_joint[v, slot], corner), body.skin_weight[v, slot])
+    carries = (dense != 0).any(2)
+    face, joint = np.nonzero(carries)
+    above = carries.copy()
+    for k in range(23, 0, -1):
+        above[:, body.parents[k]] |= above[:, k]
+    path_face, backwards = np.nonzero(above[:, ::-1])
+
+    def starts(owner):
+        return np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=f))]).astype(np.int32)
+
+    return SimpleNamespace(
+        start=starts(face), joint=joint.astype(np.int32), weight=dense[face, joint],
+        path_start=starts(path_face), path_joint=(23 - backwards).astype(np.int32),
+    )  # fmt: skip
 
 
 def upload_landmarks(landmarks, T, device) -> SimpleNamespace:
@@ -157,10 +198,10 @@ def allocate(T, persons: int, points: int, chunks: int, history: int, device) ->
         beta=zeros(2 * persons, T.V10),
         t=zeros(2 * persons, T.V3),
         rest=zeros(2 * j, T.V3),
-        rotation=mirror(2 * j, T.M33),
-        joint=mirror(2 * j, T.V3),
+        rotation=zeros(2 * j, T.M33),
+        joint=zeros(2 * j, T.V3),
         carry=zeros(2 * j, T.V3),
-        motion=mirror(2 * j, T.M310),
+        motion=zeros(2 * j, T.M310),
         feature=zeros(persons * 207, T.F),
         # linearisation
         rows=mirror(rows * WIDTH, T.F),
@@ -170,6 +211,8 @@ def allocate(T, persons: int, points: int, chunks: int, history: int, device) ->
         key_r2_start=mirror(keys, T.F),
         key_x=mirror(keys, T.V3),
         key_jacobian=mirror(keys * 85, T.V3),
+        joint_x=zeros(j, T.V3),
+        joint_jacobian=mirror(j * 85, T.V3),
         pose_error=zeros(persons * 23, T.V3),
         pose_jacobian=zeros(persons * 23, T.M33),
         gram_part=zeros(persons * chunks * LOWER_BLOCKS, T.M88),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import lapack
 
 from ..types import NUM_BETAS, NUM_JOINTS, NUM_UNKNOWNS, BodyParams, FitResult, FitStatus
-from .layout import COL_BETA, COL_ROT, WIDTH
+from .layout import WIDTH
 
 N = NUM_UNKNOWNS
 
@@ -21,55 +22,38 @@ def empty() -> FitResult:
 
 def symmetric(lower: np.ndarray) -> np.ndarray:
     """Full matrices from their lower triangles, (P,n,n)."""
-    low = np.tril(lower)
-    return low + np.tril(lower, -1).transpose(0, 2, 1)
-
-
-def joint_jacobian(body, rotation: np.ndarray, joint: np.ndarray, motion: np.ndarray, shapedirs: np.ndarray) -> np.ndarray:
-    """Derivative of the posed joints by the unknowns.
-
-    rotation (P,24,3,3), joint (P,24,3), motion (P,24,3,10) as the kernels keep them -> (P,24,3,85).
-    """
-    p = len(joint)
-    above = ancestors(body.parents)  # (24,24): k is l or above l
-    out = np.zeros((p, NUM_JOINTS, 3, N), joint.dtype)
-    out[..., :3] = np.eye(3)
-    arm = joint[:, :, None] - joint[:, None]  # (P,l,k,3): p_l - p_k
-    arm = np.where(above[None, :, :, None], arm, 0.0)
-    x, y, z = arm[..., 0], arm[..., 1], arm[..., 2]
-    turn = out[..., COL_ROT:COL_BETA].reshape(p, NUM_JOINTS, 3, NUM_JOINTS, 3)
-    turn[:, :, 0, :, 1], turn[:, :, 0, :, 2] = z, -y
-    turn[:, :, 1, :, 0], turn[:, :, 1, :, 2] = -z, x
-    turn[:, :, 2, :, 0], turn[:, :, 2, :, 1] = y, -x
-    out[..., COL_ROT:COL_BETA] = turn.reshape(p, NUM_JOINTS, 3, 3 * NUM_JOINTS)
-    chain = np.einsum("lk,pkcb->plcb", above.astype(joint.dtype), motion)
-    out[..., COL_BETA:] = chain + np.einsum("plcd,ldb->plcb", rotation, shapedirs.astype(joint.dtype))
+    low = np.where(_LOWER[: lower.shape[-1], : lower.shape[-1]], lower, 0)
+    out = low + low.transpose(0, 2, 1)
+    index = np.arange(lower.shape[-1])
+    out[:, index, index] *= 0.5
     return out
 
 
-def ancestors(parents: np.ndarray) -> np.ndarray:
-    """(24,24) bool: column k lies on the chain from the root to row l, l included."""
-    out = np.eye(NUM_JOINTS, dtype=bool)
-    for k in range(1, NUM_JOINTS):
-        out[k] |= out[parents[k]]
-    return out
+_LOWER = np.tri(WIDTH, dtype=bool)
 
 
 def joint_covariance(information: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
-    """J H^-1 J^T per joint.  information (P,85,85) in the scale of its noise, jacobian (P,24,3,85) -> (P,24,3,3) m^2."""
-    out = np.empty(jacobian.shape[:2] + (3, 3))
+    """J H^-1 J^T per joint.
+
+    information (P,85,85) in the scale of its noise, lower triangle; jacobian (P,24,85,3) -> (P,24,3,3) m^2.
+    """
+    out = np.empty((len(jacobian), NUM_JOINTS, 3, 3))
     for p, (h, j) in enumerate(zip(information, jacobian)):
-        s = 1.0 / np.sqrt(np.maximum(h.diagonal().astype(np.float64), 1e-12))
+        s = 1.0 / np.sqrt(np.maximum(h.diagonal(), 1e-12))
         # Directions that nothing measures get a variance of 1e9 in their own scale, not a singular matrix.
-        a = h * s[:, None] * s[None] + 1e-9 * np.eye(N)
-        rows = (j.reshape(-1, N) * s).T
-        try:
-            half = np.linalg.solve(np.linalg.cholesky(a), rows)
-        except np.linalg.LinAlgError:
-            w, v = np.linalg.eigh(a)
+        a = h * s
+        a *= s[:, None]
+        a.reshape(-1)[:: N + 1] += 1e-9
+        rows = (j * s[:, None]).transpose(1, 0, 2).reshape(N, -1)  # (85,72)
+        # C order lower is Fortran order upper: A = U^T U.
+        factor, info = lapack.dpotrf(a.T, lower=0)
+        if info == 0:
+            half, _ = lapack.dtrtrs(factor, rows, lower=0, trans=1)
+        else:
+            w, v = np.linalg.eigh(a, UPLO="L")
             half = (v / np.sqrt(np.maximum(w, 1e-9))).T @ rows
-        half = half.reshape(N, NUM_JOINTS, 3)
-        out[p] = np.einsum("nja,njb->jab", half, half)
+        half = np.ascontiguousarray(half.T).reshape(NUM_JOINTS, 3, N)
+        out[p] = half @ half.transpose(0, 2, 1)
     return out
 
 
@@ -83,7 +67,7 @@ def noise_variance(r2: np.ndarray, scale: float, unknowns: float) -> float:
         return 1.0
     c2 = scale * scale
     variance = 1.0
-    for _ in range(8):  # weights depend on the scale being estimated: a fixed point, reached fast
+    for _ in range(4):  # weights depend on the scale being estimated: a fixed point, reached fast
         w = (c2 * variance / (c2 * variance + r2)) ** 2
         total = w.sum()
         if total <= 0:
@@ -154,7 +138,6 @@ def collect(fitter, plan, staged, steps: int, residuals: list) -> FitResult:
     status = np.full(p, FitStatus.MAX_ITERATIONS, np.int32)
     status[done == 1] = FitStatus.CONVERGED
     status[(accepted == 0) & (done != 1)] = FitStatus.STALLED
-    joint = b.joint.pull()[: 48 * p].reshape(2, p, 24, 3)[cur, np.arange(p)]
     behind = ~(b.cost.pull()[:p] < np.inf) | ~(_start_depth(fitter.body, staged.start, staged.valid_start) > options.z_min_m)
     status[staged.evidence < options.min_matches] = FitStatus.NO_EVIDENCE
     status[~staged.valid_start | behind] = FitStatus.INVALID_START
@@ -165,20 +148,20 @@ def collect(fitter, plan, staged, steps: int, residuals: list) -> FitResult:
     # Uncertainty at the result: data scaled by how large its residuals turned out, priors as promised.
     gram = b.gram.pull()[: 2 * p * WIDTH * WIDTH].reshape(2, p, WIDTH, WIDTH)[cur, np.arange(p)]
     total = symmetric(gram)[:, :N, :N]
-    prior = _prior_information(fitter, plan, p, cur)
+    prior = b.prior_gram.pull()[: 2 * p * WIDTH * WIDTH].reshape(2, p, WIDTH, WIDTH)[cur, np.arange(p)][:, :N, :N]
     inliers, scaled = np.zeros(p, np.float32), np.empty_like(total, dtype=np.float64)
     for i in range(p):
         e = residuals[i][1][0]
         inliers[i] = np.mean(e < options.inlier_sigma**2) if len(e) else 0.0
-        data = np.asarray(total[i] - prior[i], np.float64)
-        unknowns = np.clip(N - np.sum(prior[i].diagonal() / np.maximum(total[i].diagonal(), 1e-12)), 0, N)
-        variance = max(noise_variance(e, float(options.robust_scale), float(unknowns)), 0.25)
-        scaled[i] = prior[i] + data * options.independent_share / variance
-    rotation = b.rotation.pull()[: 48 * p].reshape(2, p, 24, 3, 3)[cur, np.arange(p)]
-    motion = b.motion.pull()[: 48 * p].reshape(2, p, 24, 3, 10)[cur, np.arange(p)]
-    jacobian = joint_jacobian(fitter.body, rotation, joint, motion, fitter.body.joint_shapedirs)
-    covariance = np.nan_to_num(joint_covariance(np.nan_to_num(scaled), np.nan_to_num(jacobian)), nan=1e3, posinf=1e3)
-    return FitResult(params, status, history, accepted, covariance.astype(np.float32), inliers, total.copy())
+        mine = prior[i].astype(np.float64)
+        unknowns = N - np.sum(mine.diagonal() / np.maximum(total[i].diagonal(), 1e-12))
+        variance = max(noise_variance(e, float(options.robust_scale), float(np.clip(unknowns, 0, N))), 0.25)
+        scaled[i] = mine + (total[i] - mine) * (options.independent_share / variance)
+    jacobian = b.joint_jacobian.pull()[: p * 24 * N].reshape(p, 24, N, 3).astype(np.float64)
+    if not (np.isfinite(scaled).all() and np.isfinite(jacobian).all()):
+        scaled, jacobian = np.nan_to_num(scaled), np.nan_to_num(jacobian)
+    covariance = joint_covariance(scaled, jacobian)
+    return FitResult(params, status, history, accepted, covariance.astype(np.float32), inliers, total)
 
 
 def keep_start(params: BodyParams, staged, keep: np.ndarray) -> BodyParams:
@@ -203,17 +186,3 @@ def _start_depth(body, start: BodyParams, ok: np.ndarray) -> np.ndarray:
     betas = np.where(ok[:, None], start.betas, 0.0)
     z = np.where(ok, np.asarray(start.t_camera_root)[:, 2], 1.0)
     return z + body.joint_template[0, 2] + betas @ body.joint_shapedirs[0, 2][: NUM_BETAS]
-
-
-def _prior_information(fitter, plan, p: int, cur: np.ndarray) -> np.ndarray:
-    b = fitter._b
-    b.prior_gram.device.zero_()
-    # The prior kernels write for the trial slot: point it at the result for a moment.
-    b.cur.host[:p] = 1 - cur
-    b.cur.push()
-    for launch in plan.prior_only:
-        launch.launch()
-    matrix = b.prior_gram.pull()[: 2 * p * WIDTH * WIDTH].reshape(2, p, WIDTH, WIDTH)
-    b.cur.host[:p] = 1 - b.cur.host[:p]
-    b.cur.push()
-    return symmetric(matrix[b.cur.host[:p], np.arange(p)])[:, :N, :N]

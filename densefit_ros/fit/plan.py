@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import warp as wp
 
@@ -23,22 +23,19 @@ class Shape:
 
 @dataclass
 class Plan:
-    """Launches by stage.  ``graphs`` holds a graph per number of iterations, where they run on the device alone."""
+    """Launches by stage, and the graphs recorded from them."""
 
     load: list
-    evaluate: list  # state -> rows
-    gram: list  # rows -> normal matrix; empty when the host does it
-    priors: list
+    evaluation: list  # state -> rows -> normal matrix with priors
     begin: list
     propose: list  # normal matrix -> step; empty when the host does it
     retract: list
     decide: list
-    export: list
-    prior_only: list  # the priors' share of the normal matrix at the result
-    graphs: dict
+    end: list  # parameters, the joints' Jacobian, the priors' share of the normal matrix at the result
+    graphs: dict = field(default_factory=dict)
 
 
-def build(kernels, body, b, shape: Shape, landmarks, options: FitOptions, capacity: int, slots: int, key_slots: int,
+def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOptions, capacity: int, slots: int, key_slots: int,
           chunks: int, history: int, device, on_device: bool) -> Plan:  # fmt: skip
     """Record every launch for one shape."""
     k, p = kernels, shape.persons
@@ -68,8 +65,8 @@ def build(kernels, body, b, shape: Shape, landmarks, options: FitOptions, capaci
         evaluate.append(
             rec(k.surface.rows, shape.points, b.count, p, slots, body.has_posedirs, b.person, b.face, b.kind, b.bary, b.target,
                 b.normal, b.sqrt_weight, b.row0, b.camera, f(options.z_min_m), *scale_args, body.faces, body.v_template,
-                body.shapedirs, body.posedirs, body.skin_joint, body.skin_weight, body.parents, b.cur, b.rotation, b.joint,
-                b.carry, b.motion, b.beta, b.feature, b.rows, b.r2)
+                body.shapedirs, body.posedirs, body.face_start, body.face_joint, body.face_weight, body.path_start,
+                body.path_joint, body.parents, b.cur, b.rotation, b.joint, b.carry, b.motion, b.beta, b.feature, b.rows, b.r2)
         )  # fmt: skip
     if landmarks is not None:
         n = landmarks.count
@@ -86,15 +83,13 @@ def build(kernels, body, b, shape: Shape, landmarks, options: FitOptions, capaci
                 rec(k.landmarks.direction_rows, p * shape.limbs, shape.limbs, n, b.limb_first, b.limb_second, b.limb_direction,
                     b.limb_weight, b.limb_row0, b.key_x, b.key_jacobian, b.rows)
             )  # fmt: skip
-    gram = []
-    if on_device:
-        # The same memory seen as 8-vectors.
-        rows8 = wp.array(ptr=b.rows.ptr, dtype=k.types.V8, shape=b.rows.size // 8, device=device)
-        gram8 = wp.array(ptr=b.gram.ptr, dtype=k.types.V8, shape=b.gram.size // 8, device=device)
-        gram = [
-            rec(k.solve.gram, p * chunks * LOWER_BLOCKS, chunks, b.row_start, rows8, b.gram_part),
-            rec(k.solve.gram_sum, p * LOWER_BLOCKS, p, chunks, b.gram_part, b.cur, gram8),
-        ]
+    # The same memory seen as 8-vectors.
+    rows8 = wp.array(ptr=b.rows.ptr, dtype=k.types.V8, shape=b.rows.size // 8, device=device)
+    gram8 = wp.array(ptr=b.gram.ptr, dtype=k.types.V8, shape=b.gram.size // 8, device=device)
+    gram = [
+        rec(k.solve.gram, p * chunks * LOWER_BLOCKS, chunks, b.row_start, rows8, b.gram_part),
+        rec(k.solve.gram_sum, p * LOWER_BLOCKS, p, chunks, b.gram_part, b.cur, gram8),
+    ]
 
     def priors_into(matrix):
         out = [
@@ -134,5 +129,17 @@ def build(kernels, body, b, shape: Shape, landmarks, options: FitOptions, capaci
             f(options.damping_min), f(options.damping_max), b.gram, b.step, b.prior_cost, b.pose_cost, b.cur, b.scale,
             b.damping, b.growth, b.cost, b.done, b.accepted, b.iteration, b.history)
     ]  # fmt: skip
-    export = [rec(k.state.export, 24 * p, p, b.cur, b.local, b.beta, b.t, b.out_rotvec, b.out_beta, b.out_t)]
-    return Plan(load, evaluate, gram, priors_into(b.gram), begin, propose, retract, decide, export, priors_into(b.prior_gram), {})
+    j = joints_set
+    end = [
+        rec(k.state.export, 24 * p, p, b.cur, b.local, b.beta, b.t, b.out_rotvec, b.out_beta, b.out_t),
+        # From here on the result plays the trial, which is what the kernels below work on.
+        rec(k.solve.swap, p, b.cur),
+        rec(k.landmarks.positions, p * j.count, p, j.count, j.vertices, 0, j.joint_weight, j.vertex_index, j.vertex_weight,
+            body.v_template, body.shapedirs, body.posedirs, body.joint_shapedirs, body.skin_joint, body.skin_weight,
+            body.parents, b.cur, b.rotation, b.joint, b.carry, b.motion, b.beta, b.feature, b.joint_x, b.joint_jacobian),
+        rec(k.solve.clear, 2 * p * WIDTH * WIDTH // 8, wp.array(ptr=b.prior_gram.ptr, dtype=k.types.V8,
+            shape=b.prior_gram.size // 8, device=device)),
+        *priors_into(b.prior_gram),
+        rec(k.solve.swap, p, b.cur),
+    ]  # fmt: skip
+    return Plan(load, evaluate + gram + priors_into(b.gram), begin, propose, retract, decide, end)

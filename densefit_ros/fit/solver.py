@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from . import guard, linear, outcome, stage
 from .layout import COL_RESIDUAL, WIDTH
 from .options import Anchor, FitOptions, PoseGaussian
 
+_JOINTS = SimpleNamespace(
+    joint_weights=np.eye(24), vertex_index=np.zeros((24, 0), np.int32), vertex_weight=np.zeros((24, 0))
+)
 HISTORY = 256  # most iterations of one solve
 POINT_ROUNDING = 64
 
@@ -56,6 +60,7 @@ class Fitter:
         self._constants = buffers.upload_body(body, self._kernels.types, self._device)
         self._b = buffers.allocate(self._kernels.types, self.max_persons, self.max_points, self._chunks, HISTORY, self._device)
         self._landmarks: dict = {}
+        self._joints = buffers.upload_landmarks(_JOINTS, self._kernels.types, self._device)
         self._plans: dict = {}
 
     def solve(
@@ -144,58 +149,44 @@ class Fitter:
             from .buffers import MAX_LANDMARKS
 
             self._plans[key] = plan.build(
-                self._kernels, self._constants, b, key, staged.landmarks, self.options, self.max_persons,
+                self._kernels, self._constants, b, key, staged.landmarks, self._joints, self.options, self.max_persons,
                 self.max_persons * self.max_points, self.max_persons * MAX_LANDMARKS, self._chunks, HISTORY, self._device,
                 self.linear == "tile",
             )  # fmt: skip
         return self._plans[key]
 
     def _run(self, plan, staged: stage.Staged, steps: int) -> None:
-        if self.linear == "lapack":
-            self._run_host(plan, staged, steps)
+        """All iterations: as one recorded graph, or with the host's LAPACK between recorded pieces."""
+        if self.linear == "tile":
+            self._replay(plan, steps, self._sequence(plan, steps))
             return
-        wp = self._wp
-        if steps not in plan.graphs:
-            for kernel_launch in self._sequence(plan, 1):  # compile and load everything before recording
-                kernel_launch.launch()
-            with wp.ScopedCapture(device=self._device) as capture:
-                for kernel_launch in self._sequence(plan, steps):
-                    kernel_launch.launch()
-            plan.graphs[steps] = capture.graph
-        wp.capture_launch(plan.graphs[steps])
-
-    @staticmethod
-    def _sequence(plan, steps: int) -> list:
-        evaluation = plan.evaluate + plan.gram + plan.priors
-        return plan.load + evaluation + plan.begin + (plan.propose + plan.retract + evaluation + plan.decide) * steps + plan.export
-
-    def _run_host(self, plan, staged: stage.Staged, steps: int) -> None:
         b, p = self._b, staged.persons
-        rows = b.rows.host.reshape(-1, WIDTH)
         matrix = b.gram.host[: 2 * p * WIDTH * WIDTH].reshape(2, p, WIDTH, WIDTH)
         step = b.step.host[: p * WIDTH].reshape(p, WIDTH)
-        row_start, cur, damping, done = b.row_start.host, b.cur.host[:p], b.damping.host, b.done.host[:p]
-
-        def evaluate():
-            for launch in plan.evaluate:
-                launch.launch()
-            linear.gram(rows, row_start, cur, matrix)
-            for launch in plan.priors:
-                launch.launch()
-
-        for launch in plan.load:
-            launch.launch()
-        evaluate()
-        for launch in plan.begin:
-            launch.launch()
+        cur, damping, done = b.cur.host[:p], b.damping.host[:p], b.done.host[:p]
+        self._replay(plan, "begin", plan.load + plan.evaluation + plan.begin)
+        iteration = plan.retract + plan.evaluation + plan.decide
         for _ in range(steps):
             if done.all():
                 break
             linear.step(matrix, cur, damping, step)
-            plan.retract[0].launch()
-            evaluate()
-            plan.decide[0].launch()
-        plan.export[0].launch()
+            self._replay(plan, "iteration", iteration)
+        self._replay(plan, "end", plan.end)
+
+    def _replay(self, plan, name, launches: list) -> None:
+        wp = self._wp
+        if name not in plan.graphs:
+            # Compile and load everything before recording; the sequence restarts from the staged input anyway.
+            with wp.ScopedCapture(device=self._device) as capture:
+                for launch in launches:
+                    launch.launch()
+            plan.graphs[name] = capture.graph
+        wp.capture_launch(plan.graphs[name])
+
+    @staticmethod
+    def _sequence(plan, steps: int) -> list:
+        body = (plan.propose + plan.retract + plan.evaluation + plan.decide) * steps
+        return plan.load + plan.evaluation + plan.begin + body + plan.end
 
     def _answer(self, plan, staged: stage.Staged, steps: int) -> FitResult:
         residuals = outcome.residuals(self, staged)
@@ -217,15 +208,9 @@ class Fitter:
         staged = self._stage(start, camera, matches, keypoints, depth, anchors)
         plan = self._plan(staged, keypoints, gaussian)
         p = staged.persons
-        for launch in plan.load + plan.evaluate + plan.gram:
+        for launch in plan.load + plan.evaluation + plan.begin:
             launch.launch()
         b = self._b
-        matrix = b.gram.pull() if self.linear == "tile" else b.gram.host
-        matrix = matrix[: 2 * p * WIDTH * WIDTH].reshape(2, p, WIDTH, WIDTH)
-        if self.linear == "lapack":
-            linear.gram(b.rows.host.reshape(-1, WIDTH), b.row_start.host, b.cur.host[:p], matrix)
-        for launch in plan.priors + plan.begin:
-            launch.launch()
         h = outcome.symmetric(b.gram.pull()[: p * WIDTH * WIDTH].reshape(p, WIDTH, WIDTH))
         return h[:, :85, :85], h[:, COL_RESIDUAL, :85].copy(), b.cost.pull()[:p].copy()
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import ShapeError
 from ..types import NUM_JOINTS, BodyParams, Camera, Correspondences, DepthPoints, Keypoints
 from .buffers import MAX_LIMBS
-from .layout import KIND_PIXEL, KIND_PLANE, MAX_ANCHORS
+from .layout import KIND_PIXEL, KIND_PLANE, MAX_ANCHORS, WIDTH
 from .limbs import limbs_of
 from .options import Anchor, FitOptions
 
@@ -115,6 +115,8 @@ def stage_points(
     np.cumsum(2 * counts + rows_extra, out=row_start[1 : persons + 1])
     # Points of person p start at row_start[p] - p * rows_extra when no other rows lie between.
     b.row0.host[:n] = 2 * np.arange(n) + rows_extra * person
+    # The kernels write a point's non-zero columns only, and those never change within a solve.
+    b.rows.clear(int(row_start[persons]) * WIDTH)
     for m in (b.count, b.person, b.face, b.kind, b.bary, b.target, b.normal, b.sqrt_weight, b.row0, b.row_start):
         m.push()
     return n, person, kind == KIND_PIXEL, counts

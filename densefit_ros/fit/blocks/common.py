@@ -72,6 +72,7 @@ def make(F):
         V96=wp.types.vector(length=96, dtype=F),
         M33=M33,
         M88=wp.types.matrix(shape=(8, 8), dtype=F),
+        M244=wp.types.matrix(shape=(24, 4), dtype=F),
         M310=wp.types.matrix(shape=(3, 10), dtype=F),
         hat=hat,
         exp_so3=exp_so3,

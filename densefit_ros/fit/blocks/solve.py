@@ -121,6 +121,16 @@ def make(F):
         out[i] = residual[i]
 
     @wp.kernel(enable_backward=False, module="unique")
+    def swap(cur: wp.array(dtype=int)):
+        """Exchange the current iterate and the trial."""
+        p = wp.tid()
+        cur[p] = 1 - cur[p]
+
+    @wp.kernel(enable_backward=False, module="unique")
+    def clear(out: wp.array(dtype=V8)):
+        out[wp.tid()] = V8()
+
+    @wp.kernel(enable_backward=False, module="unique")
     def begin(
         persons: int,
         history: int,
@@ -225,5 +235,6 @@ def make(F):
         out_history[p * history + wp.min(iteration[p], history - 1)] = cost[p]
 
     return SimpleNamespace(
-        gram=gram, gram_sum=gram_sum, damp=damp, cholesky=cholesky, unscale=unscale, keep=keep, begin=begin, decide=decide
-    )
+        gram=gram, gram_sum=gram_sum, damp=damp, cholesky=cholesky, unscale=unscale, keep=keep, swap=swap, clear=clear,
+        begin=begin, decide=decide,
+    )  # fmt: skip

@@ -21,7 +21,7 @@ from ..layout import BEHIND, COL_BETA, COL_COST_NEXT, COL_COST_NOW, COL_RESIDUAL
 def make(F):
     """Kernel ``rows`` for scalar ``F``."""
     T = common.make(F)
-    V3, V4, V10, V96, M33, M310 = T.V3, T.V4, T.V10, T.V96, T.M33, T.M310
+    V3, V4, V10, M33, M244, M310 = T.V3, T.V4, T.V10, T.M33, T.M244, T.M310
     width = wp.constant(WIDTH)
     col_rot = wp.constant(COL_ROT)
     col_beta = wp.constant(COL_BETA)
@@ -44,8 +44,8 @@ def make(F):
     ) -> V3:
         x = v_template[v] + shapedirs[v] * b
         if has_posedirs != 0:
-            for f in range(207):
-                x += posedirs[v * 207 + f] * feature[p * 207 + f]
+            for n in range(207):
+                x += posedirs[v * 207 + n] * feature[p * 207 + n]
         return x
 
     @wp.kernel(enable_backward=False, module="unique")
@@ -71,8 +71,11 @@ def make(F):
         v_template: wp.array(dtype=V3),
         shapedirs: wp.array(dtype=M310),
         posedirs: wp.array(dtype=V3),
-        skin_joint: wp.array(dtype=wp.vec4i),
-        skin_weight: wp.array(dtype=V4),
+        face_start: wp.array(dtype=int),
+        face_joint: wp.array(dtype=int),
+        face_weight: wp.array(dtype=V3),
+        path_start: wp.array(dtype=int),
+        path_joint: wp.array(dtype=int),
         parents: wp.array(dtype=int),
         cur: wp.array(dtype=int),
         rotation: wp.array(dtype=M33),
@@ -92,38 +95,30 @@ def make(F):
         s = slot * persons + p
         base = s * 24
         b = beta[s]
-        corners = faces[face[i]]
+        f = face[i]
+        corners = faces[f]
         bc = bary[i]
 
-        acc = V96()  # four numbers per joint: weighted position, weight
+        # Four numbers per joint: weighted position, weight.
+        acc = M244()
+        v0 = rest_vertex(corners[0], p, b, v_template, shapedirs, posedirs, feature, has_posedirs)
+        v1 = rest_vertex(corners[1], p, b, v_template, shapedirs, posedirs, feature, has_posedirs)
+        v2 = rest_vertex(corners[2], p, b, v_template, shapedirs, posedirs, feature, has_posedirs)
         x = V3()
         turn0 = M33()
         turn1 = M33()
         turn2 = M33()
-        for c in range(3):
-            v = corners[c]
-            rest = rest_vertex(v, p, b, v_template, shapedirs, posedirs, feature, has_posedirs)
-            sj = skin_joint[v]
-            sw = skin_weight[v]
-            turn = M33()
-            for m in range(4):
-                w = bc[c] * sw[m]
-                if w != F(0.0):
-                    k = sj[m]
-                    g = rotation[base + k]
-                    y = w * (g * rest + carry[base + k])
-                    turn += w * g
-                    x += y
-                    acc[4 * k] += y[0]
-                    acc[4 * k + 1] += y[1]
-                    acc[4 * k + 2] += y[2]
-                    acc[4 * k + 3] += w
-            if c == 0:
-                turn0 = turn
-            elif c == 1:
-                turn1 = turn
-            else:
-                turn2 = turn
+        for n in range(face_start[f], face_start[f + 1]):
+            k = face_joint[n]
+            w3 = wp.cw_mul(face_weight[n], bc)
+            w = w3[0] + w3[1] + w3[2]
+            g = rotation[base + k]
+            y = g * (w3[0] * v0 + w3[1] * v1 + w3[2] * v2) + w * carry[base + k]
+            x += y
+            acc[k] = V4(y[0], y[1], y[2], w)
+            turn0 += w3[0] * g
+            turn1 += w3[1] * g
+            turn2 += w3[2] * g
 
         # Residual, its gradient by the point (a0, a1), and whether it exists.
         sqw = sqrt_weight[i]
@@ -173,39 +168,24 @@ def make(F):
 
         o0 = row0[i] * width
         o1 = o0 + width
-        shape = M310()
-        for kk in range(24):
-            k = 23 - kk
-            w = acc[4 * k + 3]
-            col = col_rot + 3 * k
-            if w != F(0.0):
-                y = V3(acc[4 * k], acc[4 * k + 1], acc[4 * k + 2])
-                if k > 0:
-                    h = 4 * parents[k]
-                    acc[h] += y[0]
-                    acc[h + 1] += y[1]
-                    acc[h + 2] += y[2]
-                    acc[h + 3] += w
-                shape += w * motion[base + k]
-                arm = y - w * joint[base + k]
-                d0 = wp.cross(arm, a0)
-                d1 = wp.cross(arm, a1)
-                out[o0 + col] = d0[0]
-                out[o0 + col + 1] = d0[1]
-                out[o0 + col + 2] = d0[2]
-                out[o1 + col] = d1[0]
-                out[o1 + col + 1] = d1[1]
-                out[o1 + col + 2] = d1[2]
-            else:
-                out[o0 + col] = F(0.0)
-                out[o0 + col + 1] = F(0.0)
-                out[o0 + col + 2] = F(0.0)
-                out[o1 + col] = F(0.0)
-                out[o1 + col + 1] = F(0.0)
-                out[o1 + col + 2] = F(0.0)
-        shape += turn0 * shapedirs[corners[0]]
+        # Only the joints above the face move it.  They are listed from the tips to the root; the columns of all others
+        # were zeroed when the evidence was laid out.
+        shape = turn0 * shapedirs[corners[0]]
         shape += turn1 * shapedirs[corners[1]]
         shape += turn2 * shapedirs[corners[2]]
+        for n in range(path_start[f], path_start[f + 1]):
+            k = path_joint[n]
+            y4 = acc[k]
+            if k > 0:
+                acc[parents[k]] = acc[parents[k]] + y4
+            shape += y4[3] * motion[base + k]
+            arm = V3(y4[0], y4[1], y4[2]) - y4[3] * joint[base + k]
+            d0 = wp.cross(arm, a0)
+            d1 = wp.cross(arm, a1)
+            col = col_rot + 3 * k
+            for c in range(3):
+                out[o0 + col + c] = d0[c]
+                out[o1 + col + c] = d1[c]
         g0 = a0 * shape
         g1 = a1 * shape
         for c in range(10):
