@@ -1,7 +1,7 @@
 """Building blocks of human postures: what the legs and trunk do, what an arm does; drawn independently and combined.
 
 Each block is a function ``(rng) -> {name: degrees}`` over the degrees of freedom of :mod:`densefit_ros.synth.dof`.
-Lower blocks name both legs and the trunk; arm blocks name one arm without its side prefix.
+These blocks name both legs and the trunk; what an arm does is in :mod:`densefit_ros.synth.arms`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+
+from .gait import gait
 
 Block = Callable[[np.random.Generator], dict[str, float]]
 
@@ -60,29 +62,6 @@ def walk(rng: np.random.Generator) -> dict[str, float]:
 
 def run(rng: np.random.Generator) -> dict[str, float]:
     return gait(rng.uniform(0, 2 * np.pi), rng.uniform(1.0, 1.5), rng.uniform(0.6, 1.0)) | {"neck_turn": rng.normal(0, 12)}
-
-
-def gait(phase: float, stride: float, running: float) -> dict[str, float]:
-    """Legs and trunk at one phase (rad) of a gait; ``stride`` scales the swing, ``running`` in [0,1] goes from walk to run."""
-    d = {
-        "pelvis_pitch": 3 + 9 * running,
-        "pelvis_roll": 3.0 * np.sin(phase) * stride,
-        "side": -2.5 * np.sin(phase) * stride,
-        "turn": -7 * np.cos(phase) * stride,
-        "bend": 1 + 4 * running,
-    }
-    for s, p in (("L", phase), ("R", phase + np.pi)):
-        swing = np.clip(np.sin(p + 0.6), 0, 1)  # the leg travels forward while p is in its swing half
-        stance_bend = np.clip(-np.sin(p), 0, 1)
-        d |= {
-            f"{s}.leg_flex": (3 + 26 * np.sin(p - np.pi / 2 + 0.9) + 6 * running) * stride + 3 + 9 * running,
-            f"{s}.knee": 5 + (58 + 45 * running) * swing**1.5 * stride**0.5 + (8 + 22 * running) * stance_bend,
-            f"{s}.ankle": -6 + 22 * np.clip(np.sin(p - 0.2), 0, 1) ** 2 * stride,
-            f"{s}.toes": 18 * np.clip(np.sin(p + 0.9), 0, 1) ** 4,
-            f"{s}.leg_abd": 1.0,
-            f"{s}.leg_out": 5.0,
-        }
-    return d
 
 
 def sit(rng: np.random.Generator) -> dict[str, float]:
@@ -244,123 +223,6 @@ def _upright(rng: np.random.Generator) -> dict[str, float]:
 def _look(rng: np.random.Generator) -> dict[str, float]:
     return {"neck_turn": rng.normal(0, 22), "neck_bend": rng.normal(4, 12), "neck_side": rng.normal(0, 5)}
 
-
-def arm_hang(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(rng.normal(2, 9), rng.uniform(7, 20), rng.normal(8, 14), abs(rng.normal(14, 13)), rng.normal(10, 18))
-
-
-def arm_swing(rng: np.random.Generator) -> dict[str, float]:
-    flex = rng.normal(0, 24)
-    return _arm(flex, rng.uniform(7, 17), rng.normal(10, 10), 14 + max(flex, 0) * 0.9 + abs(rng.normal(0, 8)), rng.normal(15, 15))
-
-
-def arm_run(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(rng.uniform(-45, 40), rng.uniform(8, 25), rng.uniform(5, 35), rng.uniform(70, 115), rng.normal(0, 15)) | {
-        "fingers": 35.0
-    }
-
-
-def arm_hip(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(rng.uniform(-22, -4), rng.uniform(38, 52), rng.uniform(52, 66), rng.uniform(85, 105), rng.uniform(-30, 40)) | {
-        "wrist_flex": 35.0
-    }
-
-
-def arm_fold(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(rng.uniform(20, 32), rng.uniform(8, 18), rng.uniform(40, 55), rng.uniform(88, 105), rng.uniform(0, 50))
-
-
-def arm_forward(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(
-        rng.uniform(45, 105),
-        rng.uniform(-12, 25),
-        rng.normal(10, 20),
-        rng.choice([rng.uniform(2, 25), rng.uniform(20, 75)]),
-        rng.normal(10, 30),
-    )
-
-
-def arm_up(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(
-        rng.uniform(125, 172),
-        rng.uniform(0, 28),
-        rng.normal(0, 20),
-        rng.choice([rng.uniform(2, 25), rng.uniform(20, 95)]),
-        rng.normal(0, 30),
-    )
-
-
-def arm_side(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(
-        rng.normal(0, 10),
-        rng.uniform(50, 110),
-        rng.uniform(-30, 35),
-        rng.choice([rng.uniform(2, 20), rng.uniform(20, 100)]),
-        rng.normal(0, 30),
-    )
-
-
-def arm_side_up(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(rng.normal(0, 8), rng.uniform(110, 160), rng.normal(0, 15), rng.uniform(2, 60), rng.normal(0, 25))
-
-
-def arm_wave(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(rng.uniform(0, 20), rng.uniform(65, 100), rng.uniform(-70, -50), rng.uniform(70, 115), rng.normal(0, 25)) | {
-        "fingers": 2.0
-    }
-
-
-def arm_talk(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(rng.uniform(5, 40), rng.uniform(8, 28), rng.uniform(-25, 30), rng.uniform(55, 110), rng.normal(-5, 35))
-
-
-def arm_face(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(rng.uniform(45, 72), rng.uniform(0, 18), rng.uniform(12, 30), rng.uniform(125, 140), rng.normal(0, 20))
-
-
-def arm_phone(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(rng.uniform(30, 55), rng.uniform(22, 40), rng.uniform(0, 15), rng.uniform(130, 143), rng.normal(0, 15))
-
-
-def arm_behind_head(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(rng.uniform(5, 25), rng.uniform(125, 150), rng.uniform(-40, -15), rng.uniform(115, 140), rng.normal(0, 15))
-
-
-def arm_behind_back(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(rng.uniform(-35, -22), rng.uniform(16, 30), rng.uniform(55, 75), rng.uniform(45, 80), rng.normal(10, 15))
-
-
-def arm_carry(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(rng.uniform(10, 38), rng.uniform(8, 20), rng.uniform(5, 25), rng.uniform(70, 105), rng.uniform(-60, 0))
-
-
-def arm_lap(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(rng.uniform(18, 38), rng.uniform(8, 18), rng.uniform(10, 32), rng.uniform(42, 78), rng.normal(15, 15))
-
-
-def arm_down_forward(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(rng.uniform(35, 120), rng.uniform(0, 22), rng.normal(5, 15), rng.uniform(2, 45), rng.normal(10, 20))
-
-
-def arm_across(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(rng.uniform(65, 100), rng.uniform(-34, -15), rng.normal(20, 15), rng.uniform(10, 80), rng.normal(10, 20))
-
-
-def arm_any(rng: np.random.Generator) -> dict[str, float]:
-    return _arm(rng.uniform(-40, 165), rng.uniform(8, 120), rng.uniform(-55, 65), rng.uniform(3, 135), rng.uniform(-60, 60))
-
-
-def _arm(flex: float, abd: float, inward: float, elbow: float, pronation: float) -> dict[str, float]:
-    return {"arm_flex": flex, "arm_abd": abd, "arm_in": inward, "elbow": elbow, "pronation": pronation, "fingers": 10.0}
-
-
-ARMS: Mapping[str, Block] = {
-    f.__name__.removeprefix("arm_"): f
-    for f in (
-        arm_hang, arm_swing, arm_run, arm_hip, arm_fold, arm_forward, arm_up, arm_side, arm_side_up, arm_wave, arm_talk, arm_face,
-        arm_phone, arm_behind_head, arm_behind_back, arm_carry, arm_lap, arm_down_forward, arm_across, arm_any,
-    )
-}  # fmt: skip
 
 _STANDING = {
     "hang": 24, "swing": 8, "hip": 8, "fold": 6, "forward": 9, "up": 8, "side": 8, "side_up": 5, "wave": 5, "talk": 11, "face": 4,

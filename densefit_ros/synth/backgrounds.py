@@ -29,8 +29,8 @@ _LONG_SIDE_PX = 1100
 # Package, folder, file -> split.  People: astronaut, camera, lfw_subset, grace_hopper; they stay test material.
 _PACKAGED = {
     ("skimage", "data"): {
-        "brick.png": "train", "chelsea.png": "train", "coffee.png": "train", "grass.png": "train", "gravel.png": "train",
-        "rocket.jpg": "train", "coins.png": "train", "hubble_deep_field.jpg": "train", "color.png": "heldout",
+        "brick.png": "train", "chelsea.png": "train", "coffee.png": "heldout", "grass.png": "train", "gravel.png": "train",
+        "rocket.jpg": "train", "coins.png": "train", "hubble_deep_field.jpg": "train",
         "motorcycle_left.png": "demo",
     },
     ("sklearn", "datasets/images"): {"flower.jpg": "train", "china.jpg": "heldout"},
@@ -50,7 +50,9 @@ class Backgrounds:
         # Half and quarter size: shrinking a large window anew for every crop would cost more than rendering it.
         self._levels = [self.images]
         for _ in range(2):
-            self._levels.append(tuple(cv2.resize(i, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for i in self._levels[-1]))
+            self._levels.append(
+                tuple(cv2.resize(i, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for i in self._levels[-1])
+            )
 
     def __len__(self) -> int:
         return len(self.images)

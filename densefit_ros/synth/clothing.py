@@ -62,6 +62,8 @@ class Wardrobe:
         centre_x = p.side * (hip[0] + (knee[0] - hip[0]) * np.minimum(t, 1))
         centre_z = np.float32(np.median(position[(p.leg > 0.8) & (p.along_leg < 1), 2]))
         angle = np.arctan2(position[:, 2] - centre_z, (position[:, 0] - centre_x) * p.side)  # 0 outward, +-pi inward
+        # The innermost points of both legs meet in the middle plane: without the 1.3 a slit as wide as a face stays open.
+        angle = np.clip(1.3 * angle, -np.pi, np.pi)
         mask = cover.skirt * smooth_step(p.along_leg, -0.15, 0.25)
         # The cone's half axes: wide enough for both legs at the hips, then flaring.
         on_skirt = cover.skirt > 0.5

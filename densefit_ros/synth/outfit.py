@@ -40,13 +40,13 @@ def sample_outfit(rng: np.random.Generator) -> Outfit:
     u = rng.uniform
     skirt = rng.random() < 0.16
     dress = skirt and rng.random() < 0.6
-    shorts = rng.random() < 0.27
+    shorts = rng.random() < (0.75 if skirt else 0.27)  # bare legs under most skirts
     jacket = rng.random() < 0.28
     loose = rng.choice([u(0.002, 0.008), u(0.008, 0.022), u(0.022, 0.045)], p=[0.35, 0.42, 0.23])
     return Outfit(
         sleeve=float(rng.choice([u(-0.2, 0.0), u(0.35, 0.75), u(0.9, 1.4), u(1.8, 2.02)], p=[0.1, 0.46, 0.1, 0.34])),
         hem=float(u(-0.22, 0.05)) if rng.random() < 0.75 else float(u(0.05, 0.25)),
-        neckline=float(u(0.82, 1.02)),
+        neckline=float(u(0.9, 1.05)),
         top_loose=float(loose),
         trouser=float(u(0.25, 1.1) if shorts else u(1.75, 2.03)),
         bottom_loose=float(u(0.004, 0.012) if rng.random() < 0.45 else u(0.012, 0.04)),
@@ -95,7 +95,7 @@ def coverage(outfit: Outfit, points: SurfacePoints, edge: float = 0.03) -> Cover
     neck_dip = 0.10 * np.exp(-((points.position[:, 0] / 0.06) ** 2)) * (points.normal[:, 2] > 0)
     below_neck = 1 - smooth_step(points.up_trunk + neck_dip, outfit.neckline - e, outfit.neckline + e)
     arm_part = on_arm * sleeve
-    top = trunk * np.maximum((1 - on_arm) * above_hem * below_neck, arm_part)
+    top = trunk * ((1 - on_arm) * above_hem * below_neck + arm_part)
     waist = 1 - smooth_step(points.up_trunk, 0.20 - e, 0.20 + e)
     low_body = (1 - on_arm) * waist
     bottom = low_body * (1 - smooth_step(points.along_leg, outfit.trouser - e, outfit.trouser + e))
@@ -105,7 +105,7 @@ def coverage(outfit: Outfit, points: SurfacePoints, edge: float = 0.03) -> Cover
         front = (points.normal[:, 2] > 0) & (np.abs(points.position[:, 0]) < outfit.jacket_open)
         long_sleeve = 1 - smooth_step(points.along_arm, 1.9 - e, 1.9 + e)
         on_trunk = (1 - on_arm) * smooth_step(points.up_trunk, min(outfit.hem, 0.0) - 0.05 - e, min(outfit.hem, 0.0) - 0.05 + e)
-        jacket = trunk * np.maximum(on_trunk * (points.up_trunk < 1.02), on_arm * long_sleeve) * (1.0 - front)
+        jacket = trunk * (on_trunk * (points.up_trunk < 1.02) + on_arm * long_sleeve) * (1.0 - front)
     shoes = smooth_step(points.along_leg, outfit.shoe_height - e, outfit.shoe_height + e) * on_leg
     d = points.head_direction
     is_head = smooth_step(points.head, 0.5, 0.8)

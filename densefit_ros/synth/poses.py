@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import dof
-from .archetypes import ARMS, LOWER
+from .archetypes import LOWER
+from .arms import ARMS
 from .dof import joint_limits
 
 __all__ = ["PoseSample", "joint_limits", "sample", "sample_poses"]

@@ -1,0 +1,175 @@
+"""Synthetic video with exact ground truth: the demo's built-in sequence and any number of others for measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from ..body.model import BodyModel
+from ..errors import ConfigError
+from ..geometry import so3
+from ..geometry.camera import camera_from_fov
+from ..render.warp_renderer import WarpRenderer
+from ..types import BodyParams, Camera
+from .backgrounds import Backgrounds, load_backgrounds, packaged_picture
+from .clothing import skin
+from .crops import sample_betas
+from .engine import DEMO_SUBJECT, HELDOUT_SUBJECT, SynthEngine
+from .lighting import Lights, Sensor, hollow, sample_lights, shade
+from .motion import Motion, demo_motion, random_motion, to_params
+from .scenery import soften_edges
+
+_LEVEL = np.diag([1.0, -1.0, -1.0])  # a level camera's axes in the world it looks at: x left is flipped, y down, z away
+_DEMO_PICTURE = "motorcycle_left.png"
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceFrame:
+    """One rendered frame and its truth."""
+
+    rgb: np.ndarray  # (H,W,3) uint8
+    params: BodyParams  # batch of one, camera frame: the body under the clothes
+    depth_m: np.ndarray  # (H,W) float32 of the dressed person, 0 on background
+    visible_face: np.ndarray  # (H,W) int32, -1 where the person is not seen
+    stamp_ns: int
+
+
+class SyntheticSequence:
+    """A person in front of a photograph; ``frame(i)`` is a pure function of the sequence's arguments and i."""
+
+    def __init__(
+        self,
+        engine: SynthEngine,
+        motion: Motion,
+        *,
+        betas: np.ndarray,
+        subject: int,
+        camera: Camera,
+        R_camera_world: np.ndarray,
+        t_camera_world: np.ndarray,
+        background: np.ndarray,
+        lights: Lights,
+        fps: float = 30.0,
+        noise_sigma: float = 2.0,
+        seed: int = 0,
+    ) -> None:
+        self.camera, self.fps, self.subject = camera, fps, subject
+        self.params = to_params(motion, engine.body, np.asarray(betas, np.float32), R_camera_world, t_camera_world)
+        self._engine, self._lights, self._noise_sigma, self._seed = engine, lights, noise_sigma, seed
+        self._look = engine.subject(subject)
+        self._appearance = self._look.appearance()
+        self._background = cover(background, camera.width, camera.height)
+        self._noise = np.random.default_rng([seed, 3]).standard_normal((camera.height + 64, camera.width + 64), np.float32)
+
+    def __len__(self) -> int:
+        return len(self.params)
+
+    def frame(self, index: int) -> tuple[np.ndarray, BodyParams]:
+        """(H,W,3) uint8 and the truth (batch of one); indices wrap around."""
+        shot = self.render(index)
+        return shot.rgb, shot.params
+
+    def render(self, index: int) -> SequenceFrame:
+        """Frame ``index`` with everything that is known of it."""
+        index %= len(self)
+        params = self.params.person(index)
+        vertices, _ = skin(self._engine.wardrobe, params, [self._look.clothes])
+        surface = self._engine.renderer.render_window(vertices, [self._appearance], self.camera)
+        covered = surface.person_id[0] >= 0
+        image = self._background.copy()
+        if covered.any():
+            self._paint(image, surface, covered)
+        rng = np.random.default_rng([self._seed, 4, index])
+        y, x = rng.integers(64, size=2)
+        image += self._noise_sigma * self._noise[y : y + self.camera.height, x : x + self.camera.width, None]
+        rgb = np.clip(image, 0, 255).astype(np.uint8)
+        return SequenceFrame(rgb, params, surface.depth_m[0], surface.face_id[0], round(index / self.fps * 1e9))
+
+    def _paint(self, image: np.ndarray, surface, covered: np.ndarray) -> None:
+        rows, columns = np.nonzero(covered)
+        low, high = (max(rows.min() - 8, 0), max(columns.min() - 8, 0)), (rows.max() + 9, columns.max() + 9)
+        window = (slice(low[0], high[0]), slice(low[1], high[1]))
+        depth, part = surface.depth_m[0], covered[window]
+        z = depth[rows, columns]
+        c = self.camera
+        position = np.stack([(columns + 0.5 - c.cx) / c.fx * z, (rows + 0.5 - c.cy) / c.fy * z, z], -1)
+        colour = shade(self._lights, surface.rgb[0][rows, columns], surface.normals[0][rows, columns], position)
+        side = max(part.shape)
+        square = np.zeros((side, side), np.float32)
+        mask = np.zeros((side, side), bool)
+        square[: part.shape[0], : part.shape[1]], mask[: part.shape[0], : part.shape[1]] = depth[window], part
+        dark = hollow(square, mask, self._lights.occlusion)
+        colour *= dark[rows - low[0], columns - low[1], None]
+        image[rows, columns] = np.clip(colour, 0, 1) * 255
+        image[window] = soften_edges(np.ascontiguousarray(image[window]), part)
+
+
+def cover(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A photograph scaled and cut to fill (height,width,3), float32 in [0,255]."""
+    scale = max(width / picture.shape[1], height / picture.shape[0])
+    size = (max(round(picture.shape[1] * scale), width), max(round(picture.shape[0] * scale), height))
+    big = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    x, y = (size[0] - width) // 2, (size[1] - height) // 2
+    return big[y : y + height, x : x + width].astype(np.float32)
+
+
+def look_at_walker(height_m: float, distance_m: float, pitch_rad: float) -> tuple[np.ndarray, np.ndarray]:
+    """R_camera_world (3,3) and t_camera_world (3,) of a camera at a height that looks at the world's origin from +z."""
+    rotation = so3.exp(np.array([pitch_rad, 0.0, 0.0])) @ _LEVEL
+    return rotation, -rotation @ np.array([0.0, height_m, distance_m])
+
+
+def demo_sequence(body: BodyModel, renderer=None, frames: int = 300, fps: float = 30.0) -> SyntheticSequence:
+    """The built-in sequence: 10 s at 30 Hz, 640x480.  Subject, background and motion are never trained on."""
+    renderer = renderer or WarpRenderer(body)
+    picture = packaged_picture(_DEMO_PICTURE)
+    engine = SynthEngine(body, renderer, Backgrounds([picture]), cache=4, texture_size=256)
+    betas = np.array([0.4, -0.5, 0.3, 0.2, 0, 0, 0, 0, 0, 0], np.float32)
+    time_s = np.arange(frames) / fps
+    motion = demo_motion(engine.wardrobe, betas, time_s)
+    middle = motion.pelvis_m[int(0.5 * frames)]
+    rotation, shift = look_at_walker(1.25, 3.4, np.radians(5))
+    shift = shift - rotation @ np.array([middle[0], 0, middle[2]])
+    lights = replace(sample_lights(np.random.default_rng(DEMO_SUBJECT), np.array([0.42, 0.4, 0.38])), stripes=0.0)
+    return SyntheticSequence(
+        engine, motion, betas=betas, subject=DEMO_SUBJECT + 4, camera=camera_from_fov(640, 480, 70.0), R_camera_world=rotation,
+        t_camera_world=shift, background=picture, lights=lights, fps=fps, seed=11,
+    )  # fmt: skip
+
+
+def heldout_engine(body: BodyModel, renderer=None, directories=None) -> SynthEngine:
+    """An engine whose subjects and backgrounds no training run uses."""
+    backgrounds = load_backgrounds("heldout", directories)
+    return SynthEngine(
+        body, renderer or WarpRenderer(body), backgrounds, first_subject=HELDOUT_SUBJECT, subjects=100_000, cache=64
+    )
+
+
+def random_sequence(
+    engine: SynthEngine, seed: int, frames: int = 60, fps: float = 30.0, width: int = 640, height: int = 480
+) -> SyntheticSequence:
+    """A sequence of its own motion, subject, shape, camera, light and background, a function of the seed.
+
+    The person stays in the picture on average; feet or head may leave it.
+    """
+    if frames < 2:
+        raise ConfigError(f"expected at least 2 frames, got {frames}")
+    rng = np.random.default_rng([seed, 8])
+    betas = sample_betas(rng, 1)[0]
+    time_s = np.arange(frames) / fps
+    motion = random_motion(rng, engine.wardrobe, betas, time_s)
+    camera = camera_from_fov(width, height, float(rng.uniform(45, 90)))
+    distance = camera.fy * rng.uniform(1.9, 3.4) / height
+    middle = motion.pelvis_m.mean(0)
+    height_m = rng.uniform(0.6, 2.2)
+    pitch = np.arctan2(height_m - float(middle[1]), distance) + np.radians(rng.normal(0, 2))
+    rotation, shift = look_at_walker(height_m, distance, pitch)
+    shift = shift - rotation @ np.array([middle[0] + rng.normal(0, 0.2), 0, middle[2]])
+    background = engine.backgrounds.images[int(rng.integers(len(engine.backgrounds)))]
+    lights = sample_lights(rng, background.mean((0, 1)) / 255)
+    return SyntheticSequence(
+        engine, motion, betas=betas, subject=engine.draw_subject(rng), camera=camera, R_camera_world=rotation, t_camera_world=shift,
+        background=background, lights=lights, fps=fps, noise_sigma=float(rng.uniform(0.5, 5)), seed=seed,
+    )  # fmt: skip
