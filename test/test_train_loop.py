@@ -44,7 +44,15 @@ class ToySource:
             rendering[i, 20:44, 20:44] = 0.8
             flow[i, 0], flow[i, 1] = dx, dy
             valid[i, 5:11, 5:11] = True
-        return {"image": image, "rendering": rendering, "flow": flow, "valid": valid, "visible": valid, "id": np.full(n, index)}
+        return {
+            "image": image,
+            "rendering": rendering,
+            "flow": flow,
+            "valid": valid,
+            "visible": valid,
+            "body_colour": flow[:, :1].repeat(3, 1) * 0,
+            "id": np.full(n, index),
+        }
 
     def augment(self, batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         return {**batch, "image": np.clip(batch["image"] + rng.integers(-3, 4), 0, 255).astype(np.uint8)}

@@ -44,12 +44,31 @@ class DisplacementNet(nn.Module):
         self.up8 = conv(w3 + w2, w2)
         self.up4 = conv(w2 + w1, w1)
         self.head = nn.Conv2d(w1, 3, 1)
+        self.guide: nn.Module | None = nn.Conv2d(w1, 4, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         if fused:
-            fuse(self)
+            self.finish()
+
+    def finish(self) -> DisplacementNet:
+        """Take the inference form, in place: normalisation folded, no training-only head."""
+        fuse(self)
+        self.guide = None
+        return self
 
     def forward(self, image: Tensor, rendering: Tensor) -> tuple[Tensor, Tensor]:
+        return self._read_out(self._features(image, rendering))
+
+    def forward_guided(self, image: Tensor, rendering: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Also (P,4,S/4,S/4): logit of "the person is seen here", and which point of the body (vertex colours).
+
+        For training: before it can match, the network has to read the image.  Asked for the match alone, it answers
+        zero for the first thousands of samples.
+        """
+        features = self._features(image, rendering)
+        return (*self._read_out(features), self.guide(features).float())
+
+    def _features(self, image: Tensor, rendering: Tensor) -> Tensor:
         x = self.stem(self.normalise(image, rendering))
         s4 = self.down4(x)
         s8 = self.down8(s4)
@@ -57,8 +76,10 @@ class DisplacementNet(nn.Module):
         s32 = self.down32(s16)
         s16 = self.up16(torch.cat([double(s32), s16], 1))
         s8 = self.up8(torch.cat([double(s16), s8], 1))
-        s4 = self.up4(torch.cat([double(s8), s4], 1))
-        out = self.head(s4).float()
+        return self.up4(torch.cat([double(s8), s4], 1))
+
+    def _read_out(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.head(features).float()
         return _FLOW_UNIT_PX * out[:, :2], bounded(out[:, 2:] + _RAW_START, LOG_VAR_MIN, LOG_VAR_MAX)
 
     @staticmethod

@@ -70,7 +70,12 @@ class RegressorNet(nn.Module):
             nn.init.normal_(head.weight, std=1e-3)
             nn.init.zeros_(head.bias)
         if fused:
-            fuse(self)
+            self.finish()
+
+    def finish(self) -> RegressorNet:
+        """Take the inference form, in place: normalisation folded."""
+        fuse(self)
+        return self
 
     def forward(self, image: Tensor, intrinsics: Tensor) -> tuple[Tensor, ...]:
         x = (image.permute(0, 3, 1, 2).float() - 115.0) / 64.0

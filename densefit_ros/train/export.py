@@ -18,7 +18,6 @@ from ..regress.contract import REGRESSOR_CONTRACT
 from ..regress.network import RegressorNet
 from ..runtime.onnxruntime_backend import OnnxRuntime
 from ..runtime.protocol import check_contract
-from ..runtime.torch_blocks import fuse
 from .loop import _load
 
 OPSET = 17  # the oldest that has every operator used here: read by TensorRT 8.5 and ONNX Runtime 1.12 on
@@ -50,7 +49,7 @@ def export(net: nn.Module, task: str, path: Path, metadata: dict[str, str] | Non
     config = {**net.config, "fused": False}
     plain = network(**config)
     plain.load_state_dict(net.state_dict())
-    fused = fuse(plain.eval())
+    fused = plain.eval().finish()
     names = list(_EXTRA_OUTPUTS[task])
     inputs = _example(task, 2)
     path.parent.mkdir(parents=True, exist_ok=True)

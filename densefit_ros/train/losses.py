@@ -21,6 +21,7 @@ class DisplacementWeights:
     l1: float = 0.25  # per px
     nll: float = 1.0
     occluded_l1: float = 0.25  # factor on the L1 term where the image does not show the surface point
+    guide: float = 1.0  # of the training-only head; falls to a fifth over the run
     start_px: float = 2.0  # L1 is normalised by the start's own error plus this, so that near-perfect starts count
 
 
@@ -50,6 +51,17 @@ def displacement_loss(
         zero = (length * mask).sum() / count
     total = w.l1 * l1 + w.nll * nll_share * nll
     return total, {"l1": l1.detach(), "nll": nll.detach(), "epe_px": epe, "zero_px": zero}
+
+
+def guide_loss(guide: Tensor, body_colour: Tensor) -> Tensor:
+    """Where the picture shows the person, and which point of the body it shows there.
+
+    guide (P,4,h,w): logit and colours; body_colour (P,3,h,w): vertex colours of the true surface, 0 where not seen.
+    """
+    mask = (body_colour.sum(1) > 0).float()
+    seen = F.binary_cross_entropy_with_logits(guide[:, 0], mask)
+    colour = ((guide[:, 1:] - body_colour).abs().sum(1) * mask).sum() / mask.sum().clamp(min=1.0)
+    return 2.0 * seen + 2.0 * colour
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 
 from ..body.assets import load_body
 from ..body.joints import SMPL_FLIP
-from ..body.model import rest_joints
-from ..displace.contract import SIZE_PX
+from ..body.model import rest_joints, vertex_colors
+from ..displace.contract import SIZE_PX, STRIDE_PX
 from ..displace.displacer import pack_rendering
 from ..geometry import so3
 from ..regress.decode import ray_rotation
@@ -127,12 +127,14 @@ class DisplacementSource(_People):
 
     Each batch of crops serves ``starts`` batches in a row, with other disturbances and textures every time: a rendering
     costs half of what a picture does.  image (P,S,S,3) uint8; rendering (P,S,S,10) float16; flow (P,2,h,w) float16 crop
-    px; valid, visible (P,h,w) bool.
+    px; valid, visible (P,h,w) bool; body_colour (P,3,h,w) float16: vertex colours of the person's surface as the picture
+    shows it, 0 elsewhere.
     """
 
     def __init__(self, *args, starts: int = 2, degrees: float | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.starts, self.degrees = starts, degrees
+        self._face_colour = vertex_colors(self.body)[self.body.faces].mean(1).astype(np.float16)
         self._kept: tuple[int, CropBatch] | None = None
 
     def batch(self, index: int) -> Batch:
@@ -151,7 +153,14 @@ class DisplacementSource(_People):
             "flow": np.clip(pairs.flow, -500, 500).astype(np.float16),
             "valid": pairs.valid & (np.abs(pairs.flow).max(1) < 200),
             "visible": pairs.visible,
+            "body_colour": self._body_colour(crops),
         }
+
+    def _body_colour(self, crops: CropBatch) -> np.ndarray:
+        half = STRIDE_PX // 2
+        face = crops.visible_face[:, half::STRIDE_PX, half::STRIDE_PX]
+        colour = np.where(face[..., None] >= 0, self._face_colour[face], np.float16(0))
+        return np.ascontiguousarray(colour.transpose(0, 3, 1, 2))
 
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Change the picture's light and colour; the rendering keeps its own."""
