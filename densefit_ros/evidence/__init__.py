@@ -1,0 +1,1 @@
+"""Evidence from other programs: OpenPose keypoints, DensePose maps."""
