@@ -3,6 +3,8 @@
 ros2 launch densefit_ros densefit.launch.py image_topic:=/camera/image_raw rviz:=true
 """
 
+import os
+
 import lifecycle_msgs.msg
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler, SetEnvironmentVariable
 from launch.conditions import IfCondition
@@ -79,10 +81,10 @@ def start(context):
     )
     actions = [node]
     if value("image_profile") == "true":
-        profile = PathJoinSubstitution([SHARE, "config", "fastdds_image.xml"])
-        # The second name is Jazzy's and Humble's.
-        names = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-        actions = [SetEnvironmentVariable(n, profile) for n in names] + actions
+        # Fast DDS 3 renamed the variable; setting both makes it read the file twice and complain.
+        old = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
+        name = "FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"
+        actions.insert(0, SetEnvironmentVariable(name, PathJoinSubstitution([SHARE, "config", "fastdds_image.xml"])))
     if value("autostart") == "true":
         actions = lifecycle_events(node) + actions
     markers = markers_topic(value("namespace"), value("node_name"))

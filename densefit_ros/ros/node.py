@@ -6,6 +6,7 @@ Callbacks run on the executor's thread and only hand over; one worker thread own
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -58,6 +59,7 @@ class DensefitNode(LifecycleNode):
         self._handler: Handler | None = None
         self._worker: Worker[Job] | None = None
         self._enabled = True
+        self.autostart_failed = False
         self._faults = Faults(lambda m: self.get_logger().warning(m), lambda: self._ros.log_period_s)
         self._stats = Stats()
         self.create_service(Trigger, "~/reset_tracks", self._on_reset)
@@ -76,6 +78,9 @@ class DensefitNode(LifecycleNode):
             self._engine = self._make_engine(self._config)
         except DensefitError as e:
             self.get_logger().error(f"cannot configure: {e}")
+            return _FAILURE
+        except Exception as e:  # rclpy would turn it into a silent "failed": a missing module must be read in the log
+            self.get_logger().error(f"cannot configure: {type(e).__name__}: {e}{_where(e)}")
             return _FAILURE
         self._outputs = Outputs(self, self._engine.body, lambda: self._ros, lambda: self.get_clock().now().nanoseconds)
         self._diagnostics_timer = self.create_timer(self._ros.diagnostics_period_s, self._on_diagnostics)
@@ -133,9 +138,9 @@ class DensefitNode(LifecycleNode):
         self._stats.add(age_ms, total_ms, result.stage_ms, len(result.people))
 
     def _on_bug(self, error: Exception) -> None:
-        last = traceback.extract_tb(error.__traceback__)[-1:]
-        where = f" at {last[0].filename.rsplit('/', 1)[-1]}:{last[0].lineno}" if last else ""
-        self._faults.report("internal", f"{type(error).__name__}: {error}{where}; tracks are forgotten, please report this")
+        self._faults.report(
+            "internal", f"{type(error).__name__}: {error}{_where(error)}; tracks are forgotten, please report this"
+        )
         self.get_logger().debug("".join(traceback.format_exception(error)))
         if self._handler is not None:
             self._handler.request_reset()
@@ -145,8 +150,9 @@ class DensefitNode(LifecycleNode):
     def _autostart(self) -> None:
         assert self._start_timer is not None
         self._start_timer.cancel()
-        if self.trigger_configure() == _OK:
-            self.trigger_activate()
+        if self.trigger_configure() != _OK or self.trigger_activate() != _OK:
+            self.autostart_failed = True  # nobody will ask again: end, so that a supervisor or a person notices
+            rclpy.try_shutdown()
 
     def _on_reset(self, request: Any, response: Any) -> Any:
         if self._handler is None:
@@ -221,6 +227,11 @@ class DensefitNode(LifecycleNode):
         self._engine = None
 
 
+def _where(error: Exception) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    return f" at {last[0].filename.rsplit('/', 1)[-1]}:{last[0].lineno}" if last else ""
+
+
 def _is_ours(name: str) -> bool:
     return name in _OUR_NAMES
 
@@ -229,7 +240,7 @@ _OUR_NAMES = frozenset(s.name for s in params.all_settings(Config(), params.RosC
 
 
 def main(argv: list[str] | None = None, make_engine: Callable[[Config], Engine] = PipelineEngine) -> int:
-    """Run the node until it is told to stop.  Exit status 0 on an orderly end."""
+    """Run the node until it is told to stop.  Exit status 0 on an orderly end, 1 when ros.autostart failed."""
     rclpy.init(args=argv)
     node = None
     try:
@@ -244,4 +255,8 @@ def main(argv: list[str] | None = None, make_engine: Callable[[Config], Engine] 
             node.close()
             node.destroy_node()
         rclpy.try_shutdown()
-    return 0
+    return 1 if node is not None and node.autostart_failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

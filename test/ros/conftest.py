@@ -12,6 +12,8 @@ collect_ignore_glob = ["test_*.py"] if importlib.util.find_spec("rclpy") is None
 ROOT = Path(__file__).resolve().parents[2]
 os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
-    os.environ[name] = str(ROOT / "config" / "fastdds_image.xml")
+old = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
+os.environ["FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"] = str(
+    ROOT / "config" / "fastdds_image.xml"
+)
 sys.path.insert(0, str(Path(__file__).parent))

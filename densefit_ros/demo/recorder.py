@@ -1,0 +1,94 @@
+"""The recorder process: subscribes to every topic of the node and writes a rosbag2 (mcap) of what arrived, and when."""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import ExternalShutdownException
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rosbags.rosbag2 import StoragePlugin, Writer
+from sensor_msgs.msg import CameraInfo, Image
+from tf2_msgs.msg import TFMessage
+from visualization_msgs.msg import MarkerArray
+
+from densefit_ros.msg import FrameTiming, MeshTopology, SmplBodyArray, SmplMeshArray
+
+from ..ros.bagtypes import typestore
+
+TOPICS: dict[str, Any] = {
+    "/densefit/bodies": SmplBodyArray,
+    "/densefit/first_estimate": SmplBodyArray,
+    "/densefit/meshes": SmplMeshArray,
+    "/densefit/timing": FrameTiming,
+    "/densefit/markers": MarkerArray,
+    "/densefit/overlay": Image,
+    "/densefit/topology": MeshTopology,
+    "/tf": TFMessage,
+    "/diagnostics": DiagnosticArray,
+    "/camera/camera_info": CameraInfo,
+}
+
+
+class Recorder:
+    """Callbacks note the time and enqueue bytes; a thread writes them."""
+
+    def __init__(self, node: Any, path: Path) -> None:
+        self._node = node
+        self._queue: queue.SimpleQueue[tuple[str, int, bytes] | None] = queue.SimpleQueue()
+        self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
+        self._writer.open()
+        store = typestore()
+        self._connections = {
+            topic: self._writer.add_connection(topic, f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}", typestore=store)
+            for topic, kind in TOPICS.items()
+        }
+        for topic, kind in TOPICS.items():
+            latched = topic.endswith("/topology")
+            qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL) if latched else QoSProfile(depth=200)
+            node.create_subscription(kind, topic, lambda data, t=topic: self._on_bytes(t, data), qos, raw=True)
+        self._thread = threading.Thread(target=self._write, name="bag_writer")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what is waiting and finish the file."""
+        self._queue.put(None)
+        self._thread.join()
+        self._writer.close()
+
+    def _on_bytes(self, topic: str, data: bytes) -> None:
+        self._queue.put((topic, self._node.get_clock().now().nanoseconds, data))
+
+    def _write(self) -> None:
+        while (item := self._queue.get()) is not None:
+            topic, stamp_ns, data = item
+            self._writer.write(self._connections[topic], stamp_ns, data)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Record until told to stop."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bag", type=Path, required=True)
+    args = parser.parse_args(argv)
+    rclpy.init(args=[])
+    node = rclpy.create_node("recorder")
+    recorder = Recorder(node, args.bag)
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass  # the orderly end
+    finally:
+        recorder.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
