@@ -73,9 +73,9 @@ class SynthEngine:
         subjects: int = 800,
         cache: int = 800,
         texture_size: int = 192,
-        options: CropOptions = CropOptions(),
+        options: CropOptions | None = None,
     ) -> None:
-        self.body, self.renderer, self.backgrounds, self.options = body, renderer, backgrounds, options
+        self.body, self.renderer, self.backgrounds, self.options = body, renderer, backgrounds, options or CropOptions()
         self.wardrobe = Wardrobe(body)
         self.atlas = atlas(body, texture_size)
         self.sensor = Sensor()

@@ -181,15 +181,15 @@ def to_params(
 
 
 def demo_motion(wardrobe: Wardrobe, betas: np.ndarray, time_s: np.ndarray) -> Motion:
-    """Ten seconds: walk up from the left, stop, wave, point, open the arms, lean, and walk off to the right."""
-    walking = ease_in_out(time_s, [0, 2.6, 3.3, 7.4, 8.1, 60], [1, 1, 0, 0, 1, 1])
+    """Ten seconds: walk up from the left, stop, wave, point, open the arms, lean, and walk on to the right."""
+    walking = ease_in_out(time_s, [0, 2.6, 3.3, 7.3, 7.9, 9.0, 9.6], [1, 1, 0, 0, 1, 1, 0])
     phase = 2 * np.pi * CADENCE_HZ * np.cumsum(walking) * float(time_s[1] - time_s[0])
     walk = walk_dofs(phase, 0.35 + 0.65 * walking)
     dofs = walk + (1 - walking)[:, None] * (stand_dofs(len(time_s)) - walk)
     for name, start, end in (("wave", 3.0, 5.0), ("point", 4.8, 6.2), ("open", 6.0, 7.4), ("lean", 6.6, 7.8), ("up", 8.3, 9.6)):
         dofs = gesture_dofs(dofs, time_s, name, start, end)
     dofs = breathe(dof.clamp(dofs), time_s, 5)
-    yaw = ease_in_out(time_s, [0, 1.8, 3.2, 6.9, 8.2, 10], [0.95, 0.8, 0.12, -0.1, 1.15, 1.3])
+    yaw = ease_in_out(time_s, [0, 1.8, 3.2, 6.9, 8.2, 10], [1.0, 0.9, 0.12, -0.1, 1.35, 1.45])
     return plant(wardrobe, betas, dofs, yaw, time_s)
 
 

@@ -159,8 +159,10 @@ def self_overlap(rotmat: np.ndarray) -> np.ndarray:
         "arm_l": (j[:, 18], j[:, 20], 0.04), "arm_r": (j[:, 19], j[:, 21], 0.04),
         "hand_l": (j[:, 20], hand_l, 0.03), "hand_r": (j[:, 21], hand_r, 0.03),
         "shank_l": (j[:, 4], j[:, 7], 0.05), "shank_r": (j[:, 5], j[:, 8], 0.05),
-        "thigh_l": (j[:, 1] * 0.6 + j[:, 4] * 0.4, j[:, 4], 0.065), "thigh_r": (j[:, 2] * 0.6 + j[:, 5] * 0.4, j[:, 5], 0.065),
-        "belly": (j[:, 0], j[:, 9], 0.125), "chest": (j[:, 6], 0.35 * j[:, 9] + 0.65 * j[:, 12], 0.125), "head": (j[:, 15], crown, 0.09),
+        "thigh_l": (j[:, 1] * 0.6 + j[:, 4] * 0.4, j[:, 4], 0.065),
+        "thigh_r": (j[:, 2] * 0.6 + j[:, 5] * 0.4, j[:, 5], 0.065),
+        "belly": (j[:, 0], j[:, 9], 0.125), "chest": (j[:, 6], 0.35 * j[:, 9] + 0.65 * j[:, 12], 0.125),
+        "head": (j[:, 15], crown, 0.09),
     }  # fmt: skip
     pairs = [(a, b) for a in ("arm_l", "arm_r", "hand_l", "hand_r") for b in ("belly", "chest", "head", "thigh_l", "thigh_r")]
     pairs += [("arm_l", "arm_r"), ("hand_l", "arm_r"), ("arm_l", "hand_r"), ("shank_l", "shank_r"), ("thigh_l", "thigh_r")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from .backgrounds import Backgrounds, load_backgrounds, packaged_picture
 from .clothing import skin
 from .crops import sample_betas
 from .engine import DEMO_SUBJECT, HELDOUT_SUBJECT, SynthEngine
-from .lighting import Lights, Sensor, hollow, sample_lights, shade
+from .lighting import Lights, hollow, sample_lights, shade
 from .motion import Motion, demo_motion, random_motion, to_params
 from .scenery import soften_edges
 
@@ -126,17 +126,25 @@ def demo_sequence(body: BodyModel, renderer=None, frames: int = 300, fps: float 
     renderer = renderer or WarpRenderer(body)
     picture = packaged_picture(_DEMO_PICTURE)
     engine = SynthEngine(body, renderer, Backgrounds([picture]), cache=4, texture_size=256)
-    betas = np.array([0.4, -0.5, 0.3, 0.2, 0, 0, 0, 0, 0, 0], np.float32)
+    betas = np.array([0.4, -0.5, 0.3, 0.2, 0, 0, 0, 0, 0, 0], np.float32)  # somebody a little off the mean
     time_s = np.arange(frames) / fps
     motion = demo_motion(engine.wardrobe, betas, time_s)
-    middle = motion.pelvis_m[int(0.5 * frames)]
-    rotation, shift = look_at_walker(1.25, 3.4, np.radians(5))
-    shift = shift - rotation @ np.array([middle[0], 0, middle[2]])
-    lights = replace(sample_lights(np.random.default_rng(DEMO_SUBJECT), np.array([0.42, 0.4, 0.38])), stripes=0.0)
+    rotation, shift = look_at_walker(1.25, 3.0, np.radians(6))
+    shift = shift - rotation @ np.array([_centred_x(motion.pelvis_m, 3.0), 0, motion.pelvis_m[len(motion) // 2, 2]])
+    direction = np.float32([[-0.45, -0.75, -0.49], [0.8, -0.3, -0.52]])
+    colour = np.float32([[0.55, 0.53, 0.5], [0.16, 0.17, 0.2]])
+    lights = Lights(direction, colour, np.float32([0.55, 0.54, 0.53]), np.float32([0.38, 0.36, 0.34]), 0.05, 0.0, 0.8)
     return SyntheticSequence(
-        engine, motion, betas=betas, subject=DEMO_SUBJECT + 4, camera=camera_from_fov(640, 480, 70.0), R_camera_world=rotation,
+        engine, motion, betas=betas, subject=DEMO_SUBJECT + 14, camera=camera_from_fov(640, 480, 70.0), R_camera_world=rotation,
         t_camera_world=shift, background=picture, lights=lights, fps=fps, seed=11,
     )  # fmt: skip
+
+
+def _centred_x(path_m: np.ndarray, distance_m: float) -> float:
+    """World x on the camera's axis that keeps a path (T,3) as far from both sides of the picture as it can be."""
+    away = distance_m + path_m[len(path_m) // 2, 2] - path_m[:, 2]
+    candidates = np.linspace(path_m[:, 0].min(), path_m[:, 0].max(), 200)
+    return float(candidates[np.argmin((np.abs(path_m[None, :, 0] - candidates[:, None]) / away).max(1))])
 
 
 def heldout_engine(body: BodyModel, renderer=None, directories=None) -> SynthEngine:
@@ -148,7 +156,7 @@ def heldout_engine(body: BodyModel, renderer=None, directories=None) -> SynthEng
 
 
 def random_sequence(
-    engine: SynthEngine, seed: int, frames: int = 60, fps: float = 30.0, width: int = 640, height: int = 480
+    engine: SynthEngine, seed: int, frames: int = 60, fps: float = 30.0, size_px: tuple[int, int] = (640, 480)
 ) -> SyntheticSequence:
     """A sequence of its own motion, subject, shape, camera, light and background, a function of the seed.
 
@@ -157,6 +165,7 @@ def random_sequence(
     if frames < 2:
         raise ConfigError(f"expected at least 2 frames, got {frames}")
     rng = np.random.default_rng([seed, 8])
+    width, height = size_px
     betas = sample_betas(rng, 1)[0]
     time_s = np.arange(frames) / fps
     motion = random_motion(rng, engine.wardrobe, betas, time_s)
@@ -170,6 +179,6 @@ def random_sequence(
     background = engine.backgrounds.images[int(rng.integers(len(engine.backgrounds)))]
     lights = sample_lights(rng, background.mean((0, 1)) / 255)
     return SyntheticSequence(
-        engine, motion, betas=betas, subject=engine.draw_subject(rng), camera=camera, R_camera_world=rotation, t_camera_world=shift,
-        background=background, lights=lights, fps=fps, noise_sigma=float(rng.uniform(0.5, 5)), seed=seed,
+        engine, motion, betas=betas, subject=engine.draw_subject(rng), camera=camera, R_camera_world=rotation,
+        t_camera_world=shift, background=background, lights=lights, fps=fps, noise_sigma=float(rng.uniform(0.5, 5)), seed=seed,
     )  # fmt: skip

@@ -1,0 +1,218 @@
+"""Crops and displacement pairs: labels agree with the pictures they belong to."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from densefit_ros.body.assets import load_body
+from densefit_ros.body.model import pose, rest_joints
+from densefit_ros.errors import AssetError, ConfigError
+from densefit_ros.geometry import so3
+from densefit_ros.render.warp_renderer import WarpRenderer
+from densefit_ros.synth import backgrounds, cameras, perturb
+from densefit_ros.synth.backgrounds import Backgrounds, load_backgrounds
+from densefit_ros.synth.cameras import CropOptions
+from densefit_ros.synth.clothing import skin
+from densefit_ros.synth.crops import make_crops
+from densefit_ros.synth.displacement import STRIDE_PX, make_pairs
+from densefit_ros.synth.engine import SynthEngine
+from densefit_ros.types import BodyParams
+
+
+@pytest.fixture(scope="module")
+def body():
+    return load_body()
+
+
+@pytest.fixture(scope="module")
+def engine(body):
+    cv2.setNumThreads(1)
+    return SynthEngine(body, WarpRenderer(body), load_backgrounds("train", []), subjects=6, texture_size=128)
+
+
+@pytest.fixture(scope="module")
+def batch(engine):
+    return make_crops(np.random.default_rng(0), engine, 12, 192)
+
+
+def quiet(engine, **changes):
+    """The same engine without what hides people."""
+    plain = dict(negative_share=0.0, crowd_share=0.0, occluder_share=0.0, visible_box_share=0.0)
+    engine.options = CropOptions(**(plain | changes))
+    return engine
+
+
+@pytest.fixture(autouse=True)
+def _restore(engine):
+    yield
+    engine.options = CropOptions()
+
+
+def test_same_seed_same_crops_whatever_was_made_before(engine, batch):
+    make_crops(np.random.default_rng(77), engine, 3, 96)
+    again = make_crops(np.random.default_rng(0), engine, 12, 192)
+    np.testing.assert_array_equal(batch.rgb, again.rgb)
+    np.testing.assert_array_equal(batch.visible_face, again.visible_face)
+    np.testing.assert_array_equal(batch.params.joint_rotvec, again.params.joint_rotvec)
+
+
+def test_fields_fit_together(body, batch):
+    p = len(batch)
+    assert batch.rgb.shape == (p, 192, 192, 3) and batch.rgb.dtype == np.uint8
+    assert batch.visible_face.min() >= -1 and batch.visible_face.max() < body.num_faces
+    assert batch.confidence.dtype == np.float32 and ((0 <= batch.confidence) & (batch.confidence <= 1)).all()
+    assert not (batch.labelled & (batch.confidence < 0.3)).any()
+    for camera, row in zip(batch.crop_cameras, batch.intrinsics):
+        np.testing.assert_allclose((camera.fx, camera.fy, camera.cx, camera.cy), row, rtol=1e-5)
+    assert (batch.visible_face[~batch.inside] == -1).all()
+
+
+def test_joints_are_those_of_the_parameters(body, batch):
+    posed = pose(body, batch.params)
+    np.testing.assert_allclose(batch.joints_m, posed.joints, atol=2e-5)
+    k = batch.intrinsics[:, None]
+    uv = posed.joints[..., :2] / posed.joints[..., 2:] * k[..., :2] + k[..., 2:]
+    front = posed.joints[..., 2] > 0.2
+    np.testing.assert_allclose(batch.joints_px[front], uv[front], rtol=1e-4, atol=0.02)
+
+
+def test_own_skinning_equals_the_reference(body, engine):
+    rng = np.random.default_rng(3)
+    b = make_crops(rng, engine, 3, 64)
+    vertices, joints = skin(engine.wardrobe, b.params, [None] * 3)
+    posed = pose(body, b.params)
+    np.testing.assert_allclose(vertices, posed.vertices, atol=2e-5)
+    np.testing.assert_allclose(joints, posed.joints, atol=2e-5)
+
+
+def test_clothes_cover_the_body_and_skirts_keep_weights(body, engine):
+    seen_skirt = False
+    for subject in range(40):
+        clothes = engine.subject(subject).clothes
+        offset = clothes.offset_m.astype(np.float32)
+        assert np.isfinite(offset).all()
+        outward = np.einsum("vc,vc->v", offset, engine.wardrobe.points.normal)
+        if clothes.weights is None:
+            assert np.linalg.norm(offset, axis=1).max() < 0.17 and outward.min() > -0.02
+        else:
+            seen_skirt = True
+            np.testing.assert_allclose(clothes.weights.sum(1), 1, atol=1e-5)
+            assert clothes.weights.min() >= 0
+    assert seen_skirt
+    engine._cache.clear()
+
+
+def test_visible_pixels_show_the_person_and_negatives_none(engine):
+    engine = quiet(engine)
+    b = make_crops(np.random.default_rng(5), engine, 8, 128)
+    assert b.labelled.mean() > 0.7 and (b.visible_share[b.labelled] > 0.15).all()
+    engine = quiet(engine, negative_share=1.0)
+    n = make_crops(np.random.default_rng(5), engine, 8, 128)
+    assert not n.labelled.any() and n.confidence.max() < 0.5 and n.confidence.mean() < 0.2
+
+
+def test_flow_is_zero_on_the_truth_and_exact_on_a_shift(body, engine):
+    engine = quiet(engine)
+    b = make_crops(np.random.default_rng(6), engine, 4, 192)
+    pairs = make_pairs(np.random.default_rng(0), engine, b, b.params)
+    assert pairs.valid.any((1, 2)).all()
+    assert np.abs(pairs.flow).max() < 0.05
+    assert pairs.visible[b.labelled].sum() > 0.6 * (pairs.valid[b.labelled]).sum()
+    shift = np.array([0.05, -0.03, 0], np.float32)
+    moved = replace(b.params, t_camera_root=b.params.t_camera_root + shift)
+    pairs = make_pairs(np.random.default_rng(0), engine, b, moved)
+    half = STRIDE_PX // 2
+    z = pairs.surface.depth_m[:, half::STRIDE_PX, half::STRIDE_PX]
+    for i in range(4):
+        on = pairs.valid[i]
+        expected = -shift[:2, None] * b.intrinsics[i, :2, None] / z[i][on]
+        np.testing.assert_allclose(pairs.flow[i][:, on], expected, atol=0.08)
+
+
+def test_rendering_channels(engine, batch):
+    start = perturb.disturb(np.random.default_rng(1), batch.params, rest_joints(engine.body, batch.params.betas)[:, 0])
+    pairs = make_pairs(np.random.default_rng(1), engine, batch, start)
+    r = pairs.rendering
+    covered = pairs.surface.face_id >= 0
+    assert r.shape == (12, 192, 192, 10) and r.dtype == np.float32
+    assert (r[~covered] == 0).all() and (r[covered][:, 7:10] > 0).all()
+    for i in np.flatnonzero(covered.any((1, 2))):
+        assert abs(r[i, :, :, 3][covered[i]].mean()) < 1e-3
+    np.testing.assert_allclose(np.linalg.norm(r[covered][:, 4:7], axis=1), 1, atol=1e-3)
+    assert not (pairs.visible & ~pairs.valid).any()
+    assert not pairs.visible[batch.visible_share == 0].any()
+
+
+def test_another_person_in_front_makes_points_invisible(engine):
+    engine = quiet(engine)
+    b = make_crops(np.random.default_rng(8), engine, 2, 192)
+    free = make_pairs(np.random.default_rng(0), engine, b, b.params).visible
+    hidden_face = b.visible_face.copy()
+    hidden_face[:, :, :96] = -1
+    hidden = make_pairs(np.random.default_rng(0), engine, replace(b, visible_face=hidden_face), b.params).visible
+    assert free[:, :, :20].any() and not hidden[:, :, :20].any()
+    np.testing.assert_array_equal(free[:, :, 26:], hidden[:, :, 26:])
+
+
+def test_disturbance_sizes(body):
+    rng = np.random.default_rng(0)
+    n = 300
+    params = BodyParams(
+        np.zeros((n, 10)), rng.normal(0, 1, (n, 3)), rng.normal(0, 0.5, (n, 23, 3)), np.tile([0.0, 0.0, 3.0], (n, 1))
+    )
+    rest = np.tile(body.joint_template[0], (n, 1))
+    none = perturb.disturb(np.random.default_rng(1), params, rest, degrees=0.0)
+    np.testing.assert_allclose(so3.exp(none.joint_rotvec), so3.exp(params.joint_rotvec), atol=1e-5)
+    np.testing.assert_allclose(none.t_camera_root, params.t_camera_root, atol=1e-5)
+    ten = perturb.disturb(np.random.default_rng(1), params, rest, degrees=10.0)
+    angle = np.degrees(so3.angle_between(so3.exp(params.joint_rotvec), so3.exp(ten.joint_rotvec.astype(np.float64))))
+    assert 5 < np.sqrt((angle**2).mean()) < 16
+    drawn = perturb.disturb(np.random.default_rng(2), params, rest)
+    angle = np.degrees(so3.angle_between(so3.exp(params.joint_rotvec), so3.exp(drawn.joint_rotvec.astype(np.float64)))).mean(1)
+    assert (angle < 3).mean() > 0.25 and (angle > 8).mean() > 0.15
+    again = perturb.disturb(np.random.default_rng(2), params, rest)
+    np.testing.assert_array_equal(drawn.joint_rotvec, again.joint_rotvec)
+
+
+def test_corrupted_textures_stay_colours(engine):
+    look = engine.subject(1).appearance()
+    kinds = [perturb.corrupt_appearance(np.random.default_rng(s), look, engine.atlas).texture for s in range(30)]
+    assert all(k.min() >= 0 and k.max() <= 1 and k.dtype == np.float32 for k in kinds)
+    assert 1 <= sum(float(np.ptp(k)) == 0 for k in kinds) <= 14  # some tracks have no texture yet
+    vertex = perturb.corrupt_appearance(np.random.default_rng(3), type(look)(vertex_rgb=np.full((700, 3), 0.3, np.float32)), None)
+    assert vertex.vertex_rgb.shape == (700, 3)
+
+
+def test_background_splits_share_nothing(tmp_path, monkeypatch):
+    picture = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
+    for i in range(30):
+        cv2.imwrite(str(tmp_path / f"p{i}.png"), picture)
+    split = {p: backgrounds.split_of(p) for p in backgrounds.directory_pictures(tmp_path)}
+    assert len(split) == 30 and set(split.values()) == {"train", "heldout"}
+    names = {s: {p.name for p, k in backgrounds.packaged_pictures() if k == s} for s in backgrounds.SPLITS}
+    assert not names["train"] & names["heldout"] and not names["demo"] & names["train"]
+    assert "astronaut.png" not in set.union(*names.values())
+    plain = len(load_backgrounds("train", []))
+    monkeypatch.setenv(backgrounds.ENVIRONMENT, str(tmp_path))
+    assert len(load_backgrounds("train")) == plain + list(split.values()).count("train")
+    with pytest.raises(AssetError, match="not a directory"):
+        load_backgrounds("train", [tmp_path / "nowhere"])
+    with pytest.raises(ConfigError, match="split"):
+        load_backgrounds("test")
+    with pytest.raises(AssetError, match="at least one"):
+        Backgrounds([])
+
+
+def test_squares_are_jittered_as_promised():
+    rng, options = np.random.default_rng(0), CropOptions(visible_box_share=0.0)
+    box, camera = np.array([200.0, 100, 80, 240]), cameras.sample_camera(rng)
+    squares = np.array([cameras.crop_square(rng, box, camera, options) for _ in range(400)])
+    side = squares[:, 2] / (240 * 1.2)
+    assert side.min() >= 0.849 and side.max() <= 1.301
+    centre = (squares[:, :2] + squares[:, 2:] / 2 - [240, 220]) / (240 * 1.2)
+    assert np.abs(centre).max() <= 0.0801
+    assert cameras.square_quality(squares[0], squares[0]) == pytest.approx(1)
+    wrong = [cameras.square_quality(cameras.wrong_square(rng, box, camera), np.array([96, 76, 288, 288.0])) for _ in range(100)]
+    assert max(wrong) < 0.35
