@@ -16,7 +16,7 @@ import scipy.sparse
 
 from ..errors import AssetError, BackendUnavailable
 from ..types import NUM_BETAS, NUM_JOINTS
-from .joints import SMPL_PARENTS, Landmarks, keypoint_sets
+from .joints import SMPL_PARENTS, keypoint_sets
 from .landmarks import points_of_file
 from .model import BodyModel, topology_id
 from .unpickle import restricted_load
@@ -71,7 +71,8 @@ def _read_npz(path: Path) -> dict[str, object]:
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 if entry.file_size > MAX_ARRAY_BYTES:
-                    raise AssetError(f"{path}: '{entry.filename}' claims {entry.file_size >> 20} MB unpacked (limit {MAX_ARRAY_BYTES >> 20})")
+                    size = f"{entry.file_size >> 20} MB unpacked (limit {MAX_ARRAY_BYTES >> 20} MB)"
+                    raise AssetError(f"{path}: '{entry.filename[:80]}' claims {size}")
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except AssetError:
@@ -143,7 +144,8 @@ def _check_tree(data: Mapping[str, object], path: Path) -> None:
 def _faces(data: Mapping[str, object], key: str, count: int, path: Path) -> np.ndarray:
     faces = np.asarray(data[key])
     if faces.ndim != 2 or faces.shape[1] != 3 or not 1 <= len(faces) <= MAX_FACES or faces.dtype.kind not in "iu":
-        raise AssetError(f"{path}: expected {key} (F,3) whole numbers with 1 to {MAX_FACES} triangles, got {faces.shape} {faces.dtype}")
+        wanted = f"{key} (F,3) whole numbers with 1 to {MAX_FACES} triangles"
+        raise AssetError(f"{path}: expected {wanted}, got {faces.shape} {faces.dtype}")
     low, high = int(faces.min()), int(faces.max())
     if low < 0 or high >= count:
         raise AssetError(f"{path}: {key} points at {low} to {high}, expected 0 to {count - 1}: faces of another mesh")
@@ -161,7 +163,7 @@ def _skin(weights: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
     weight = np.take_along_axis(weights, joint, 1)
     kept = weight.sum(1, keepdims=True)
     if kept.min() < 0.95:
-        raise AssetError(f"{path}: vertex {int(np.argmin(kept))} follows more than {SKIN_SLOTS} joints: expected at most {SKIN_SLOTS} weights")
+        raise AssetError(f"{path}: expected at most {SKIN_SLOTS} weights a vertex, vertex {int(np.argmin(kept))} has more")
     return np.ascontiguousarray(joint, np.int32), np.ascontiguousarray(weight / kept, np.float32)
 
 
@@ -196,7 +198,7 @@ def _uv(data: Mapping[str, object], num_faces: int, path: Path) -> tuple[np.ndar
     return uv.astype(np.float32), uv_faces
 
 
-def to_smplx(body: BodyModel) -> "smplx.SMPL":
+def to_smplx(body: BodyModel) -> smplx.SMPL:
     """The same body as ``smplx.SMPL`` (torch), for baselines.  smplx is under a non-commercial licence and stays optional;
     BackendUnavailable tells how to install it.
     """
@@ -214,14 +216,15 @@ def to_smplx(body: BodyModel) -> "smplx.SMPL":
         v_template=body.v_template, shapedirs=body.shapedirs, posedirs=posedirs, J_regressor=body.j_regressor.toarray(),
         kintree_table=np.stack([parents, np.arange(NUM_JOINTS)]), weights=weights, f=body.faces,
     )  # fmt: skip
-    return smplx.SMPL(model_path="", data_struct=struct, num_betas=NUM_BETAS, vertex_ids=_vertex_ids(body.landmarks["mediapipe33"], body))
+    return smplx.SMPL(model_path="", data_struct=struct, num_betas=NUM_BETAS, vertex_ids=_vertex_ids(body))
 
 
-def _vertex_ids(points: Landmarks, body: BodyModel) -> dict[str, int]:
-    # smplx appends 21 surface points to its joints; its defaults are vertex numbers of SMPL's own mesh.
-    strongest = {n: int(i[np.argmax(w)]) for n, i, w in zip(points.names, points.vertex_index, points.vertex_weight)}
-    feet = body.landmarks["openpose25"]
-    strongest.update({n: int(i[np.argmax(w)]) for n, i, w in zip(feet.names, feet.vertex_index, feet.vertex_weight)})
+def _vertex_ids(body: BodyModel) -> dict[str, int]:
+    """smplx appends 21 surface points to its joints, and its defaults are vertex numbers of SMPL's own mesh."""
+    strongest: dict[str, int] = {}
+    for points in (body.landmarks["mediapipe33"], body.landmarks["openpose25"]):
+        best = np.take_along_axis(points.vertex_index, np.argmax(points.vertex_weight, 1)[:, None], 1)[:, 0]
+        strongest.update(zip(points.names, best.tolist()))
     names = {
         "nose": "nose", "reye": "right_eye", "leye": "left_eye", "rear": "right_ear", "lear": "left_ear",
         "LBigToe": "left_big_toe", "LSmallToe": "left_small_toe", "LHeel": "left_heel", "RBigToe": "right_big_toe",

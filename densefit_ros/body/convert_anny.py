@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..geometry import so3
 from ..types import NUM_BETAS, NUM_JOINTS
 from . import convert_source as source_
 from .convert_mesh import (
@@ -54,7 +55,8 @@ def build(count: int = 1200, target_faces: int = 13776, seed: int = 0) -> tuple[
     normals = vertex_normals(vertices, new_faces)
     face, bary, distance = ClosestPoint(mean, faces)(vertices, normals)
     ids = faces[face]
-    carried = np.stack([np.einsum("vk,vkc->vc", bary, s[ids]) for s in original]) + (vertices - np.einsum("vk,vkc->vc", bary, mean[ids]))
+    offset = vertices - np.einsum("vk,vkc->vc", bary, mean[ids])
+    carried = np.stack([np.einsum("vk,vkc->vc", bary, s[ids]) + offset for s in original])
     samples = Samples(original, carried, joints, bones)
     template, shapedirs, variance = _shape_space(carried, vertex_areas(vertices, new_faces), mirror)
     skin = _top4(np.einsum("vk,vkj->vj", bary, weights[ids]), mirror)
@@ -70,7 +72,8 @@ def build(count: int = 1200, target_faces: int = 13776, seed: int = 0) -> tuple[
         "pca residual mm": 1e3 * residual, "decimation: new to old mm": 1e3 * distance.mean(),
         "decimation: old to new mm": 1e3 * back.mean(), "decimation: old to new p99 mm": 1e3 * np.percentile(back, 99),
         "joint regressor mm": 1e3 * joint_error, "keypoint regressor mm": 1e3 * point_error,
-        "height mean m": heights.mean(), "height sd m": heights.std(), "height min m": heights.min(), "height max m": heights.max(),
+        "height mean m": heights.mean(), "height sd m": heights.std(),
+        "height min m": heights.min(), "height max m": heights.max(),
     }  # fmt: skip
     return arrays, measured
 
@@ -83,7 +86,9 @@ def _closed_mesh(source: source_.Source, phenotypes: np.ndarray) -> tuple[np.nda
     return used, compact.reshape(-1, 3), uv[used_uv], compact_uv.reshape(-1, 3)
 
 
-def _t_pose_samples(source: source_.Source, phenotypes: np.ndarray, used: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, ...]:
+def _t_pose_samples(
+    source: source_.Source, phenotypes: np.ndarray, used: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, ...]:
     owner = source_.bone_joints(source).astype(float)
     parts = []
     for chunk in np.array_split(phenotypes, max(len(phenotypes) // 100, 1)):
@@ -163,8 +168,8 @@ def _points(source, samples: Samples, used, faces, new_faces, weights, skin, mir
     step = max(len(samples.joints) // 120, 1)
     rotvec = rng.normal(0, 0.45, (len(samples.joints[::step]), NUM_JOINTS, 3))
     rotvec[: len(rotvec) // 4] = 0.0
-    old, _ = _skin(samples.original[::step], samples.joints[::step], weights, rotvec)
-    new, rotmat = _skin(samples.vertices[::step], samples.joints[::step], skin, rotvec)
+    old = _skin(samples.original[::step], samples.joints[::step], weights, rotvec)
+    new = _skin(samples.vertices[::step], samples.joints[::step], skin, rotvec)
     mean_old, mean_new = samples.original.mean(0), samples.vertices.mean(0)
     nearest = ClosestPoint(mean_new, new_faces)(mean_old, vertex_normals(mean_old, faces))
     points: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -182,7 +187,8 @@ def _points(source, samples: Samples, used, faces, new_faces, weights, skin, mir
     for name, bone in (("left_pinky", "finger5-1.L"), ("left_index", "finger2-1.L"), ("left_thumb", "finger1-2.L")):
         b = source.bone_labels.index(bone)
         owner = int(source_.bone_joints(source)[b])
-        posed = _skin(samples.bones[::step][:, b : b + 1], samples.joints[::step], np.eye(NUM_JOINTS)[owner][None], rotvec)[0][:, 0]
+        rigid = np.eye(NUM_JOINTS)[owner][None]
+        posed = _skin(samples.bones[::step][:, b : b + 1], samples.joints[::step], rigid, rotvec)[:, 0]
         candidates = nearby(mean_new, samples.bones[:, b].mean(0), skin[:, owner] > 0.3, 120)
         points[name] = sparse_regressor(new, posed, candidates, 12)
         errors.append(mean_error(new, posed, *points[name]))
@@ -213,10 +219,8 @@ def _corners(source: source_.Source, used: np.ndarray, mean: np.ndarray) -> dict
     return out
 
 
-def _skin(points: np.ndarray, joints: np.ndarray, weights: np.ndarray, rotvec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Linear blend skinning of T-posed points (N,V,3) with dense weights; the root keeps its rotation at zero."""
-    from ..geometry import so3
-
+def _skin(points: np.ndarray, joints: np.ndarray, weights: np.ndarray, rotvec: np.ndarray) -> np.ndarray:
+    """Linear blend skinning of T-posed points (N,V,3) about joints (N,24,3) with dense weights (V,24)."""
     local = so3.exp(rotvec)
     rotmat, target = local.copy(), joints.copy()
     for j in range(1, NUM_JOINTS):
@@ -224,8 +228,8 @@ def _skin(points: np.ndarray, joints: np.ndarray, weights: np.ndarray, rotvec: n
         rotmat[:, j] = rotmat[:, k] @ local[:, j]
         target[:, j] = target[:, k] + np.einsum("nab,nb->na", rotmat[:, k], joints[:, j] - joints[:, k])
     shift = target - np.einsum("njab,njb->nja", rotmat, joints)
-    out = np.stack([np.einsum("vj,jab,vb->va", weights, r, p, optimize=True) + weights @ s for r, p, s in zip(rotmat, points, shift)])
-    return out, rotmat
+    people = zip(rotmat, points, shift)
+    return np.stack([np.einsum("vj,jab,vb->va", weights, r, p, optimize=True) + weights @ s for r, p, s in people])
 
 
 def _file_arrays(template, shapedirs, skin, regressor, faces, uv, uv_faces, points, version) -> dict[str, np.ndarray]:

