@@ -18,7 +18,7 @@ from ..errors import AssetError
 from ..models import Models
 from ..pipeline import initial_state, load_models, process
 from ..render.warp_renderer import WarpRenderer
-from ..types import BodyParams, Frame, FrameResult
+from ..types import BodyParams, Frame, FrameResult, PosedBody
 from ..viz import overlay
 from ..viz.video import VideoWriter
 from .cameras import ASSUMED_FOV_DEG, Calibrated, CameraChoice
@@ -117,7 +117,7 @@ class _Loop:
         self._stages: dict[str, list[float]] = {}
         self._people = self._empty = 0
 
-    def step(self, item: Item):
+    def step(self, item: Item) -> tuple[Calibrated, np.ndarray, FrameResult, PosedBody] | None:
         """Camera, rectified image, answer, and the posed first estimates; None for a damaged image."""
         if item.rgb is None:
             self.damaged.append(item.problem)
@@ -141,6 +141,8 @@ class _Loop:
             self._stages.setdefault(stage, []).append(ms)
         self._people += len(result.people)
         self._empty += not result.people
+        if not result.people:
+            return calibrated, rgb, result, PosedBody(np.zeros((0, 0, 3)), np.zeros((0, 24, 3)))
         first = self._models.skinner.pose(BodyParams.stack([p.first_estimate for p in result.people]))
         return calibrated, rgb, result, first
 

@@ -118,12 +118,18 @@ def side_by_side(images: Sequence[np.ndarray], labels: Sequence[str] = (), gap_p
             width = max(1, round(image.shape[1] * height / image.shape[0]))
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         if i < len(labels) and labels[i]:
-            size = max(12.0, height / 26)
+            size = _fitting_height(labels[i], max(12.0, height / 26), image.shape[1])
             image = draw_text(image, labels[i], (0.5 * size, 1.5 * size), size)
         if row:
             row.append(np.full((height, gap_px, 3), 255, np.uint8))
         row.append(image)
     return np.concatenate(row, 1)
+
+
+def _fitting_height(text: str, height_px: float, width_px: int) -> float:
+    """``height_px``, or less where the text would leave a panel of this width."""
+    (needed, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, height_px / 22.0, 1)
+    return height_px * min(1.0, 0.92 * width_px / max(needed, 1))
 
 
 def _image(rgb: np.ndarray) -> np.ndarray:

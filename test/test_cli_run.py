@@ -1,0 +1,252 @@
+"""The command line and the offline run, end to end."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+
+import cv2
+import numpy as np
+import pytest
+from skimage import data
+
+from densefit_ros import cli
+from densefit_ros.body.assets import load_body
+from densefit_ros.body.model import pose
+from densefit_ros.config import Config
+from densefit_ros.errors import AssetError
+from densefit_ros.geometry.camera import project
+from densefit_ros.offline import run as offline
+from densefit_ros.regress import mediapipe_graph
+from densefit_ros.types import BodyParams, FitStatus, FrameResult, PersonResult, TrackingState
+from densefit_ros.viz.video import VideoWriter
+
+needs_mediapipe = pytest.mark.skipif(not mediapipe_graph.available(), reason="the mediapipe extra is not installed")
+
+
+@functools.lru_cache(maxsize=1)
+def _body():
+    return load_body()
+
+
+class _Skinner:
+    def pose(self, params):
+        return pose(_body(), params)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Models:
+    config: Config
+    body: object
+    skinner: object
+    backends: dict
+
+
+class _Pipeline:
+    """In place of the pipeline: one upright person per given box, or one in the middle; remembers what it was asked."""
+
+    def __init__(self):
+        self.calls, self.config = [], None
+
+    def load(self, config):
+        self.config = config
+        return _Models(config, _body(), _Skinner(), {"device": "none"})
+
+    def process(self, models, state, frame, boxes=None):
+        self.calls.append((state, frame, boxes))
+        people = []
+        for i in range(1 if boxes is None else len(boxes)):
+            rotvec = np.array([[np.pi, 0, 0]], np.float32)
+            first = dataclasses.replace(BodyParams.rest(1), root_rotvec=rotvec, t_camera_root=np.array([[0.0, 0, 4]], np.float32))
+            refined = dataclasses.replace(first, t_camera_root=np.array([[0.1 * i, 0, 4]], np.float32))
+            posed = pose(_body(), refined)
+            people.append(
+                PersonResult(
+                    f"abcd{i}", TrackingState.DETECTED, FitStatus.CONVERGED, refined, first, "network", posed.vertices[0],
+                    posed.joints[0], np.zeros((24, 3, 3)), np.array([1, 2, 3, 4.0]), 0.5, 3, 0.9, "prior",
+                )
+            )  # fmt: skip
+        return dataclasses.replace(state, born=state.born + 1), FrameResult(
+            frame.stamp_ns, frame.camera, tuple(people), {"fit": 2.0}
+        )
+
+
+@pytest.fixture
+def pipeline(monkeypatch):
+    fake = _Pipeline()
+    monkeypatch.setattr(offline, "process", fake.process)
+    return fake
+
+
+def _run(fake, source, out, **changes):
+    return offline.run(offline.RunOptions(source=source, out=out, progress=False, **changes), load=fake.load)
+
+
+def _lines(out):
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def _pictures(folder, names=("a.jpg", "b.jpg", "c.jpg"), size=(120, 160)):
+    folder.mkdir(exist_ok=True)
+    for i, name in enumerate(names):
+        cv2.imwrite(str(folder / name), np.full((*size, 3), 40 * i + 20, np.uint8))
+    return folder
+
+
+def test_one_line_per_picture_and_person_with_the_documented_keys(tmp_path, pipeline):
+    summary = _run(pipeline, _pictures(tmp_path / "in"), tmp_path / "out")
+    lines = _lines(tmp_path / "out")
+    assert [line["file"] for line in lines] == ["a.jpg", "b.jpg", "c.jpg"] and summary.people == 3
+    line = lines[1]
+    assert {"file", "id", "box_xywh", "status", "first_estimate", "refined"} <= set(line)
+    shapes = {
+        "joints_px": (24, 2), "joints_m": (24, 3), "betas": (10,),
+        "root_rotvec": (3,), "joint_rotvec": (23, 3), "t_camera_root": (3,),
+    }  # fmt: skip
+    for body in ("first_estimate", "refined"):
+        assert {k: np.shape(v) for k, v in line[body].items()} == shapes
+    joints = np.array(line["refined"]["joints_m"])
+    assert np.array(line["refined"]["joints_px"]) == pytest.approx(project(pipeline.calls[0][1].camera, joints), abs=0.02)
+    assert line["status"] == "CONVERGED"
+    assert sorted(p.name for p in (tmp_path / "out" / "overlays").iterdir()) == ["a.jpg", "b.jpg", "c.jpg"]
+    about = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert about["camera_assumed"] and "half-integers" in about["coordinates"] and about["stage_ms_median"] == {"fit": 2.0}
+
+
+def test_pictures_follow_one_another_unless_independent(tmp_path, pipeline):
+    folder = _pictures(tmp_path / "in")
+    _run(pipeline, folder, tmp_path / "a")
+    assert [state.born for state, _, _ in pipeline.calls] == [0, 1, 2]
+    stamps = [frame.stamp_ns for _, frame, _ in pipeline.calls]
+    assert np.diff(stamps) == pytest.approx(1e9 / 30, rel=1e-6)
+    pipeline.calls.clear()
+    _run(pipeline, folder, tmp_path / "b", independent=True)
+    assert [state.born for state, _, _ in pipeline.calls] == [0, 0, 0]
+    pipeline.calls.clear()
+    _pictures(folder, ("b.jpg",), size=(160, 120))  # another size is another camera
+    _run(pipeline, folder, tmp_path / "c")
+    assert [state.born for state, _, _ in pipeline.calls] == [0, 0, 0]
+
+
+def test_boxes_reach_their_pictures_and_set_the_number_of_people(tmp_path, pipeline):
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"a.jpg": [[1, 2, 30, 60], [50, 2, 30, 60], [90, 2, 30, 60]], "c.jpg": []}))
+    _run(pipeline, _pictures(tmp_path / "in"), tmp_path / "out", boxes=boxes, independent=True)
+    assert [None if b is None else len(b) for _, _, b in pipeline.calls] == [3, None, 0]
+    assert [line["file"] for line in _lines(tmp_path / "out")] == ["a.jpg"] * 3 + ["b.jpg"]
+    assert pipeline.config.track.max_people == 3 and pipeline.config.regress.min_confidence == 0
+    _run(pipeline, tmp_path / "in", tmp_path / "out2", boxes=boxes, overrides=("track.max_people",))
+    assert pipeline.config.track.max_people == Config().track.max_people
+
+
+def test_a_video_makes_a_video(tmp_path, pipeline):
+    with VideoWriter(tmp_path / "clip.mp4", 10.0) as video:
+        for _ in range(4):
+            video.write(np.full((120, 160, 3), 90, np.uint8))
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"clip.mp4": [[10, 10, 50, 90]]}))
+    summary = _run(pipeline, tmp_path / "clip.mp4", tmp_path / "out", boxes=boxes)
+    assert [line["frame"] for line in _lines(tmp_path / "out")] == [0, 1, 2, 3]
+    assert [b is None for _, _, b in pipeline.calls] == [False, True, True, True]
+    assert [f.stamp_ns for _, f, _ in pipeline.calls] == [0, 100_000_000, 200_000_000, 300_000_000]
+    capture = cv2.VideoCapture(str(summary.overlay))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10) and capture.get(cv2.CAP_PROP_FRAME_COUNT) == 4
+    assert capture.get(cv2.CAP_PROP_FRAME_WIDTH) == 160 + 4 + 160
+
+
+def test_damaged_pictures_are_reported_and_skipped(tmp_path, pipeline, caplog):
+    folder = _pictures(tmp_path / "in")
+    (folder / "b.jpg").write_bytes(b"damaged")
+    with caplog.at_level("WARNING", logger="densefit"):
+        summary = _run(pipeline, folder, tmp_path / "out")
+    assert summary.frames == 2 and len(summary.damaged) == 1 and "b.jpg" in caplog.text
+    for name in ("a.jpg", "c.jpg"):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(AssetError, match="nothing could be read"):
+        _run(pipeline, folder, tmp_path / "out")
+
+
+def test_pictures_of_one_stem_keep_their_overlays(tmp_path, pipeline):
+    _run(pipeline, _pictures(tmp_path / "in", ("a.jpg", "a.png")), tmp_path / "out")
+    assert len(list((tmp_path / "out" / "overlays").iterdir())) == 2
+
+
+def test_errors_are_one_line_and_an_exit_code(tmp_path, capsys):
+    assert cli.main(["run", str(tmp_path / "missing.mp4"), "--out", str(tmp_path)]) == cli.EXIT_ERROR
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "missing.mp4" in err and "Traceback" not in err
+    picture = str(_pictures(tmp_path / "in", ("a.jpg",)))
+    for extra, word in (
+        (["--set", "fit.iteration=3"], "fit.iterations"),
+        (["--set", "nonsense"], "NAME=VALUE"),
+        (["--fov", "400"], "degrees"),
+        (["--camera", str(tmp_path / "none.yaml")], "none.yaml"),
+        (["--config", str(tmp_path / "none.yaml")], "none.yaml"),
+        (["--boxes", str(tmp_path / "none.json")], "none.json"),
+    ):
+        assert cli.main(["run", picture, "--out", str(tmp_path / "o"), *extra]) == cli.EXIT_ERROR
+        assert word in capsys.readouterr().err
+
+
+def test_an_output_folder_that_cannot_be(tmp_path, capsys):
+    picture = str(_pictures(tmp_path / "in", ("a.jpg",)))
+    (tmp_path / "file").write_text("in the way")
+    assert cli.main(["run", picture, "--out", str(tmp_path / "file")]) == cli.EXIT_ERROR
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_help_lists_commands_that_exist(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for name in cli.available_commands():
+        assert name in text
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["nonsense"])
+    assert stop.value.code == 2
+    assert cli.main([]) == 2
+
+
+def test_every_listed_command_has_help(capsys):
+    for name in cli.available_commands():
+        with pytest.raises(SystemExit) as stop:
+            cli.main([name, "--help"])
+        assert stop.value.code == 0, name
+        assert "usage" in capsys.readouterr().out
+
+
+def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "available_commands", lambda: {"run": stop})
+    assert cli.main(["run"]) == cli.EXIT_INTERRUPTED
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_doctor_prints_a_table(capsys):
+    code = cli.main(["doctor"])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("ok") and "Python" in line for line in lines)
+    assert any("body model" in line and "topology" in line for line in lines)
+    assert (code == 0) == (not any(line.startswith("MISSING") for line in lines))
+
+
+@needs_mediapipe
+def test_a_photograph_end_to_end(tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "astronaut.png"), data.astronaut()[..., ::-1])
+    cv2.imwrite(str(folder / "coffee.png"), data.coffee()[..., ::-1])
+    arguments = ["run", str(folder), "--out", str(tmp_path / "out"), "--independent", "--quiet", "--fov", "50"]
+    assert cli.main([*arguments, "--set", "displace.enabled=false", "--set", "regress.backend=mediapipe"]) == 0
+    (line,) = _lines(tmp_path / "out")
+    assert line["file"] == "astronaut.png" and line["source"] == "mediapipe"
+    joints = np.array(line["refined"]["joints_px"])
+    assert joints[15] == pytest.approx([220, 130], abs=35)  # the head
+    assert joints[16][0] > joints[17][0]  # she faces the camera: her left shoulder is on the right
+    picture = cv2.imread(str(tmp_path / "out" / "overlays" / "astronaut.jpg"))
+    assert picture.shape[:2] == (512, 512 + 4 + 512)
+    assert "1 frames without people" in capsys.readouterr().out
