@@ -8,7 +8,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from densefit_ros.displace.network import LOG_VAR_MAX, LOG_VAR_MIN, DisplacementNet  # noqa: E402
-from densefit_ros.runtime.torch_blocks import fuse  # noqa: E402
 
 
 def inputs(persons=2, size=64):
@@ -55,7 +54,7 @@ def test_folding_the_normalisation_changes_nothing():
     net.eval()
     before = [x.detach() for x in net(*inputs())]
     state = {k: v for k, v in net.state_dict().items()}
-    after = fuse(net)(*inputs())
+    after = net.finish()(*inputs())
     for b, a in zip(before, after):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
     names = set(net.state_dict())

@@ -50,7 +50,7 @@ class ToySource:
             "flow": flow,
             "valid": valid,
             "visible": valid,
-            "body_colour": flow[:, :1].repeat(3, 1) * 0,
+            "body_colour": np.zeros((n, 3, s // 4, s // 4), np.float16),
             "id": np.full(n, index),
         }
 

@@ -15,7 +15,9 @@ torch = pytest.importorskip("torch")
 from densefit_ros.train.losses import (  # noqa: E402
     DisplacementWeights,
     RegressorWeights,
+    attention_loss,
     displacement_loss,
+    guide_loss,
     project_joints,
     regressor_loss,
 )
@@ -192,3 +194,26 @@ def test_mirroring_people_commutes_with_posing_them():
     twice = mirror(out, which)
     for name in arrays:
         np.testing.assert_allclose(twice[name], arrays[name], atol=1e-6, err_msg=name)
+
+
+def test_attention_is_drawn_to_the_joints_and_joints_outside_have_no_say():
+    uv = torch.zeros((1, 24, 2))
+    uv[0, 0] = torch.tensor([0.25, -0.125])  # column 5.5, row 2.5 of an 8 x 8 grid
+    uv[0, 1] = torch.tensor([0.7, 0.0])
+    logits = torch.zeros((1, 24, 8, 8), requires_grad=True)
+    attention_loss(logits, uv, torch.ones(1, dtype=torch.bool)).backward()
+    strongest = np.unravel_index(int(torch.argmin(logits.grad[0, 0])), (8, 8))
+    assert strongest in {(2, 5), (2, 6), (3, 5), (3, 6)}
+    assert not logits.grad[0, 1].any() and logits.grad[0, 2].any()
+    assert float(attention_loss(logits, uv, torch.zeros(1, dtype=torch.bool))) == 0.0
+
+
+def test_the_guide_knows_the_person_by_its_colours():
+    colour = torch.zeros((1, 3, 4, 4))
+    colour[:, :, 1:3] = 0.5
+    perfect = torch.cat([torch.where(colour[:, :1] > 0, 20.0, -20.0), colour], 1)
+    assert float(guide_loss(perfect, colour)) < 1e-6
+    elsewhere = perfect.clone()
+    elsewhere[:, 1:, 0] = 9.0  # colours off the person do not matter
+    assert float(guide_loss(elsewhere, colour)) < 1e-6
+    assert float(guide_loss(-perfect, colour)) > 10

@@ -56,19 +56,12 @@ class DisplacementNet(nn.Module):
         self.guide = None
         return self
 
-    def forward(self, image: Tensor, rendering: Tensor) -> tuple[Tensor, Tensor]:
-        return self._read_out(self._features(image, rendering))
+    def forward(self, image: Tensor, rendering: Tensor, guided: bool = False) -> tuple[Tensor, ...]:
+        """``guided`` appends (P,4,S/4,S/4): logit of "the person is seen here", and which point of the body (vertex colours).
 
-    def forward_guided(self, image: Tensor, rendering: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Also (P,4,S/4,S/4): logit of "the person is seen here", and which point of the body (vertex colours).
-
-        For training: before it can match, the network has to read the image.  Asked for the match alone, it answers
-        zero for the first thousands of samples.
+        That is for training: before it can match, the network has to read the image.  Asked for the match alone, it
+        answers zero for the first thousands of samples.
         """
-        features = self._features(image, rendering)
-        return (*self._read_out(features), self.guide(features).float())
-
-    def _features(self, image: Tensor, rendering: Tensor) -> Tensor:
         x = self.stem(self.normalise(image, rendering))
         s4 = self.down4(x)
         s8 = self.down8(s4)
@@ -76,11 +69,10 @@ class DisplacementNet(nn.Module):
         s32 = self.down32(s16)
         s16 = self.up16(torch.cat([double(s32), s16], 1))
         s8 = self.up8(torch.cat([double(s16), s8], 1))
-        return self.up4(torch.cat([double(s8), s4], 1))
-
-    def _read_out(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.up4(torch.cat([double(s8), s4], 1))
         out = self.head(features).float()
-        return _FLOW_UNIT_PX * out[:, :2], bounded(out[:, 2:] + _RAW_START, LOG_VAR_MIN, LOG_VAR_MAX)
+        outputs = _FLOW_UNIT_PX * out[:, :2], bounded(out[:, 2:] + _RAW_START, LOG_VAR_MIN, LOG_VAR_MAX)
+        return (*outputs, self.guide(features).float()) if guided else outputs
 
     @staticmethod
     def normalise(image: Tensor, rendering: Tensor) -> Tensor:

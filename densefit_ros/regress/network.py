@@ -57,6 +57,7 @@ class RegressorNet(nn.Module):
         self.up8 = conv(widths[3] + widths[2], 2 * neck)
         self.maps = nn.Conv2d(2 * neck, 2 * NUM_JOINTS, 1)  # per joint: attention, depth relative to the pelvis
         self.values = nn.Conv2d(2 * neck, neck, 1)
+        self.guide: nn.Module | None = nn.Conv2d(2 * neck, 4, 1)
         width = NUM_JOINTS * neck + widths[4] + 4 * NUM_JOINTS + 4
         self.mix = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
         self.pose = nn.Linear(hidden, NUM_JOINTS * 6)
@@ -73,11 +74,14 @@ class RegressorNet(nn.Module):
             self.finish()
 
     def finish(self) -> RegressorNet:
-        """Take the inference form, in place: normalisation folded."""
+        """Take the inference form, in place: normalisation folded, no training-only head."""
         fuse(self)
+        self.guide = None
         return self
 
-    def forward(self, image: Tensor, intrinsics: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, image: Tensor, intrinsics: Tensor, guided: bool = False) -> tuple[Tensor, ...]:
+        """``guided`` appends what only training asks for: attention logits (P,24,S/8,S/8) and, as in the displacement
+        network, (P,4,S/8,S/8) where the person is seen and which point of the body."""
         x = (image.permute(0, 3, 1, 2).float() - 115.0) / 64.0
         x = self.stages[0](self.stem(x))
         s8 = self.stages[1](x)
@@ -86,7 +90,8 @@ class RegressorNet(nn.Module):
         s16 = self.up16(torch.cat([double(s32), s16], 1))
         s8 = self.up8(torch.cat([double(s16), s8], 1))
         maps, values = self.maps(s8), self.values(s8)
-        return self.read_out(maps.float(), values.float(), s32.float(), intrinsics)
+        outputs = self.read_out(maps.float(), values.float(), s32.float(), intrinsics)
+        return (*outputs, maps[:, :NUM_JOINTS].float(), self.guide(s8).float()) if guided else outputs
 
     def read_out(self, maps: Tensor, values: Tensor, coarse: Tensor, intrinsics: Tensor) -> tuple[Tensor, ...]:
         """Heads.  Kept in float32 under autocast: coordinates and angles lose too many digits in bfloat16."""

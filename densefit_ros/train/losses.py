@@ -64,6 +64,23 @@ def guide_loss(guide: Tensor, body_colour: Tensor) -> Tensor:
     return 2.0 * seen + 2.0 * colour
 
 
+def attention_loss(logits: Tensor, joints_uv: Tensor, person: Tensor) -> Tensor:
+    """Cross-entropy of each joint's attention map with a Gaussian of one cell around the joint.
+
+    logits (P,24,h,w); joints_uv (P,24,2) over the side minus 0.5; joints outside the crop have no say.  The mean
+    position alone says too little: many maps share it.
+    """
+    rows, columns = logits.shape[2:]
+    u = (joints_uv[..., 0] + 0.5) * columns - 0.5
+    v = (joints_uv[..., 1] + 0.5) * rows - 0.5
+    near_u = -0.5 * (torch.arange(columns, device=logits.device) - u[..., None]) ** 2
+    near_v = -0.5 * (torch.arange(rows, device=logits.device) - v[..., None]) ** 2
+    target = (near_v[..., :, None] + near_u[..., None, :]).flatten(2).softmax(-1)
+    inside = ((joints_uv.abs() < 0.5).all(-1) & person[:, None]).float()
+    entropy = -(target * logits.flatten(2).log_softmax(-1)).sum(-1)
+    return (entropy * inside).sum() / inside.sum().clamp(min=1.0)
+
+
 @dataclass(frozen=True)
 class RegressorWeights:
     """Terms of :func:`regressor_loss`."""
@@ -79,6 +96,8 @@ class RegressorWeights:
     rotation_nll: float = 0.05
     placed_nll: float = 0.02
     confidence: float = 0.3
+    guide: float = 0.5  # of the training-only head; this and the next fall to a fifth over the run
+    attention: float = 0.3
 
 
 def regressor_loss(

@@ -26,6 +26,7 @@ from ..synth.engine import HELDOUT_SUBJECT, SynthEngine
 from ..synth.perturb import disturb
 from .data import Batch
 
+_COLOUR_SUM = 1.1  # body.vertex_colors spans [0.1, 1]
 _MIRROR = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
 
 
@@ -54,6 +55,15 @@ class _People:
             cache=subjects,
         )
 
+        self._face_colour = vertex_colors(self.body)[self.body.faces].mean(1).astype(np.float16)
+
+    def body_colour(self, crops: CropBatch, stride: int) -> np.ndarray:
+        """(P,3,S/stride,S/stride) float16: vertex colours of the person's surface as the picture shows it, else 0."""
+        half = stride // 2
+        face = crops.visible_face[:, half::stride, half::stride]
+        colour = np.where(face[..., None] >= 0, self._face_colour[face], np.float16(0))
+        return np.ascontiguousarray(colour.transpose(0, 3, 1, 2))
+
     def crops(self, index: int) -> CropBatch:
         return make_crops(np.random.default_rng([self.seed, 11, index]), self.engine, self.count, SIZE_PX)
 
@@ -63,13 +73,13 @@ class RegressorSource(_People):
 
     image (P,S,S,3) uint8; intrinsics (P,4) over the side; ray_rotmat (P,3,3); rotmat (P,24,3,3) with the root in the
     ray's frame; betas (P,10); cam (P,3) as the network's; joints_uv (P,24,2) over the side minus 0.5; joints_z (P,24) m
-    relative to the pelvis along the ray; confidence (P,), 0 where nobody is in the middle.
+    relative to the pelvis along the ray; confidence (P,), 0 where nobody is in the middle; body_colour (P,3,S/8,S/8).
     """
 
     def batch(self, index: int) -> Batch:
         """See :class:`densefit_ros.train.data.Source`."""
         crops = self.crops(index)
-        return regressor_batch(crops)
+        return {**regressor_batch(crops), "body_colour": self.body_colour(crops, 8)}
 
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Mirror half of the people, and change light and colour."""
@@ -118,6 +128,12 @@ def mirror(batch: Batch, which: np.ndarray) -> Batch:
     out["rotmat"][which] = _MIRROR @ batch["rotmat"][which][:, flip] @ _MIRROR
     out["cam"][which, 0] *= -1
     out["joints_uv"][which] = batch["joints_uv"][which][:, flip] * np.float32([-1, 1])
+    if "body_colour" in out:
+        # Colours are a function of the rest position, x first: the other side's colour has its x reversed.
+        colour = batch["body_colour"][which][..., ::-1].copy()
+        seen = colour.astype(np.float32).sum(1) > 0
+        colour[:, 0] = np.where(seen, _COLOUR_SUM - colour[:, 0], 0)
+        out["body_colour"][which] = colour
     out["joints_z"][which] = batch["joints_z"][which][:, flip]
     return out
 
@@ -134,7 +150,6 @@ class DisplacementSource(_People):
     def __init__(self, *args, starts: int = 2, degrees: float | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.starts, self.degrees = starts, degrees
-        self._face_colour = vertex_colors(self.body)[self.body.faces].mean(1).astype(np.float16)
         self._kept: tuple[int, CropBatch] | None = None
 
     def batch(self, index: int) -> Batch:
@@ -153,14 +168,8 @@ class DisplacementSource(_People):
             "flow": np.clip(pairs.flow, -500, 500).astype(np.float16),
             "valid": pairs.valid & (np.abs(pairs.flow).max(1) < 200),
             "visible": pairs.visible,
-            "body_colour": self._body_colour(crops),
+            "body_colour": self.body_colour(crops, STRIDE_PX),
         }
-
-    def _body_colour(self, crops: CropBatch) -> np.ndarray:
-        half = STRIDE_PX // 2
-        face = crops.visible_face[:, half::STRIDE_PX, half::STRIDE_PX]
-        colour = np.where(face[..., None] >= 0, self._face_colour[face], np.float16(0))
-        return np.ascontiguousarray(colour.transpose(0, 3, 1, 2))
 
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Change the picture's light and colour; the rendering keeps its own."""

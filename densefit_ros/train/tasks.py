@@ -13,7 +13,7 @@ from ..regress.network import RegressorNet
 from .config import TrainConfig
 from .data import Batch, SourceSpec
 from .loop import Metrics, to_tensors
-from .losses import DisplacementWeights, RegressorWeights, displacement_loss, guide_loss, regressor_loss
+from .losses import DisplacementWeights, RegressorWeights, attention_loss, displacement_loss, guide_loss, regressor_loss
 from .torch_body import JointChain, angle_between, rotmat_from_rot6d_rows
 
 # Seeds of held-out data: far from any that a run counts up from.
@@ -46,7 +46,7 @@ class DisplacementTask:
         return DisplacementNet(**config)
 
     def loss(self, net: nn.Module, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        flow, log_var, guide = net.forward_guided(batch["image"], batch["rendering"])
+        flow, log_var, guide = net(batch["image"], batch["rendering"], True)
         share = min(max((progress - _NLL_FROM) / (_NLL_FULL - _NLL_FROM), 0.0), 1.0)
         total, parts = displacement_loss(flow, log_var, batch["flow"], batch["valid"], batch["visible"], share, self._weights)
         guided = guide_loss(guide, batch["body_colour"])
@@ -106,10 +106,16 @@ class RegressorTask:
         return RegressorNet(**config)
 
     def loss(self, net: nn.Module, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        outputs = dict(zip(RegressorNet.OUTPUTS, net(batch["image"], batch["intrinsics"])))
+        *values, attention, guide = net(batch["image"], batch["intrinsics"], True)
+        outputs = dict(zip(RegressorNet.OUTPUTS, values))
         chain = self._chain.to(batch["betas"].device)
         with torch.autocast(batch["betas"].device.type, enabled=False):
-            return regressor_loss(outputs, batch, chain, self._weights)
+            total, parts = regressor_loss(outputs, batch, chain, self._weights)
+            guided = guide_loss(guide, batch["body_colour"])
+            aimed = attention_loss(attention, batch["joints_uv"], batch["person"])
+        w = self._weights
+        total = total + (1.0 - 0.8 * progress) * (w.guide * guided + w.attention * aimed)
+        return total, {**parts, "guide": guided.detach(), "attention": aimed.detach()}
 
     def validate(self, net: nn.Module, batches: list[Batch], device: str) -> Metrics:
         """Joint errors in mm and crop share, calibration of the rotations, and the share of persons told from none."""
