@@ -55,14 +55,16 @@ def _rotvec(angle: np.ndarray, axis: int) -> np.ndarray:
     return so3.exp(v)
 
 
-def place(rng: np.random.Generator, camera: Camera, extent_m: np.ndarray) -> np.ndarray:
+def place(rng: np.random.Generator, camera: Camera, extent_m: np.ndarray, share: float | None = None) -> np.ndarray:
     """Camera-frame position (3,) m of a body's middle, so that it covers a natural part of the image.
 
-    extent_m (3,): size of the posed body along the camera axes.
+    extent_m (3,): size of the posed body along the camera axes; ``share``: the part of the image's height that it fills,
+    drawn if not given.
     """
     tall, wide = float(extent_m[1]), float(extent_m[0])
-    share = float(np.exp(rng.normal(np.log(0.62), 0.38)))  # of the image that the body fills, beyond 1 it is cut off
-    share = min(max(share, 0.16), 1.9)
+    if share is None:
+        share = float(np.exp(rng.normal(np.log(0.62), 0.38)))  # of the image that the body fills, beyond 1 it is cut off
+        share = min(max(share, 0.16), 1.9)
     z = max(camera.fy * tall / (share * camera.height), 0.6 * camera.fx * wide / (share * camera.width)) + 0.4 * float(
         extent_m[2]
     )

@@ -61,7 +61,7 @@ class CropBatch:
 
 
 @dataclass(frozen=True, eq=False)
-class _People:
+class People:
     """Bodies before they are placed, pelvis at the camera's origin."""
 
     params: BodyParams
@@ -79,9 +79,9 @@ def sample_betas(rng: np.random.Generator, n: int) -> np.ndarray:
 def make_crops(rng: np.random.Generator, engine: SynthEngine, count: int, size: int = 192) -> CropBatch:
     """``count`` crops of ``size`` px; the same generator state and engine settings give the same crops."""
     o = engine.options
-    people = _people(rng, engine, count)
+    people = draw_people(rng, engine, count)
     cameras = tuple(sample_camera(rng) for _ in range(count))
-    shift = np.stack([place(rng, c, np.ptp(v[::_STRIDE], 0)) - _middle(v) for c, v in zip(cameras, people.vertices)])
+    shift = np.stack([place(rng, c, np.ptp(v[::_STRIDE], 0)) - middle_of(v) for c, v in zip(cameras, people.vertices)])
     params = BodyParams(people.params.betas, people.params.root_rotvec, people.params.joint_rotvec, shift)
     joints = people.joints + shift[:, None]
     kind = rng.random(count)
@@ -99,13 +99,13 @@ def make_crops(rng: np.random.Generator, engine: SynthEngine, count: int, size: 
     crop_cams = [crop_camera(c, a, size) for c, a in zip(cameras, affine)]
     surface, owner = _render(rng, engine, people, shift, ~absent, crop_cams, size)
     own = (owner[surface.person_id] == np.arange(count)[:, None, None]) & (surface.person_id >= 0)
-    inside_u = _inside(affine[:, 0], np.array([c.width for c in cameras]), size)
-    inside_v = _inside(affine[:, 1], np.array([c.height for c in cameras]), size)
+    inside_u = inside_axis(affine[:, 0], np.array([c.width for c in cameras]), size)
+    inside_v = inside_axis(affine[:, 1], np.array([c.height for c in cameras]), size)
     inside = inside_v[:, :, None] & inside_u[:, None, :]
     rgb = np.empty((count, size, size, 3), np.uint8)
     lights: list[Lights] = []
     for i in range(count):
-        image, light, occluded = _compose(rng, engine, surface, i, crop_cams[i], own[i])
+        image, light, occluded = compose(rng, engine, surface, i, crop_cams[i], own[i])
         if occluded is not None:
             own[i] &= ~occluded
         rgb[i] = engine.sensor.expose(rng, cut_at_border(image, inside_u[i], inside_v[i]))
@@ -126,7 +126,8 @@ def make_crops(rng: np.random.Generator, engine: SynthEngine, count: int, size: 
     )  # fmt: skip
 
 
-def _people(rng: np.random.Generator, engine: SynthEngine, count: int) -> _People:
+def draw_people(rng: np.random.Generator, engine: SynthEngine, count: int) -> People:
+    """``count`` dressed people with their own poses, shapes, looks and views."""
     poses = sample(rng, count)
     view = sample_view(rng, count)
     root = so3.log((view @ poses.R_world_root).astype(np.float64)).astype(np.float32)
@@ -136,13 +137,13 @@ def _people(rng: np.random.Generator, engine: SynthEngine, count: int) -> _Peopl
     betas = sample_betas(rng, count)
     params = BodyParams(betas, root, poses.joint_rotvec, np.zeros((count, 3), np.float32))
     vertices, joints = skin(engine.wardrobe, params, [s.clothes for s in looks])
-    return _People(params, vertices, joints, subjects, tuple(s.appearance(g) for s, g in zip(looks, gains)))
+    return People(params, vertices, joints, subjects, tuple(s.appearance(g) for s, g in zip(looks, gains)))
 
 
 def _render(
     rng: np.random.Generator,
     engine: SynthEngine,
-    people: _People,
+    people: People,
     shift: np.ndarray,
     present: np.ndarray,
     cameras: list[Camera],
@@ -162,7 +163,7 @@ def _render(
             z = float(shift[i, 2])
             deeper = float(rng.choice([rng.uniform(-0.35, 0.0) * z, rng.uniform(0.1, 1.5) * z], p=[0.22, 0.78]))
             lateral = rng.choice([-1, 1]) * rng.uniform(0.35, 1.3) * (1 + max(deeper, 0) / z)
-            t = _middle_of(people.vertices[i]) + shift[i] - _middle_of(people.vertices[j])
+            t = middle_of(people.vertices[i]) + shift[i] - middle_of(people.vertices[j])
             t = t + np.array([lateral, rng.normal(0, 0.12), deeper], np.float32)
             if t[2] < 0.8:
                 continue
@@ -174,7 +175,7 @@ def _render(
     return surface, np.array(owner + [-2])  # person_id -1 (background) reads the last entry
 
 
-def _compose(
+def compose(
     rng: np.random.Generator, engine: SynthEngine, surface: SceneSurface, i: int, camera: Camera, own: np.ndarray
 ) -> tuple[np.ndarray, Lights, np.ndarray | None]:
     """One picture in [0,1] float32, its lights, and the mask of occluders in front of the person, if any."""
@@ -202,11 +203,8 @@ def _compose(
     return image, lights, occluded
 
 
-def _middle(vertices: np.ndarray) -> np.ndarray:
-    return _middle_of(vertices)
-
-
-def _middle_of(vertices: np.ndarray) -> np.ndarray:
+def middle_of(vertices: np.ndarray) -> np.ndarray:
+    """Middle (3,) of the bounding box of (V,3)."""
     v = vertices[::_STRIDE]
     return 0.5 * (v.min(0) + v.max(0))
 
@@ -231,7 +229,7 @@ def _lookup(mask: np.ndarray, points_px: np.ndarray) -> np.ndarray:
     return ok & mask[np.arange(len(mask))[:, None], c[..., 1], c[..., 0]]
 
 
-def _inside(row: np.ndarray, length: np.ndarray, size: int) -> np.ndarray:
+def inside_axis(row: np.ndarray, length: np.ndarray, size: int) -> np.ndarray:
     """(P,S) bool: positions along one axis that lie inside the image; row is the affine's (P,3)."""
     axis = row[:, 0] + row[:, 1]  # axis-aligned: one of the two is the scale
     position = axis[:, None] * (np.arange(size) + 0.5)[None, :] + row[:, 2:3]
