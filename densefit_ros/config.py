@@ -30,7 +30,7 @@ class BodyConfig:
 class DetectConfig:
     backend: str = _opt("auto", "person finder for new tracks", choices=("auto", "hog", "mediapipe", "none"))
     interval_s: float = _opt(1.0, "while fewer than track.max_people are tracked, search the image this often, s", 0.0, 3600.0)
-    min_score: float = _opt(0.3, "detections below this score are dropped (the detector's own scale)", -10.0, 100.0)
+    min_score: float = _opt(0.5, "detections below this score are dropped", 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,12 @@ class RuntimeConfig:
 class FitConfig:
     iterations: int = _opt(4, "Levenberg-Marquardt iterations per pass", 1, 100)
     max_points: int = _opt(1000, "matches used per person at most", 50, 20000)
-    gm_scale: float = _opt(3.0, "Geman-McClure scale of dense residuals, in standard deviations", 0.5, 100.0)
-    keypoint_sigma_px: float = _opt(
-        0.012, "standard deviation of a fully confident keypoint, as a share of the crop's side", 0.0005, 1.0
+    robust_scale: float = _opt(4.0, "Geman-McClure scale of dense residuals, in standard deviations", 0.5, 100.0)
+    keypoint_sigma_share: float = _opt(
+        0.015,
+        "standard deviation of a fully confident keypoint, as a share of the diagonal of the person's keypoints",
+        0.0005,
+        1.0,
     )
     prediction_rot_sigma_rad: float = _opt(0.15, "how far a joint turns unforeseen within one 30 Hz frame, rad", 0.001, 10.0)
     prediction_t_sigma_m: float = _opt(0.06, "how far the root moves unforeseen within one 30 Hz frame, m", 0.0001, 10.0)

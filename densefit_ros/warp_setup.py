@@ -10,6 +10,9 @@ def init() -> None:
     """Initialise Warp quietly, once per process.  Kernels are cached on disk by Warp itself."""
     import warp as wp
 
-    wp.config.quiet = True
+    if hasattr(wp.config, "log_level"):
+        wp.config.log_level = wp.LOG_WARNING if wp.config.log_level == wp.LOG_INFO else wp.config.log_level
+    else:  # before Warp 1.19
+        wp.config.quiet = True
     wp.config.enable_backward = False  # compiling adjoints of the rasteriser took 16 s instead of 4 s, and none is used
     wp.init()

@@ -36,7 +36,7 @@ def test_overrides_come_last_and_read_text():
         ("fit.iterations", 0, "1 to 100"),
         ("fit.iterations", 2.5, "int"),
         ("fit.iterations", True, "int"),
-        ("fit.gm_scale", math.nan, "0.5"),
+        ("fit.robust_scale", math.nan, "0.5"),
         ("render.backend", "opengl", "warp"),
         ("displace.enabled", 1, "bool"),
     ],

@@ -1,0 +1,172 @@
+"""Everything that is loaded once: body, renderer, networks, fitter, person finder, by the names in the settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from .config import Config, with_overrides
+from .types import BodyParams, Camera, Crop, Estimate
+
+
+class FirstEstimator(Protocol):
+    """Crop to body: the built-in network, lifted keypoints, or somebody else's regressor."""
+
+    name: str
+
+    def estimate(self, crop: Crop, camera: Camera, warm: Sequence[BodyParams] = ()) -> Estimate:
+        """One estimate per window of ``crop``.
+
+        ``warm`` holds the predictions for the first ``len(warm)`` windows, for sources that start from a pose.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """What one frame needs.  The parts keep preallocated buffers, so one thread at a time may use them."""
+
+    config: Config
+    body: Any  # body.BodyModel
+    skinner: Any  # body.Skinner
+    renderer: Any  # render.Renderer
+    finder: Any  # detect.Detector, or None
+    estimator: FirstEstimator
+    displacer: Any  # displace.Displacer, or None when switched off
+    fitter: Any  # fit.Fitter
+    backends: dict[str, str]  # what really runs, for diagnostics: {"render": "warp:cpu", ...}
+
+
+CROP_SIZE_PX = 192  # both networks were trained at this size
+
+
+def load_models(config: Config) -> Models:
+    """Load and warm up.  Raises AssetError, ConfigError or BackendUnavailable; never starts with a part missing."""
+    from .body.assets import load_body
+    from .body.skin import Skinner
+    from .fit.solver import FitOptions, Fitter
+    from .render.factory import make_renderer
+
+    device = resolve_device(config.device)
+    body = load_body(config.body.model_path or None)
+    people = max(config.track.max_people, 1)
+    renderer = make_renderer(body, config.render.backend, device)
+    fitter = Fitter(
+        body,
+        device=device,
+        max_persons=people,
+        max_points=config.fit.max_points,
+        options=FitOptions(
+            iterations=config.fit.iterations,
+            robust_scale=config.fit.robust_scale,
+            robust_start=config.fit.robust_scale,
+            keypoint_sigma_share=config.fit.keypoint_sigma_share,
+            shape_sigma=float("inf"),  # the track's shape belief takes the place of the population prior
+        ),
+    )
+    estimator = _make_estimator(config, body, device)
+    displacer = _make_displacer(config, device) if config.displace.enabled else None
+    finder = _make_finder(config, estimator)
+    models = Models(
+        config,
+        body,
+        Skinner(body, device=device, max_persons=people),
+        renderer,
+        finder,
+        estimator,
+        displacer,
+        fitter,
+        {
+            "device": device,
+            "body": body.name,
+            "render": f"{renderer.name}:{device}",
+            "find": finder.name if finder else "none",
+            "regress": estimator.name,
+            "displace": displacer.runtime.name if displacer else "off",
+            "fit": f"warp:{device}",
+        },
+    )
+    _warm_up(models)
+    return models
+
+
+def resolve_device(name: str) -> str:
+    """``auto`` is cuda where Warp sees a device; a named device that is missing raises BackendUnavailable."""
+    import warp as wp
+
+    from . import warp_setup
+    from .errors import BackendUnavailable
+
+    warp_setup.init()
+    if name == "auto":
+        return "cuda" if wp.is_cuda_available() else "cpu"
+    if name == "cuda" and not wp.is_cuda_available():
+        raise BackendUnavailable(
+            "device 'cuda' was asked for, but Warp sees no CUDA device: install the NVIDIA driver, or set device: cpu"
+        )
+    return name
+
+
+def _make_estimator(config: Config, body: Any, device: str) -> FirstEstimator:
+    from .errors import BackendUnavailable
+
+    if config.regress.backend in ("auto", "mediapipe"):
+        from .regress.lifting import make_mediapipe_estimator
+
+        try:
+            return make_mediapipe_estimator(
+                body, task_file=config.regress.mediapipe_task or None, max_persons=config.track.max_people
+            )
+        except BackendUnavailable as e:
+            if config.regress.backend == "mediapipe":
+                raise
+            _log().info("first estimate: built-in network (%s)", e)
+    from .regress.network_regressor import NetworkRegressor
+    from .runtime.factory import make_runtime
+    from .weights import weights_path
+
+    path = config.regress.onnx or weights_path("regressor.onnx")
+    return NetworkRegressor(body, make_runtime(path, config.runtime.backend, device, config.runtime.threads))
+
+
+def _make_displacer(config: Config, device: str) -> Any:
+    from .displace.displacer import Displacer
+    from .runtime.factory import make_runtime
+    from .weights import weights_path
+
+    path = config.displace.onnx or weights_path("displacement.onnx")
+    return Displacer(make_runtime(path, config.runtime.backend, device, config.runtime.threads))
+
+
+def _make_finder(config: Config, estimator: FirstEstimator) -> Any:
+    if config.detect.backend == "none":
+        return None
+    from .detect.factory import make_detector
+
+    return make_detector(config.detect.backend)
+
+
+def _warm_up(models: Models) -> None:
+    """Two grey frames through every stage, so that the first real frame meets compiled kernels and touched memory."""
+    from .geometry.camera import camera_from_fov
+    from .pipeline import initial_state, process
+    from .types import Frame
+
+    admit_all = with_overrides(models.config, {"regress.min_confidence": 0.0, "track.min_inliers": 0.0})
+    models = dataclasses.replace(models, config=admit_all)
+    rgb = np.full((480, 640, 3), 127, np.uint8)
+    camera = camera_from_fov(640, 480, 60.0)
+    boxes = np.array([[220, 40, 200, 400]], np.float32)
+    state = initial_state()
+    for i in range(2):
+        state, _ = process(models, state, Frame(rgb, i * 33_000_000, camera), boxes)
+
+
+def _log() -> Any:
+    import logging
+
+    return logging.getLogger("densefit")

@@ -1,0 +1,103 @@
+"""The frame: find -> crop -> regress -> render -> displace -> decode -> fit -> track.
+
+``process`` is the whole system; everything else in the package serves it.  It is a function of (models, state, frame)
+that returns the next state, so a bag, a video, a test and a live camera run the same code.
+
+Source of the chain regress, render, displace, fit: Wehrbein et al., "Personalized 3D Human Pose and Shape Refinement",
+arXiv 2403.11634.  Warm start, second-order steps, guard, shape belief and covariances are ours (docs/DECISIONS.md).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from . import steps
+from .config import Config
+from .displace.decode import decode
+from .geometry import crop as crops
+from .models import CROP_SIZE_PX, Models, load_models
+from .track import state as tracking
+from .track.state import TrackerState
+from .types import Correspondences, Frame, FrameResult
+
+__all__ = ["Config", "Models", "TrackerState", "initial_state", "load_models", "process"]
+
+
+def initial_state() -> TrackerState:
+    """Nobody tracked yet."""
+    return TrackerState()
+
+
+def process(
+    models: Models, state: TrackerState, frame: Frame, boxes_xywh: np.ndarray | None = None
+) -> tuple[TrackerState, FrameResult]:
+    """Answer one frame.
+
+    ``boxes_xywh`` (N,4) px, when given, replaces the built-in person finder in this frame.  A stamp that is not newer
+    than the last one drops all tracks: the camera's clock was set back, and a velocity across it would be nonsense.
+    Raises ShapeError when the image does not fit its camera.
+    """
+    steps.check_frame(frame)
+    times, config, camera = _Stopwatch(), models.config, frame.camera
+    state = steps.restart_if_clock_went_back(state, frame.stamp_ns)
+    before = {t.track_id: t for t in state.tracks}
+
+    # Where are people: the tracks, moved on to this frame, and newcomers.
+    with times("find"):
+        tracks = [tracking.predicted(t, frame.stamp_ns) for t in state.tracks]
+        boxes = steps.mesh_boxes(models, tracks, camera)
+        newcomers, state = steps.find_newcomers(models, state, frame, boxes, boxes_xywh)
+    with times("crop"):
+        squares = [crops.square_around(b, config.render.crop_margin) for b in (*boxes, *newcomers)]
+        crop = crops.extract(frame.rgb, np.reshape(squares, (-1, 4)), CROP_SIZE_PX)
+
+    # A first estimate of everybody; newcomers that look like people become tracks.
+    with times("regress"):
+        estimate = steps.first_estimate(models, crop, camera, tracks)
+        state, tracks, kept = steps.admit(models, state, tracks, estimate, frame.stamp_ns)
+        crop, estimate = steps.take_crop(crop, kept), steps.take_estimate(estimate, kept)
+    if not tracks:
+        return steps.finish(state, (), frame, times.ms, ())
+
+    # Render the start, ask the network where its pixels should go, and solve for the body that goes
+    # there.  The fitter's guard keeps the start of anybody whose evidence does not speak for the result.
+    params = steps.fuse(tracks, estimate, config, frame.stamp_ns)
+    anchors = steps.anchors(tracks, estimate, config, frame.stamp_ns)
+    matches = Correspondences.empty()
+    for _ in range(config.displace.passes):
+        if models.displacer is not None:
+            with times("render"):
+                surface = steps.render(models, params, tracks, camera, crop)
+            with times("displace"):
+                field = models.displacer.predict(crop, surface)
+            with times("decode"):
+                matches = decode(field, surface, crop, steps.decode_options(config))
+        with times("fit"):
+            fit = models.fitter.solve(params, camera, matches, keypoints=estimate.keypoints, anchors=anchors)
+            params = fit.params
+
+    # What was measured updates the tracks; what was not coasts, and is dropped after a while.
+    with times("track"):
+        posed = models.skinner.pose(fit.params)
+        people = steps.conclude(models, before, tracks, estimate, fit, posed, matches, frame)
+        people = steps.learn_appearance(models, people, crop, frame)
+    return steps.finish(state, [p.track for p in people], frame, times.ms, [p.result for p in people])
+
+
+class _Stopwatch:
+    """Wall time per named stage; a stage that runs twice adds up."""
+
+    def __init__(self) -> None:
+        self.ms: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.ms[stage] = self.ms.get(stage, 0.0) + (time.perf_counter() - begin) * 1e3
