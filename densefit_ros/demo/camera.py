@@ -27,6 +27,7 @@ from ..errors import DensefitError
 from ..geometry.camera import ROS_PIXEL_SHIFT_PX
 from ..ros.messages import time_message, time_ns
 from ..viz.video import VideoWriter
+from .recorder import READY_TOPIC
 from .source import DEFAULT_FOV_DEG, Shot, Source, open_source
 
 FRAME_ID = "demo_camera_optical_frame"
@@ -105,11 +106,11 @@ class DemoCamera:
 
 
 def warm_up(camera: DemoCamera, shot: Shot) -> None:
-    """The first image again and again until it is answered with a person, or often enough."""
+    """The first image again and again until it is answered with a person and recorded, or often enough."""
     for _ in range(WARM_UP_IMAGES):
         stamp = camera.send(shot, 0, warm_up=True)
         camera.until(lambda s=stamp: camera.answered(s), ANSWER_WAIT_S)
-        if camera.people(stamp) and len(camera.sent) >= 5:
+        if camera.people(stamp) and len(camera.sent) >= 5 and camera.node.count_publishers(READY_TOPIC):
             return
         camera.until(lambda: False, 0.03)
 
@@ -194,4 +195,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

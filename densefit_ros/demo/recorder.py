@@ -15,6 +15,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosbags.rosbag2 import StoragePlugin, Writer
 from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Empty
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
 
@@ -34,6 +35,8 @@ TOPICS: dict[str, Any] = {
     "/diagnostics": DiagnosticArray,
     "/camera/camera_info": CameraInfo,
 }
+# This topic has a publisher from the recorder's first answer on: the camera then knows that all are connected.
+READY_TOPIC = "/densefit_demo/recording"
 
 
 class Recorder:
@@ -42,6 +45,7 @@ class Recorder:
     def __init__(self, node: Any, path: Path) -> None:
         self._node = node
         self._queue: queue.SimpleQueue[tuple[str, int, bytes] | None] = queue.SimpleQueue()
+        self._ready: Any | None = None
         self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
         store = typestore()
@@ -63,6 +67,8 @@ class Recorder:
         self._writer.close()
 
     def _on_bytes(self, topic: str, data: bytes) -> None:
+        if self._ready is None and topic == "/densefit/bodies":
+            self._ready = self._node.create_publisher(Empty, READY_TOPIC, 1)
         self._queue.put((topic, self._node.get_clock().now().nanoseconds, data))
 
     def _write(self) -> None:

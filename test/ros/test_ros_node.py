@@ -1,0 +1,277 @@
+"""The node as a real process over DDS: lifecycle, topics, QoS, faults, restarts, namespaces.  All waits are bounded."""
+
+import array
+
+import numpy as np
+import pytest
+from densefit_ros.msg import FrameTiming, MeshTopology, SmplBodyArray, SmplMeshArray
+from harness import Client, NodeProcess, stamps
+from lifecycle_msgs.msg import Transition
+from rcl_interfaces.msg import Log, Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image
+from std_srvs.srv import SetBool, Trigger
+from tf2_msgs.msg import TFMessage
+from visualization_msgs.msg import MarkerArray
+
+pytestmark = pytest.mark.ros
+BODIES = "/densefit/bodies"
+FAST = ("-p", "ros.diagnostics_period_s:=0.2", "-p", "ros.log_period_s:=60.0")
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """One active node, and a client that listens to its bodies, for all tests that leave it as it was."""
+    with NodeProcess(*FAST) as node, Client() as client:
+        client.listen(SmplBodyArray, BODIES)
+        client.start()
+        yield node, client
+        assert node.stop() == 0, node.log
+
+
+def test_every_topic(pair):
+    node, client = pair
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    client.listen(SmplBodyArray, "/densefit/first_estimate")
+    client.listen(SmplMeshArray, "/densefit/meshes")
+    client.listen(MeshTopology, "/densefit/topology", latched)
+    client.listen(MarkerArray, "/densefit/markers")
+    client.listen(Image, "/densefit/overlay")
+    client.listen(FrameTiming, "/densefit/timing")
+    client.listen(TFMessage, "/tf")
+    assert client.until(lambda: all(client.got.values()), each=client.send), {k: len(v) for k, v in client.got.items()}
+
+    bodies, meshes, topology = (client.got[t][-1] for t in (BODIES, "/densefit/meshes", "/densefit/topology"))
+    assert bodies.header.frame_id == "optical"
+    assert [b.id for b in bodies.bodies] == ["abcde"]
+    body = bodies.bodies[0]
+    np.testing.assert_allclose(body.transl, [0.2, 0.1, 3.0], rtol=1e-6)
+    assert body.tracking_state == body.TRACKED and body.scale_source == "prior"
+    np.testing.assert_allclose(np.reshape(body.joint_covariance, (24, 3, 3))[5], np.eye(3) * 1e-4, rtol=1e-6)
+    assert bodies.topology_id == meshes.topology_id == topology.topology_id
+    vertices = np.reshape(meshes.meshes[0].vertices, (-1, 3))
+    faces = np.reshape(topology.faces, (-1, 3))
+    assert len(vertices) == topology.vertex_count and faces.max() < topology.vertex_count
+
+    first = client.got["/densefit/first_estimate"][-1].bodies[0]
+    np.testing.assert_allclose(first.joints, body.joints, atol=1e-5)
+    marker = client.got["/densefit/markers"][-1].markers[0]
+    assert (marker.header.frame_id, marker.ns, marker.type) == ("optical", "densefit_mesh", marker.TRIANGLE_LIST)
+    points = np.array([[p.x, p.y, p.z] for p in marker.points[:300]])
+    np.testing.assert_allclose(points, vertices[faces.reshape(-1)[:300]], atol=1e-6)
+    assert len(marker.points) == faces.size and marker.lifetime.nanosec == 500_000_000
+
+    # Every output carries the stamp of an image that was sent, and TF never repeats one.
+    tf = client.got["/tf"]
+    tf_stamps = stamps([m.transforms[0] for m in tf])
+    assert np.all(np.diff(tf_stamps) > 0)
+    assert set(tf_stamps) <= set(stamps(client.got[BODIES]))
+    assert {t.child_frame_id for t in tf[-1].transforms} >= {"body_abcde", "head_abcde", "l_wrist_abcde", "r_ankle_abcde"}
+    timing = client.got["/densefit/timing"][-1]
+    assert list(timing.stages) == ["fake"] and 0 < timing.age_ms < 5000
+
+
+def test_tf_axes(pair):
+    """A person upright before the camera and facing it: x of the body points at the camera, z up."""
+    _, client = pair
+    client.listen(TFMessage, "/tf")
+    assert client.more("/tf", 1)
+    body = next(t for t in client.got["/tf"][-1].transforms if t.child_frame_id == "body_abcde")
+    assert body.header.frame_id == "optical"
+    q = body.transform.rotation
+    x, y, z, w = q.x, q.y, q.z, q.w
+    forward = np.array([1 - 2 * (y * y + z * z), 2 * (x * y + z * w), 2 * (x * z - y * w)])
+    up = np.array([2 * (x * z + y * w), 2 * (y * z - x * w), 1 - 2 * (x * x + y * y)])
+    np.testing.assert_allclose(forward, [0, 0, -1], atol=1e-6)
+    np.testing.assert_allclose(up, [0, -1, 0], atol=1e-6)
+
+
+def test_nobody_gives_an_empty_array(pair):
+    _, client = pair
+    assert client.more(BODIES, 2, lambda: client.send(client.image(0)))
+    assert len(client.got[BODIES][-1].bodies) == 0
+
+
+@pytest.mark.parametrize("published", [ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT])
+@pytest.mark.parametrize("wanted", ["best_effort", "reliable"])
+def test_qos_mixes(published, wanted):
+    """Every compatible pair works; the one that cannot is named in diagnostics."""
+    with NodeProcess(*FAST, "-p", f"ros.image_reliability:={wanted}") as node, Client(reliability=published) as client:
+        client.listen(SmplBodyArray, BODIES)
+        client.start()
+        if wanted == "reliable" and published == ReliabilityPolicy.BEST_EFFORT:
+            assert client.until(lambda: "does not match" in client.fault("qos"), each=client.send)
+            assert not client.got[BODIES]
+        else:
+            assert client.more(BODIES)
+        assert node.stop() == 0, node.log
+
+
+def test_lifecycle_in_any_order():
+    with NodeProcess(*FAST) as node, Client() as client:
+        client.listen(SmplBodyArray, BODIES)
+        assert client.state() == "unconfigured"
+        assert not client.change_state(Transition.TRANSITION_ACTIVATE)
+        for _ in range(2):
+            assert client.change_state(Transition.TRANSITION_CONFIGURE)
+            for _ in range(2):
+                assert client.change_state(Transition.TRANSITION_ACTIVATE)
+                assert client.more(BODIES)
+                assert client.change_state(Transition.TRANSITION_DEACTIVATE)
+                client.until(lambda: False, 0.3)
+                assert not client.more(BODIES, 1, timeout_s=0.5)
+            assert client.change_state(Transition.TRANSITION_CLEANUP)
+        assert client.state() == "unconfigured"
+        assert client.change_state(Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+        assert client.state() == "finalized"
+        assert node.stop() == 0, node.log
+
+
+def test_a_missing_backend_fails_configure_with_its_reason():
+    with NodeProcess("-p", "device:=cuda") as node, Client() as client:
+        assert not client.change_state(Transition.TRANSITION_CONFIGURE)
+        assert client.state() == "unconfigured"
+        node.stop()
+        assert "cannot configure: no CUDA in the fake engine" in node.log
+    with NodeProcess("-p", "device:=cuda", "-p", "ros.autostart:=true") as node:
+        assert node.process.wait(15) == 1
+
+
+FAULTS = {
+    "truncated": ("image", lambda c: c.send(c.image(data=array.array("B", b"123"))), "truncated"),
+    "encoding": ("image", lambda c: c.send(c.image(encoding="mystery")), "mystery"),
+    "empty": ("image", lambda c: c.send(Image(encoding="rgb8")), "0x0"),
+    "zero camera_info": ("camera_info", lambda c: c.send(info=CameraInfo(width=64, height=48)), "all zero"),
+    "other camera": ("camera_info", lambda c: c.send(info=CameraInfo(width=640, height=480, k=c.info().k)), "different streams"),
+    "bug": ("internal", lambda c: c.send(c.image(data=array.array("B", b"\xff\0\0" * 3072))), "planted bug"),
+}
+
+
+def test_faults_are_named_and_survived(pair):
+    node, client = pair
+    assert client.more(BODIES)
+    client.listen(Log, "/rosout")
+    for name, (kind, send, words) in FAULTS.items():
+        client.got["/diagnostics"].clear()
+        assert client.until(lambda k=kind, w=words: w in client.fault(k), each=lambda s=send: s(client)), name
+        assert client.more(BODIES), f"no answers after: {name}"
+    # Throttled: one line per kind although each came many times.
+    for kind in ("image", "camera_info", "internal"):
+        lines = [m.msg for m in client.got["/rosout"] if m.msg.startswith(f"{kind}: ")]
+        assert len(lines) == 1, lines
+
+
+def test_stamps(pair):
+    _, client = pair
+    client.listen(TFMessage, "/tf")
+    assert client.more(BODIES)
+    same = client.image()
+    client.until(lambda: False, 0.3, each=lambda: client.send(same))
+    assert client.until(lambda: "same stamp" in client.fault("stamp"))
+    old = client.image()
+    old.header.stamp.sec -= 1000
+    client.send(old)
+    assert client.until(lambda: "went back" in client.fault("stamp"))
+    assert client.more(BODIES)
+    tf_stamps = stamps([m.transforms[0] for m in client.got["/tf"]])
+    assert len(set(tf_stamps)) == len(tf_stamps)
+
+
+def test_no_camera_info_and_an_assumed_field_of_view():
+    with NodeProcess(*FAST) as node, Client() as client:
+        client.listen(SmplBodyArray, BODIES)
+        client.start()
+        alone = lambda: client._image.publish(client.image())  # noqa: E731
+        assert client.until(lambda: "no camera_info" in client.fault("camera_info"), each=alone)
+        value = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=70.0)
+        request = SetParameters.Request(parameters=[Parameter(name="ros.fov_deg", value=value)])
+        assert client.call(SetParameters, "/densefit/set_parameters", request).results[0].successful
+        assert client.more(BODIES, each=alone)
+        assert node.stop() == 0, node.log
+
+
+def test_parameters(pair):
+    _, client = pair
+    names = ["fit.iterations", "device", "ros.markers_rate_hz"]
+    described = client.call(
+        DescribeParameters, "/densefit/describe_parameters", DescribeParameters.Request(names=names)
+    ).descriptors
+    assert all(d.description for d in described)
+    assert described[0].integer_range and described[2].floating_point_range and "cuda" in described[1].additional_constraints
+
+    def change(name, **value):
+        kinds = {"integer_value": 2, "double_value": 3, "string_value": 4}
+        kind = kinds[next(iter(value))]
+        request = SetParameters.Request(parameters=[Parameter(name=name, value=ParameterValue(type=kind, **value))])
+        return client.call(SetParameters, "/densefit/set_parameters", request).results[0]
+
+    assert change("ros.markers_rate_hz", double_value=30.0).successful
+    assert change("track.lost_after_s", double_value=1.0).successful
+    assert not change("ros.markers_rate_hz", double_value=-1.0).successful
+    refused = change("device", string_value="cuda")
+    assert not refused.successful and "takes effect in configure" in refused.reason
+    assert client.more(BODIES)
+
+
+def test_services(pair):
+    _, client = pair
+    assert client.more(BODIES)
+    assert client.call(Trigger, "/densefit/reset_tracks", Trigger.Request()).success
+    assert client.call(SetBool, "/densefit/enable", SetBool.Request(data=False)).success
+    client.until(lambda: False, 0.3)
+    assert not client.more(BODIES, 1, timeout_s=0.5)
+    assert client.call(SetBool, "/densefit/enable", SetBool.Request(data=True)).success
+    assert client.more(BODIES)
+
+
+def test_camera_restart(pair):
+    _, client = pair
+    assert client.more(BODIES)
+    for _ in range(2):
+        with Client() as other:
+            goal = client.count(BODIES) + 3
+            assert other.until(
+                lambda g=goal: client.executor.spin_once(timeout_sec=0) or client.count(BODIES) >= g, each=other.send
+            )
+
+
+def test_two_cameras_in_namespaces():
+    def args(ns):
+        return (*FAST, "-r", f"__ns:={ns}", "-p", "ros.autostart:=true")
+
+    with NodeProcess(*args("/left")) as a, NodeProcess(*args("/right")) as b:
+        with Client("/left") as left, Client("/right") as right:
+            for client, name in ((left, "left"), (right, "right")):
+                client.listen(SmplBodyArray, f"/{name}/densefit/bodies")
+                assert client.more(f"/{name}/densefit/bodies"), name
+            other = right.count("/right/densefit/bodies")
+            assert left.more("/left/densefit/bodies")
+            right.until(lambda: False, 0.2)
+            assert right.count("/right/densefit/bodies") == other
+        assert a.stop() == 0 and b.stop() == 0, a.log + b.log
+
+
+def test_depth_and_compressed():
+    import cv2
+    from sensor_msgs.msg import CompressedImage
+
+    with NodeProcess(*FAST, "-p", "ros.depth:=true", "-p", "ros.image_transport:=compressed") as node, Client() as client:
+        client.listen(SmplBodyArray, BODIES)
+        colour = client.node.create_publisher(CompressedImage, "image/compressed", 5)
+        depth = client.node.create_publisher(Image, "depth", 5)
+        jpeg = array.array("B", cv2.imencode(".jpg", np.full((48, 64, 3), 120, np.uint8))[1].tobytes())
+        metres = array.array("B", np.full((48, 64), 3.0, np.float32).tobytes())
+        client.start()
+
+        def send():
+            stamp = client.node.get_clock().now().to_msg()
+            message = CompressedImage(format="jpeg", data=jpeg)
+            message.header.stamp, message.header.frame_id = stamp, "optical"
+            client._info.publish(client.info())
+            colour.publish(message)
+            depth.publish(client.image(stamp=stamp, encoding="32FC1", step=256, data=metres))
+
+        assert client.more(BODIES, each=send)
+        assert client.until(lambda: any(b.bodies and b.bodies[0].scale_source == "depth" for b in client.got[BODIES]), each=send)
+        assert node.stop() == 0, node.log
