@@ -2,8 +2,9 @@
 
 Always there: the pictures inside the scikit-image and scikit-learn wheels.  At training time, any directories of
 pictures come on top; DENSEFIT_BACKGROUNDS names them, separated by the path separator of the system.  Debian packages
-that fill such directories (used for the shipped weights, see docs): gnome-backgrounds, mate-backgrounds,
-plasma-workspace-wallpapers, ukui-wallpapers, lomiri-wallpapers, lomiri-wallpapers-16.04, lomiri-wallpapers-20.04.
+that fill such directories: gnome-backgrounds, mate-backgrounds, plasma-workspace-wallpapers, ukui-wallpapers,
+lomiri-wallpapers, lomiri-wallpapers-16.04, lomiri-wallpapers-20.04 (in /usr/share/backgrounds and
+/usr/share/wallpapers), palapeli-data (/usr/share/palapeli/collection), opencv-doc (/usr/share/doc/opencv-doc/examples/data).
 
 Pictures with people in them are left out: nobody could say where the bodies are.  Every picture belongs to one split, by
 its name, so that what was trained on and what is measured on never share a background.
@@ -23,7 +24,12 @@ import numpy as np
 from ..errors import AssetError, ConfigError
 
 ENVIRONMENT = "DENSEFIT_BACKGROUNDS"
-DEBIAN_DIRECTORIES = ("/usr/share/backgrounds", "/usr/share/wallpapers")
+DEBIAN_DIRECTORIES = (
+    "/usr/share/backgrounds",
+    "/usr/share/wallpapers",
+    "/usr/share/palapeli/collection",
+    "/usr/share/doc/opencv-doc/examples/data",
+)
 SPLITS = ("train", "heldout", "demo")
 _LONG_SIDE_PX = 1100
 # Package, folder, file -> split.  People: astronaut, camera, lfw_subset, grace_hopper; they stay test material.
@@ -36,7 +42,25 @@ _PACKAGED = {
     ("sklearn", "datasets/images"): {"flower.jpg": "train", "china.jpg": "heldout"},
 }  # fmt: skip
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-_SKIPPED_WORDS = ("screenshot", "konqui", "friends_by", "life_by", "logo", "_dark/")
+_SKIPPED_WORDS = (
+    "screenshot",
+    "konqui",
+    "friends_by",
+    "life_by",
+    "logo",
+    "_dark/",
+    "messi",
+    "basketball",
+    "/left",
+    "/right",
+    "sudoku",
+    "text",
+    "digits",
+    "pic",
+    "pca_",
+    "chessboard",
+    "puzzletable",
+)
 _HELDOUT_SHARE = 0.15
 
 
@@ -83,7 +107,7 @@ class Backgrounds:
 
     def scene(self, rng: np.random.Generator, size: int) -> np.ndarray:
         """A window, often in front of a ground plane of another picture, with pasted patches of others as clutter."""
-        out = self.cut(rng, size)
+        out = self.cut(rng, size) if rng.random() < 0.88 else _wall(rng, size)
         if rng.random() < 0.25:  # ground: another picture squeezed towards a horizon
             horizon = int(size * rng.uniform(0.25, 0.8))
             out[horizon:] = self._ground(rng, size, size - horizon)
@@ -111,6 +135,12 @@ class Backgrounds:
         target = np.float32([[0, 0], [size, 0], [size * rng.uniform(1.0, 1.6), rows], [-size * rng.uniform(0, 0.6), rows]])
         m = cv2.getPerspectiveTransform(quad, target)
         return cv2.warpPerspective(source, m, (size, rows), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+
+
+def _wall(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A painted wall, brighter on one side: what rooms mostly show and landscapes never."""
+    corner = np.clip(rng.uniform(60, 235) + rng.normal(0, 14, 3) + rng.normal(0, 22, (2, 2, 1)), 0, 255)
+    return cv2.resize(corner.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
 
 
 def load_backgrounds(split: str = "train", directories: Sequence[str | Path] | None = None, limit: int = 400) -> Backgrounds:
@@ -168,7 +198,12 @@ def directory_pictures(directory: Path) -> list[Path]:
     found = []
     for path in sorted(directory.rglob("*")):
         text = str(path).lower()
-        if path.suffix.lower() in _PICTURE_SUFFIXES and path.is_file() and not path.is_symlink() and path.stat().st_size > 30_000:
+        if (
+            path.suffix.lower() in _PICTURE_SUFFIXES
+            and path.is_file()
+            and not path.is_symlink()
+            and 30_000 < path.stat().st_size < 9_000_000
+        ):
             if not any(word in text for word in _SKIPPED_WORDS):
                 found.append(path)
     return found
@@ -189,7 +224,9 @@ def is_photographic(image: np.ndarray) -> bool:
 
 
 def _load(path: Path) -> np.ndarray | None:
-    data = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    # Decoding wallpapers of 15 megapixels would take most of a worker's start.
+    large = path.stat().st_size > 1_200_000
+    data = cv2.imread(str(path), cv2.IMREAD_REDUCED_COLOR_2 if large else cv2.IMREAD_COLOR)
     if data is None:
         return None
     scale = _LONG_SIDE_PX / max(data.shape[:2])

@@ -55,7 +55,7 @@ def make_pairs(
     scene = engine.renderer.render_window(vertices, appearances, batch.crop_cameras, size, size, np.arange(count, dtype=np.int32))
     rendering = pack_rendering(scene.rgb, scene.depth_m, scene.normals, scene.vertex_colors, scene.face_id)
     if relight:
-        _bake_light(rng, rendering, scene.normals, batch)
+        _bake_light(rng, rendering, scene.normals, scene.face_id >= 0, batch)
     flow, valid, visible = true_flow(engine, batch, truth, scene.face_id, scene.bary)
     surface = Surface(
         scene.face_id, scene.bary, scene.depth_m, scene.normals, rendering[..., :3], scene.vertex_colors, batch.image_from_crop
@@ -123,15 +123,17 @@ def _limit(engine: SynthEngine, batch: CropBatch, person: np.ndarray, corners: n
     return out
 
 
-def _bake_light(rng: np.random.Generator, rendering: np.ndarray, normals: np.ndarray, batch: CropBatch) -> None:
+def _bake_light(
+    rng: np.random.Generator, rendering: np.ndarray, normals: np.ndarray, covered_px: np.ndarray, batch: CropBatch
+) -> None:
     """Multiply the colours by the light of the picture (the usual case: gathered a moment ago) or of another place."""
     for i in range(len(rendering)):
-        covered = np.nonzero(rendering[i, :, :, 7:10].any(-1))
+        covered = np.nonzero(covered_px[i])
         if not len(covered[0]):
             continue
         u = rng.random()
         if u < 0.25:
             continue  # plain colours
         lights = batch.lights[i] if u < 0.75 else sample_lights(rng)
-        colour = shade(lights, rendering[i][covered][:, :3], normals[i][covered])
+        colour = shade(lights, rendering[i, :, :, :3][covered], normals[i][covered])
         rendering[i, covered[0], covered[1], :3] = np.clip(colour, 0, 1)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+_BRIGHTEST = 1.4  # colours above are cut off before the camera's own curve
+
 
 @dataclass(frozen=True, eq=False)
 class Lights:
@@ -71,12 +73,13 @@ def shade(
 
 def hollow(depth_m: np.ndarray, covered: np.ndarray, strength: float) -> np.ndarray:
     """(h,w) factor that darkens what lies behind its surroundings: under arms, between legs, behind hems."""
-    side = len(depth_m)
-    small = (max(side // 4, 8),) * 2  # hollows are soft: a quarter of the resolution shows them as well
+    height, width = depth_m.shape
+    small = (max(width // 4, 8), max(height // 4, 8))  # hollows are soft: a quarter of the resolution shows them as well
+    sigma = max(small) / 40
     weight = cv2.resize(covered.astype(np.float32), small, interpolation=cv2.INTER_AREA)
-    total = cv2.GaussianBlur(cv2.resize(depth_m, small, interpolation=cv2.INTER_AREA), (0, 0), small[0] / 40)
-    near = total / np.maximum(cv2.GaussianBlur(weight, (0, 0), small[0] / 40), 1e-3)
-    near = cv2.resize(near, (side, side), interpolation=cv2.INTER_LINEAR)
+    total = cv2.GaussianBlur(cv2.resize(depth_m, small, interpolation=cv2.INTER_AREA), (0, 0), sigma)
+    near = total / np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-3)
+    near = cv2.resize(near, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.clip(1 - strength * 4.0 * np.maximum(depth_m - near, 0), 0.35, 1).astype(np.float32)
 
 
@@ -108,12 +111,11 @@ class Sensor:
         metered = (0.40 / max(float(np.mean(cv2.mean(image)[:3])), 0.04)) ** rng.uniform(0.2, 0.8)
         gain = min(metered, 3.0) * rng.uniform(0.75, 1.3) * (1 + rng.normal(0, 0.06, 3))
         contrast, gamma = rng.uniform(0.75, 1.25), np.exp(rng.normal(0, 0.18))
-        # One table for exposure, gamma and contrast: per channel, 1024 levels.
-        level = np.linspace(0, 1.6, 1024, dtype=np.float32)
+        # One table for exposure, gamma and contrast; 8 bits in are enough, noise follows.
+        level = np.linspace(0, _BRIGHTEST, 256, dtype=np.float32)
         table = np.clip(level[:, None] * gain, 0, 1) ** gamma
         table = np.clip((table - 0.5) * contrast + 0.5 + rng.normal(0, 0.03), 0, 1).astype(np.float32) * 255
-        index = np.clip(image * (1023 / 1.6), 0, 1023).astype(np.uint16)
-        out = np.stack([table[:, c][index[:, :, c]] for c in range(3)], -1)
+        out = cv2.LUT(cv2.convertScaleAbs(image, alpha=255 / _BRIGHTEST), table[:, None])
         if rng.random() < 0.06:
             out = np.repeat(out.mean(-1, keepdims=True), 3, -1)
         sigma = float(rng.choice([rng.uniform(0, 3), rng.uniform(3, 7)], p=[0.8, 0.2]))

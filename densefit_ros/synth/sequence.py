@@ -11,6 +11,7 @@ from ..body.model import BodyModel
 from ..errors import ConfigError
 from ..geometry import so3
 from ..geometry.camera import camera_from_fov
+from ..render.protocol import SceneSurface
 from ..render.warp_renderer import WarpRenderer
 from ..types import BodyParams, Camera
 from .backgrounds import Backgrounds, load_backgrounds, packaged_picture
@@ -57,11 +58,12 @@ class SyntheticSequence:
     ) -> None:
         self.camera, self.fps, self.subject = camera, fps, subject
         self.params = to_params(motion, engine.body, np.asarray(betas, np.float32), R_camera_world, t_camera_world)
-        self._engine, self._lights, self._noise_sigma, self._seed = engine, lights, noise_sigma, seed
+        self._engine, self._lights, self._seed = engine, lights, seed
         self._look = engine.subject(subject)
         self._appearance = self._look.appearance()
         self._background = cover(background, camera.width, camera.height)
-        self._noise = np.random.default_rng([seed, 3]).standard_normal((camera.height + 64, camera.width + 64), np.float32)
+        noise = np.random.default_rng([seed, 3]).standard_normal((camera.height + 64, camera.width + 64), np.float32)
+        self._noise = np.float32(noise_sigma) * noise
 
     def __len__(self) -> int:
         return len(self.params)
@@ -76,34 +78,51 @@ class SyntheticSequence:
         index %= len(self)
         params = self.params.person(index)
         vertices, _ = skin(self._engine.wardrobe, params, [self._look.clothes])
-        surface = self._engine.renderer.render_window(vertices, [self._appearance], self.camera)
-        covered = surface.person_id[0] >= 0
-        image = self._background.copy()
-        if covered.any():
-            self._paint(image, surface, covered)
-        rng = np.random.default_rng([self._seed, 4, index])
-        y, x = rng.integers(64, size=2)
-        image += self._noise_sigma * self._noise[y : y + self.camera.height, x : x + self.camera.width, None]
-        rgb = np.clip(image, 0, 255).astype(np.uint8)
-        return SequenceFrame(rgb, params, surface.depth_m[0], surface.face_id[0], round(index / self.fps * 1e9))
-
-    def _paint(self, image: np.ndarray, surface, covered: np.ndarray) -> None:
-        rows, columns = np.nonzero(covered)
-        low, high = (max(rows.min() - 8, 0), max(columns.min() - 8, 0)), (rows.max() + 9, columns.max() + 9)
-        window = (slice(low[0], high[0]), slice(low[1], high[1]))
-        depth, part = surface.depth_m[0], covered[window]
-        z = depth[rows, columns]
+        x, y, width, height = window = _window(vertices[0], self.camera)
         c = self.camera
-        position = np.stack([(columns + 0.5 - c.cx) / c.fx * z, (rows + 0.5 - c.cy) / c.fy * z, z], -1)
+        part = Camera(
+            c.fx, c.fy, c.cx - x, c.cy - y, width, height
+        )  # only where the person is: whole images cost three times as much
+        surface = self._engine.renderer.render_window(vertices, [self._appearance], part)
+        image = self._background.copy()
+        covered = surface.person_id[0] >= 0
+        if covered.any():
+            place = (slice(y, y + height), slice(x, x + width))
+            image[place] = self._paint(image[place], surface, covered, part)
+        row, column = np.random.default_rng([self._seed, 4, index]).integers(64, size=2)
+        image += self._noise[row : row + c.height, column : column + c.width, None]
+        rgb = np.clip(image, 0, 255, out=image).astype(np.uint8)
+        depth = _pasted(surface.depth_m[0], window, c, 0.0)
+        return SequenceFrame(rgb, params, depth, _pasted(surface.face_id[0], window, c, -1), round(index / self.fps * 1e9))
+
+    def _paint(self, image: np.ndarray, surface: SceneSurface, covered: np.ndarray, camera: Camera) -> np.ndarray:
+        rows, columns = np.nonzero(covered)
+        depth = surface.depth_m[0]
+        z = depth[rows, columns]
+        position = np.stack([(columns + 0.5 - camera.cx) / camera.fx * z, (rows + 0.5 - camera.cy) / camera.fy * z, z], -1)
         colour = shade(self._lights, surface.rgb[0][rows, columns], surface.normals[0][rows, columns], position)
-        side = max(part.shape)
-        square = np.zeros((side, side), np.float32)
-        mask = np.zeros((side, side), bool)
-        square[: part.shape[0], : part.shape[1]], mask[: part.shape[0], : part.shape[1]] = depth[window], part
-        dark = hollow(square, mask, self._lights.occlusion)
-        colour *= dark[rows - low[0], columns - low[1], None]
-        image[rows, columns] = np.clip(colour, 0, 1) * 255
-        image[window] = soften_edges(np.ascontiguousarray(image[window]), part)
+        colour *= hollow(depth, covered, self._lights.occlusion)[rows, columns, None]
+        out = np.ascontiguousarray(image, np.float32)
+        out[rows, columns] = np.clip(colour, 0, 1) * 255
+        return soften_edges(out, covered)
+
+
+def _window(vertices_m: np.ndarray, camera: Camera, margin: int = 6) -> tuple[int, int, int, int]:
+    """x, y, width, height px of the part of the image that a body (V,3) covers; at least 32 x 32."""
+    z = np.maximum(vertices_m[:, 2], 0.1)
+    u, v = camera.fx * vertices_m[:, 0] / z + camera.cx, camera.fy * vertices_m[:, 1] / z + camera.cy
+    out = []
+    for t, length in ((u, camera.width), (v, camera.height)):
+        low = int(np.clip(t.min() - margin, 0, length - 32))
+        out.append((low, max(int(np.clip(t.max() + margin, 0, length)) - low, 32)))
+    return out[0][0], out[1][0], out[0][1], out[1][1]
+
+
+def _pasted(part: np.ndarray, window: tuple[int, int, int, int], camera: Camera, empty: float) -> np.ndarray:
+    x, y, width, height = window
+    out = np.full((camera.height, camera.width), empty, part.dtype)
+    out[y : y + height, x : x + width] = part
+    return out
 
 
 def cover(picture: np.ndarray, width: int, height: int) -> np.ndarray:
