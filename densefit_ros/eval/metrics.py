@@ -53,7 +53,10 @@ def procrustes_align(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def pve_mm(
-    predicted_m: np.ndarray, truth_m: np.ndarray, predicted_root_m: np.ndarray | None = None, truth_root_m: np.ndarray | None = None
+    predicted_m: np.ndarray,
+    truth_m: np.ndarray,
+    predicted_root_m: np.ndarray | None = None,
+    truth_root_m: np.ndarray | None = None,
 ) -> np.ndarray:
     """Per-vertex error.  (...,V,3) -> (...) mm; with the two roots (...,3) given, both bodies are moved to their own root."""
     a, b = _pair(predicted_m, truth_m)
