@@ -21,7 +21,8 @@ class DisplacementWeights:
     l1: float = 0.25  # per px
     nll: float = 1.0
     occluded_l1: float = 0.25  # factor on the L1 term where the image does not show the surface point
-    guide: float = 1.0  # of the training-only head; falls to a fifth over the run
+    guide: float = 0.5  # of the training-only head; this and the next fall to a fifth over the run
+    match: float = 0.5
     start_px: float = 2.0  # L1 is normalised by the start's own error plus this, so that near-perfect starts count
 
 
@@ -62,6 +63,26 @@ def guide_loss(guide: Tensor, body_colour: Tensor) -> Tensor:
     seen = F.binary_cross_entropy_with_logits(guide[:, 0], mask)
     colour = ((guide[:, 1:] - body_colour).abs().sum(1) * mask).sum() / mask.sum().clamp(min=1.0)
     return 2.0 * seen + 2.0 * colour
+
+
+def match_loss(scores: Tensor, flow: Tensor, valid: Tensor, visible: Tensor, stride_px: int = 8) -> Tensor:
+    """Cross-entropy of the matching step with a Gaussian of one cell around each cell's true place.
+
+    scores (P,N,N) over cells of ``stride_px``; flow (P,2,2h,2w) crop px at twice the matching resolution, N = h * w.  Only
+    cells whose point the picture shows, inside the crop, have a say.
+    """
+    rows, columns = flow.shape[2] // 2, flow.shape[3] // 2
+    truth = flow[:, :, 1::2, 1::2] / stride_px  # of the sub-cell whose pixel lies nearest to the cell's middle
+    u = torch.arange(columns, device=flow.device)[None, None, :] + truth[:, 0]
+    v = torch.arange(rows, device=flow.device)[None, :, None] + truth[:, 1]
+    inside = (u > -0.5) & (u < columns - 0.5) & (v > -0.5) & (v < rows - 0.5)
+    use = (valid & visible)[:, 1::2, 1::2] & inside
+    if not bool(use.any()):
+        return scores.sum() * 0.0
+    near_u = -0.5 * (torch.arange(columns, device=flow.device) - u[use][:, None]) ** 2
+    near_v = -0.5 * (torch.arange(rows, device=flow.device) - v[use][:, None]) ** 2
+    target = (near_v[:, :, None] + near_u[:, None, :]).flatten(1).softmax(-1)
+    return -(target * scores[use.flatten(1)].log_softmax(-1)).sum(-1).mean()
 
 
 def attention_loss(logits: Tensor, joints_uv: Tensor, person: Tensor) -> Tensor:

@@ -13,7 +13,15 @@ from ..regress.network import RegressorNet
 from .config import TrainConfig
 from .data import Batch, SourceSpec
 from .loop import Metrics, to_tensors
-from .losses import DisplacementWeights, RegressorWeights, attention_loss, displacement_loss, guide_loss, regressor_loss
+from .losses import (
+    DisplacementWeights,
+    RegressorWeights,
+    attention_loss,
+    displacement_loss,
+    guide_loss,
+    match_loss,
+    regressor_loss,
+)
 from .torch_body import JointChain, angle_between, rotmat_from_rot6d_rows
 
 # Seeds of held-out data: far from any that a run counts up from.
@@ -46,11 +54,14 @@ class DisplacementTask:
         return DisplacementNet(**config)
 
     def loss(self, net: nn.Module, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        flow, log_var, guide = net(batch["image"], batch["rendering"], True)
+        flow, log_var, guide, scores = net(batch["image"], batch["rendering"], True)
         share = min(max((progress - _NLL_FROM) / (_NLL_FULL - _NLL_FROM), 0.0), 1.0)
         total, parts = displacement_loss(flow, log_var, batch["flow"], batch["valid"], batch["visible"], share, self._weights)
         guided = guide_loss(guide, batch["body_colour"])
-        return total + self._weights.guide * (1.0 - 0.8 * progress) * guided, {**parts, "guide": guided.detach()}
+        matched = match_loss(scores, batch["flow"], batch["valid"], batch["visible"])
+        w = self._weights
+        total = total + (1.0 - 0.8 * progress) * (w.guide * guided + w.match * matched)
+        return total, {**parts, "guide": guided.detach(), "match": matched.detach()}
 
     def validate(self, net: nn.Module, batches: list[Batch], device: str) -> Metrics:
         """EPE over visible cells against that of zero displacement, per start size, and calibration.

@@ -1,0 +1,158 @@
+"""The person finder as a training task: scenes, loss and held-out metrics."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..detect.contract import COLUMNS, HEIGHT_PX, PAD_GREY, ROWS, STRIDE_PX, WIDTH_PX
+from ..detect.finder_network import FinderNet
+from ..detect.peaks import decode_peaks
+from ..synth.scenes import EMPTY, PERSON, UNASKED, make_scenes
+from .data import Batch, SourceSpec
+from .finder_metrics import detection_metrics, suppressed
+from .loop import Metrics, to_tensors
+from .sources import _People, recolour
+
+_MIN_LEFT = 0.3  # of a box that augmentation pushes out of the window
+
+
+class FinderSource(_People):
+    """Whole pictures with the boxes of the people that they show.
+
+    image (P,192,256,3) uint8; boxes (P,4,4) x, y, w, h px; kind (P,4) int8 as :class:`densefit_ros.synth.scenes.SceneBatch`.
+    """
+
+    def batch(self, index: int) -> Batch:
+        """See :class:`densefit_ros.train.data.Source`."""
+        scenes = make_scenes(np.random.default_rng([self.seed, 13, index]), self.engine, self.count, WIDTH_PX, HEIGHT_PX, PAD_GREY)
+        return {"image": scenes.rgb, "boxes": scenes.boxes_xywh, "kind": scenes.kind}
+
+    def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """Mirror, shift and zoom every picture, and change light and colour."""
+        out = {k: v.copy() for k, v in batch.items()}
+        for i in range(len(out["image"])):
+            affine = _zoom(rng)
+            out["image"][i] = cv2.warpAffine(
+                batch["image"][i], affine - _half_pixel(affine), (WIDTH_PX, HEIGHT_PX), borderValue=(PAD_GREY,) * 3
+            )
+            out["boxes"][i], out["kind"][i] = move_boxes(batch["boxes"][i], batch["kind"][i], affine)
+        out["image"] = recolour(out["image"], rng)
+        return out
+
+
+def _zoom(rng: np.random.Generator) -> np.ndarray:
+    """(2,3) in pixel positions (centres at half-integers)."""
+    scale = float(np.exp(rng.uniform(np.log(0.75), np.log(1.35))))
+    flip = -1.0 if rng.random() < 0.5 else 1.0
+    shift = rng.uniform(-0.12, 0.12, 2) * (WIDTH_PX, HEIGHT_PX)
+    middle = 0.5 * np.array([WIDTH_PX, HEIGHT_PX])
+    linear = np.diag([flip * scale, scale])
+    return np.concatenate([linear, (middle + shift - linear @ middle)[:, None]], 1)
+
+
+def _half_pixel(affine: np.ndarray) -> np.ndarray:
+    """OpenCV counts pixel centres from 0: what its matrix lacks against one in pixel positions."""
+    out = np.zeros((2, 3))
+    out[:, 2] = 0.5 - affine[:, :2] @ (0.5, 0.5)
+    return out
+
+
+def move_boxes(boxes: np.ndarray, kind: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (M,4) px under an axis-aligned (2,3) map, cut at the window's border; kinds (M,) with what became of them."""
+    a = boxes[:, :2] @ affine[:, :2].T + affine[:, 2]
+    b = (boxes[:, :2] + boxes[:, 2:]) @ affine[:, :2].T + affine[:, 2]
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    whole = np.prod(high - low, axis=1)
+    low, high = np.clip(low, 0, (WIDTH_PX, HEIGHT_PX)), np.clip(high, 0, (WIDTH_PX, HEIGHT_PX))
+    left = np.prod(high - low, axis=1) / np.maximum(whole, 1e-6)
+    out = np.where(left <= 0, EMPTY, np.where((kind == PERSON) & (left < _MIN_LEFT), UNASKED, kind)).astype(np.int8)
+    out[kind == EMPTY] = EMPTY
+    moved = np.concatenate([low, high - low], 1) * (out != EMPTY)[:, None]
+    return moved.astype(np.float32), out
+
+
+class FinderTask:
+    """Tell where people's visible boxes have their centres, and how large they are."""
+
+    def __init__(self, spec: SourceSpec, validation_spec: SourceSpec) -> None:
+        self.spec, self.validation_spec = spec, validation_spec
+
+    def network(self, config: dict) -> nn.Module:
+        return FinderNet(**config)
+
+    def loss(self, net: nn.Module, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        heat, box = net(batch["image"])
+        with torch.autocast(heat.device.type, enabled=False):
+            return finder_loss(heat.float(), box.float(), batch["boxes"], batch["kind"])
+
+    def validate(self, net: nn.Module, batches: list[Batch], device: str) -> Metrics:
+        """Average precision at IoU 0.5, recall and precision at the best threshold, recall by size; score = 1 - AP."""
+        found, truth, kind = [], [], []
+        for batch in batches:
+            with torch.inference_mode():
+                heat, box = (x.float().cpu().numpy() for x in net(to_tensors({"image": batch["image"]}, device)["image"]))
+            found += [suppressed(*decode_peaks(h, b, -4.0)) for h, b in zip(heat, box)]
+            truth += list(batch["boxes"])
+            kind += list(batch["kind"])
+        return detection_metrics(found, truth, kind)
+
+
+def finder_loss(heat: Tensor, box: Tensor, boxes_px: Tensor, kind: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Penalty-reduced focal loss of the centres, generalised IoU and a little L1 of the boxes.
+
+    heat (P,1,h,w) logits; box (P,4,h,w) network units; boxes_px (P,M,4); kind (P,M).  Boxes are learnt in all cells near a
+    centre, weighted by the same Gaussian (Liu et al., "Training-time-friendly network", AAAI 2020): far fewer samples are
+    needed than with the centre cell alone.  Every person weighs the same.
+    """
+    u = (torch.arange(COLUMNS, device=heat.device) + 0.5) * STRIDE_PX
+    v = (torch.arange(ROWS, device=heat.device) + 0.5) * STRIDE_PX
+    centre = boxes_px[..., :2] + 0.5 * boxes_px[..., 2:]
+    size = boxes_px[..., 2:].clamp(min=1.0)
+    person = (kind == PERSON).float()
+    sigma = (0.1 * size).clamp(min=0.5 * STRIDE_PX)
+    gauss_u = torch.exp(-0.5 * ((u - centre[..., :1]) / sigma[..., :1]) ** 2)  # (P,M,w)
+    gauss_v = torch.exp(-0.5 * ((v - centre[..., 1:]) / sigma[..., 1:]) ** 2)
+    bump = gauss_v[..., :, None] * gauss_u[..., None, :] * person[..., None, None]  # (P,M,h,w)
+    at_u = ((u - centre[..., :1]).abs() <= 0.5 * STRIDE_PX)[..., None, :]
+    at_v = ((v - centre[..., 1:]).abs() <= 0.5 * STRIDE_PX)[..., :, None]
+    peak = ((at_u & at_v) & (person > 0)[..., None, None]).any(1)
+    in_u = ((u >= boxes_px[..., :1]) & (u <= boxes_px[..., :1] + size[..., :1]))[..., None, :]
+    in_v = ((v >= boxes_px[..., 1:2]) & (v <= boxes_px[..., 1:2] + size[..., 1:]))[..., :, None]
+    unasked = (in_u & in_v & (kind == UNASKED)[..., None, None]).any(1)
+    near, who = bump.max(1)
+
+    logit = heat[:, 0]
+    p = torch.sigmoid(logit)
+    positive = -F.logsigmoid(logit) * (1 - p) ** 2 * peak
+    negative = -F.logsigmoid(-logit) * p**2 * (1 - near) ** 4 * (~peak & ~unasked)
+    count = person.sum().clamp(min=1.0)
+    centres = (positive.sum() + negative.sum()) / count
+
+    weight = torch.where(near > 0.3, near, torch.zeros_like(near))
+    own = F.one_hot(who, bump.shape[1]).movedim(-1, 1) * weight[:, None]
+    weight = (own / own.sum((2, 3), keepdim=True).clamp(min=1e-3)).sum(1)
+    true = torch.gather(boxes_px, 1, who.flatten(1)[..., None].expand(-1, -1, 4)).view(*who.shape, 4)
+    true_size = true[..., 2:].clamp(min=1.0)
+    grid = torch.stack([u.expand(ROWS, -1), v[:, None].expand(-1, COLUMNS)], -1)
+    got = box.permute(0, 2, 3, 1)
+    got_centre = grid + STRIDE_PX * got[..., :2]
+    got_size = STRIDE_PX * torch.exp(got[..., 2:].clamp(-2.0, 4.2))
+    true_centre = true[..., :2] + 0.5 * true_size
+    giou = generalised_iou(got_centre, got_size, true_centre, true_size)
+    boxes = ((1 - giou) * weight).sum() / count
+    off = ((got_centre - true_centre) / true_size).abs().sum(-1) + (torch.log(got_size / true_size)).abs().sum(-1)
+    sizes = (off.clamp(max=4.0) * weight).sum() / count
+    return centres + 2.0 * boxes + 0.3 * sizes, {"centres": centres.detach(), "boxes": boxes.detach(), "sizes": sizes.detach()}
+
+
+def generalised_iou(centre_a: Tensor, size_a: Tensor, centre_b: Tensor, size_b: Tensor) -> Tensor:
+    """(...,2) each -> (...,) in (-1, 1]: IoU minus the share of the enclosing box that neither fills (Rezatofighi 2019)."""
+    low_a, high_a, low_b, high_b = (centre_a - size_a / 2, centre_a + size_a / 2, centre_b - size_b / 2, centre_b + size_b / 2)
+    common = (torch.minimum(high_a, high_b) - torch.maximum(low_a, low_b)).clamp(min=0).prod(-1)
+    union = size_a.prod(-1) + size_b.prod(-1) - common
+    hull = (torch.maximum(high_a, high_b) - torch.minimum(low_a, low_b)).prod(-1)
+    return common / union - (hull - union) / hull
