@@ -1,0 +1,116 @@
+"""Nodes as real processes over DDS: lifecycle, QoS mixes, missing parts, namespaces, transports.  All waits are bounded."""
+
+import array
+
+import numpy as np
+import pytest
+from densefit_ros.msg import SmplBodyArray
+from harness import Client, NodeProcess
+from lifecycle_msgs.msg import Transition
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from rclpy.qos import ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+pytestmark = pytest.mark.ros
+BODIES = "/densefit/bodies"
+FAST = ("-p", "ros.diagnostics_period_s:=0.2", "-p", "ros.log_period_s:=60.0")
+
+
+@pytest.mark.parametrize("published", [ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT])
+@pytest.mark.parametrize("wanted", ["best_effort", "reliable"])
+def test_qos_mixes(published, wanted):
+    """Every compatible pair works; the one that cannot is named in diagnostics."""
+    with NodeProcess(*FAST, "-p", f"ros.image_reliability:={wanted}") as node, Client(reliability=published) as client:
+        client.listen(SmplBodyArray, BODIES)
+        client.start()
+        if wanted == "reliable" and published == ReliabilityPolicy.BEST_EFFORT:
+            assert client.until(lambda: "does not match" in client.fault("qos"), each=client.send)
+            assert not client.got[BODIES]
+        else:
+            assert client.more(BODIES)
+        assert node.stop() == 0, node.log
+
+
+def test_lifecycle_in_any_order():
+    with NodeProcess(*FAST) as node, Client() as client:
+        client.listen(SmplBodyArray, BODIES)
+        assert client.state() == "unconfigured"
+        assert not client.change_state(Transition.TRANSITION_ACTIVATE)
+        for _ in range(2):
+            assert client.change_state(Transition.TRANSITION_CONFIGURE)
+            for _ in range(2):
+                assert client.change_state(Transition.TRANSITION_ACTIVATE)
+                assert client.more(BODIES)
+                assert client.change_state(Transition.TRANSITION_DEACTIVATE)
+                client.until(lambda: False, 0.3)
+                assert not client.more(BODIES, 1, timeout_s=0.5)
+            assert client.change_state(Transition.TRANSITION_CLEANUP)
+        assert client.state() == "unconfigured"
+        assert client.change_state(Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+        assert client.state() == "finalized"
+        assert node.stop() == 0, node.log
+
+
+def test_a_missing_backend_fails_configure_with_its_reason():
+    with NodeProcess("-p", "device:=cuda") as node, Client() as client:
+        assert not client.change_state(Transition.TRANSITION_CONFIGURE)
+        assert client.state() == "unconfigured"
+        node.stop()
+        assert "cannot configure: no CUDA in the fake engine" in node.log
+    with NodeProcess("-p", "device:=cuda", "-p", "ros.autostart:=true") as node:
+        assert node.process.wait(15) == 1
+
+
+def test_no_camera_info_and_an_assumed_field_of_view():
+    with NodeProcess(*FAST) as node, Client() as client:
+        client.listen(SmplBodyArray, BODIES)
+        client.start()
+        alone = lambda: client._image.publish(client.image())  # noqa: E731
+        assert client.until(lambda: "no camera_info" in client.fault("camera_info"), each=alone)
+        value = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=70.0)
+        request = SetParameters.Request(parameters=[Parameter(name="ros.fov_deg", value=value)])
+        assert client.call(SetParameters, "/densefit/set_parameters", request).results[0].successful
+        assert client.more(BODIES, each=alone)
+        assert node.stop() == 0, node.log
+
+
+def test_two_cameras_in_namespaces():
+    def args(ns):
+        return (*FAST, "-r", f"__ns:={ns}", "-p", "ros.autostart:=true")
+
+    with NodeProcess(*args("/left")) as a, NodeProcess(*args("/right")) as b:
+        with Client("/left") as left, Client("/right") as right:
+            for client, name in ((left, "left"), (right, "right")):
+                client.listen(SmplBodyArray, f"/{name}/densefit/bodies")
+                assert client.more(f"/{name}/densefit/bodies"), name
+            other = right.count("/right/densefit/bodies")
+            assert left.more("/left/densefit/bodies")
+            right.until(lambda: False, 0.2)
+            assert right.count("/right/densefit/bodies") == other
+        assert a.stop() == 0 and b.stop() == 0, a.log + b.log
+
+
+def test_depth_and_compressed():
+    import cv2
+    from sensor_msgs.msg import CompressedImage
+
+    with NodeProcess(*FAST, "-p", "ros.depth:=true", "-p", "ros.image_transport:=compressed") as node, Client() as client:
+        client.listen(SmplBodyArray, BODIES)
+        colour = client.node.create_publisher(CompressedImage, "image/compressed", 5)
+        depth = client.node.create_publisher(Image, "depth", 5)
+        jpeg = array.array("B", cv2.imencode(".jpg", np.full((48, 64, 3), 120, np.uint8))[1].tobytes())
+        metres = array.array("B", np.full((48, 64), 3.0, np.float32).tobytes())
+        client.start()
+
+        def send():
+            stamp = client.node.get_clock().now().to_msg()
+            message = CompressedImage(format="jpeg", data=jpeg)
+            message.header.stamp, message.header.frame_id = stamp, "optical"
+            client._info.publish(client.info())
+            colour.publish(message)
+            depth.publish(client.image(stamp=stamp, encoding="32FC1", step=256, data=metres))
+
+        assert client.more(BODIES, each=send)
+        assert client.until(lambda: any(b.bodies and b.bodies[0].scale_source == "depth" for b in client.got[BODIES]), each=send)
+        assert node.stop() == 0, node.log
