@@ -20,6 +20,7 @@ from .protocol import TensorSpec, check_inputs
 # Registry name in the file's metadata -> module and class that rebuild it.
 NETWORKS = {
     "displacement": ("densefit_ros.displace.network", "DisplacementNet"),
+    "finder": ("densefit_ros.detect.finder_network", "FinderNet"),
     "regressor": ("densefit_ros.regress.network", "RegressorNet"),
 }
 _DTYPES = {1: "float32", 2: "uint8", 7: "int64", 10: "float16"}

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ConfigError
 
-TASKS = ("displacement", "regressor")
+TASKS = ("displacement", "regressor", "finder")
 
 
 @dataclass(frozen=True)

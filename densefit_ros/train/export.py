@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..detect.contract import FINDER_CONTRACT
+from ..detect.finder_network import FinderNet
 from ..displace.contract import DISPLACEMENT_CONTRACT
 from ..displace.network import DisplacementNet
 from ..errors import AssetError
@@ -21,8 +23,16 @@ from ..runtime.protocol import check_contract
 from .loop import _load
 
 OPSET = 17  # the oldest that has every operator used here: read by TensorRT 8.5 and ONNX Runtime 1.12 on
-_EXTRA_OUTPUTS = {"regressor": RegressorNet.OUTPUTS[:-1], "displacement": ("flow", "log_var")}
-_NETWORKS = {"regressor": (RegressorNet, REGRESSOR_CONTRACT), "displacement": (DisplacementNet, DISPLACEMENT_CONTRACT)}
+_EXTRA_OUTPUTS = {
+    "regressor": RegressorNet.OUTPUTS[:-1],
+    "displacement": ("flow", "log_var"),
+    "finder": FinderNet.OUTPUTS,
+}
+_NETWORKS = {
+    "regressor": (RegressorNet, REGRESSOR_CONTRACT),
+    "displacement": (DisplacementNet, DISPLACEMENT_CONTRACT),
+    "finder": (FinderNet, FINDER_CONTRACT),
+}
 # float32 sums in another order: one part in 10^4 of the outputs' scale, which is 10 px and 1 rad.
 PARITY = 2e-3
 
@@ -84,11 +94,13 @@ def parity(net: nn.Module, runtime: Any, task: str, persons: int = 3) -> float:
 
 def _example(task: str, persons: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(persons)
-    size = DISPLACEMENT_CONTRACT.inputs["image"].shape[1]
-    image = torch.randint(0, 256, (persons, size, size, 3), generator=generator, dtype=torch.uint8)
+    shape = _NETWORKS[task][1].inputs["image"].shape[1:]
+    image = torch.randint(0, 256, (persons, *shape), generator=generator, dtype=torch.uint8)
+    if task == "finder":
+        return {"image": image}
     if task == "regressor":
         return {"image": image, "intrinsics": torch.tensor([[3.0, 3.0, 0.4, 0.6]]).repeat(persons, 1)}
-    rendering = torch.rand((persons, size, size, 10), generator=generator)
+    rendering = torch.rand((persons, *shape[:2], 10), generator=generator)
     rendering[:, :40] = 0
     return {"image": image, "rendering": rendering}
 
