@@ -12,11 +12,13 @@ from ..detect.contract import COLUMNS, HEIGHT_PX, PAD_GREY, ROWS, STRIDE_PX, WID
 from ..detect.finder_network import FinderNet
 from ..detect.peaks import decode_peaks
 from ..synth.scenes import EMPTY, PERSON, UNASKED, make_scenes
+from .config import TrainConfig
 from .data import Batch, SourceSpec
 from .finder_metrics import detection_metrics, suppressed
 from .loop import Metrics, to_tensors
 from .sources import _People, recolour
 
+VALIDATION_SEED = 900_000_019
 _MIN_LEFT = 0.3  # of a box that augmentation pushes out of the window
 
 
@@ -28,7 +30,9 @@ class FinderSource(_People):
 
     def batch(self, index: int) -> Batch:
         """See :class:`densefit_ros.train.data.Source`."""
-        scenes = make_scenes(np.random.default_rng([self.seed, 13, index]), self.engine, self.count, WIDTH_PX, HEIGHT_PX, PAD_GREY)
+        scenes = make_scenes(
+            np.random.default_rng([self.seed, 13, index]), self.engine, self.count, WIDTH_PX, HEIGHT_PX, PAD_GREY
+        )
         return {"image": scenes.rgb, "boxes": scenes.boxes_xywh, "kind": scenes.kind}
 
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
@@ -73,6 +77,14 @@ def move_boxes(boxes: np.ndarray, kind: np.ndarray, affine: np.ndarray) -> tuple
     out[kind == EMPTY] = EMPTY
     moved = np.concatenate([low, high - low], 1) * (out != EMPTY)[:, None]
     return moved.astype(np.float32), out
+
+
+def make_finder_task(config: TrainConfig) -> FinderTask:
+    """The task of a run.  Held-out scenes have other subjects and photographs."""
+    kwargs = {"count": config.batch, **config.data}
+    train = SourceSpec(__name__, "FinderSource", {"seed": config.seed, **kwargs})
+    held_out = SourceSpec(__name__, "FinderSource", {"seed": VALIDATION_SEED, "held_out": True, **kwargs})
+    return FinderTask(train, held_out)
 
 
 class FinderTask:
