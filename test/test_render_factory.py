@@ -119,6 +119,8 @@ def test_nvdiffrast_conventions_give_warps_image(stand_in):
         same = both & (ours.face_id[p] == theirs.face_id[p])
         assert same.sum() > 0.99 * both.sum()
         assert np.median(np.abs(ours.bary[p] - theirs.bary[p])[same]) < 1e-4
+    face, depth = stand_in(body).render_depth(people, CAMERA, affine, 72)
+    assert np.array_equal(face, theirs.face_id) and np.array_equal(depth, theirs.depth_m)
     assert theirs.face_id.dtype == np.int32 and theirs.face_id.min() == -1
     assert np.all(theirs.rgb[theirs.face_id < 0] == 0) and np.all(np.isfinite(theirs.normals))
 
@@ -141,6 +143,8 @@ def test_nvdiffrast_edge_cases(stand_in):
     renderer = stand_in(body)
     none = renderer.render(np.zeros((0, *body.v_template.shape)), [], CAMERA, np.zeros((0, 2, 3)), 16)
     assert none.rgb.shape == (0, 16, 16, 3) and none.face_id.dtype == np.int32
+    face, depth = renderer.render_depth(np.zeros((0, *body.v_template.shape)), CAMERA, np.zeros((0, 2, 3)), 16)
+    assert face.shape == depth.shape == (0, 16, 16)
     affine = np.float32([[[20, 0, 0], [0, 20, 0]]])
     behind = renderer.render((body.v_template - np.float32([0, 0, 4]))[None], [Appearance()], CAMERA, affine, 16)
     assert np.all(behind.face_id == -1) and not behind.depth_m.any()

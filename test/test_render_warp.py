@@ -98,7 +98,8 @@ def test_shared_edges_leave_no_gap_and_no_double():
     vertices = np.concatenate([(uv - 32) / 64 * z, np.full((n * n, 1), z)], -1).astype(np.float32)
     quads = [(r * n + c, r * n + c + 1, (r + 1) * n + c, (r + 1) * n + c + 1) for r in range(n - 1) for c in range(n - 1)]
     faces = np.array([f for a, b, c, d in quads for f in ((a, c, b), (b, c, d))])
-    renderer = WarpRenderer(mesh(vertices, faces))
+    template = vertices + np.arange(n * n)[:, None] * np.float32([0, 0, 1])  # not flat: rest positions give the colours
+    renderer = WarpRenderer(mesh(template, faces))
     whole = renderer.render_window(vertices[None], [GREY], camera)
     assert np.all(whole.face_id >= 0)
     alone = np.full((len(faces), n * n, 3), np.nan, np.float32)  # person i has only face i

@@ -87,7 +87,31 @@ class NvdiffrastRenderer:
         if persons == 0:
             empty = np.zeros((0, size, size, 3), np.float32)
             return Surface(empty[..., 0].astype(np.int32), empty, empty[..., 0], empty, empty, empty, affine)
-        cameras = crop_cameras(camera, affine, size)
+        points, rast, face_id, normals = self._rasterize(vertices, crop_cameras(camera, affine, size), size)
+        attributes = torch.cat([points[..., 2:], normals, self._colors.expand(persons, -1, -1)], -1).contiguous()
+        depth, normal, colors = self._dr.interpolate(attributes, rast, self._faces)[0].split([1, 3, 3], -1)
+        normal = torch.nn.functional.normalize(normal, dim=-1)
+        bary = torch.stack([rast[..., 0], rast[..., 1], 1 - rast[..., 0] - rast[..., 1]], -1)
+        parts = self._download(face_id, torch.cat([bary, depth, normal, self._rgb(appearances, rast), colors], -1))
+        face, bary, depth, normal, rgb, colors = np.split(parts, [1, 4, 5, 8, 11], -1)
+        whole = [np.ascontiguousarray(a) for a in (bary, depth[..., 0], normal, rgb, colors)]
+        return Surface(face[..., 0].astype(np.int32), *whole, affine)
+
+    def render_depth(
+        self, vertices_m: np.ndarray, camera: Camera | Sequence[Camera], image_from_crop: np.ndarray, size: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`WarpRenderer.render_depth`."""
+        vertices, affine = check_call(vertices_m, None, image_from_crop, self._num_vertices)
+        if len(vertices) == 0:
+            return np.zeros((0, size, size), np.int32), np.zeros((0, size, size), np.float32)
+        points, rast, face_id, _ = self._rasterize(vertices, crop_cameras(camera, affine, size), size)
+        depth = self._dr.interpolate(points[..., 2:].contiguous(), rast, self._faces)[0]
+        parts = self._download(face_id, depth)
+        return parts[..., 0].astype(np.int32), np.ascontiguousarray(parts[..., 1])
+
+    def _rasterize(self, vertices: np.ndarray, cameras: Sequence[Camera], size: int) -> tuple[Any, Any, Any, Any]:
+        """Points (P,V,3), nvdiffrast's raster (P,size,size,4), our face ids (P,size,size), normals (P,V,3)."""
+        torch = self._torch
         points = self._put(vertices)
         usable = (points[..., 2] > NEAR_M) & torch.isfinite(points).all(-1)
         points = torch.where(usable[..., None], points, self._ahead)
@@ -96,21 +120,15 @@ class NvdiffrastRenderer:
         face_id = rast[..., 3].to(torch.int64) - 1  # ids are offset by one; 0 is background
         # A triangle with an unusable corner is dropped whole: here, because the geometry of a batch is shared.
         broken = ~usable[:, self._faces.long()].all(-1)
-        person = torch.arange(persons, device=self._device)[:, None, None]
+        person = torch.arange(len(vertices), device=self._device)[:, None, None]
         normals, back = self._normals(points, broken)
         face_id = torch.where((broken | back)[person, face_id.clamp(min=0)], -1, face_id)
+        return points, rast, face_id, normals
+
+    def _download(self, face_id: Any, channels: Any) -> np.ndarray:
+        """Face ids and channels (0 on background) in one copy; ids are exact in float32 up to 2^24 faces."""
         seen = (face_id >= 0)[..., None]
-        attributes = torch.cat([points[..., 2:], normals, self._colors.expand(persons, -1, -1)], -1).contiguous()
-        depth, normal, colors = self._dr.interpolate(attributes, rast, self._faces)[0].split([1, 3, 3], -1)
-        normal = torch.nn.functional.normalize(normal, dim=-1)
-        rgb = self._rgb(appearances, rast)
-        bary = torch.stack([rast[..., 0], rast[..., 1], 1 - rast[..., 0] - rast[..., 1]], -1)
-        packed = torch.cat([bary, depth, normal, rgb, colors], -1) * seen
-        packed = torch.cat([face_id[..., None].float(), packed], -1)  # ids are exact in float32 up to 2^24 faces
-        out = packed.cpu().numpy()
-        parts = [np.ascontiguousarray(a) for a in np.split(out, [1, 4, 5, 8, 11], -1)]
-        face = parts[0][..., 0].astype(np.int32)
-        return Surface(face, parts[1], parts[2][..., 0], parts[3], parts[4], parts[5], affine)
+        return self._torch.cat([face_id[..., None].float(), channels * seen], -1).cpu().numpy()
 
     def _put(self, array: np.ndarray, dtype: type = np.float32) -> Any:
         host = self._torch.from_numpy(np.array(array, dtype, order="C"))

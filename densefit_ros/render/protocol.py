@@ -39,7 +39,7 @@ class SceneSurface:
 
 
 class Renderer(Protocol):
-    """Renders each person into an own square crop."""
+    """Renders each person into an own square crop.  Arrays in the answers may be read-only: copy to change them."""
 
     name: str
 
@@ -51,3 +51,9 @@ class Renderer(Protocol):
         image_from_crop: np.ndarray,  # (P,2,3)
         size: int,  # px
     ) -> Surface: ...
+
+    def render_depth(
+        self, vertices_m: np.ndarray, camera: Camera | Sequence[Camera], image_from_crop: np.ndarray, size: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Only (face_id, depth_m), each (P,size,size), of :meth:`render`: for tests of visibility."""
+        ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import warp as wp
 
 
@@ -11,10 +13,10 @@ class Recorded:
     def __init__(self, kernel: wp.Kernel, inputs: list, device: str) -> None:
         self._command = wp.launch(kernel, dim=1, inputs=inputs, device=device, record_cmd=True)
         self._threads = 1
-        self._values: dict[str, int] = {}
+        self._values: dict[str, Any] = {}
 
-    def launch(self, threads: int, **values: int) -> None:
-        """Run over ``threads`` threads with the named integer arguments set; no threads, no launch."""
+    def launch(self, threads: int, **values: Any) -> None:
+        """Run over ``threads`` threads with the named arguments set; no threads, no launch."""
         if threads == 0:
             return
         if threads != self._threads:
