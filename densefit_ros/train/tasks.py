@@ -12,7 +12,7 @@ from ..displace.network import DisplacementNet
 from ..regress.network import RegressorNet
 from .config import TrainConfig
 from .data import Batch, SourceSpec
-from .loop import Metrics, to_tensors
+from .loop import Metrics, Task, to_tensors
 from .losses import (
     DisplacementWeights,
     RegressorWeights,
@@ -29,8 +29,12 @@ VALIDATION_SEED = 900_000_007
 _NLL_FROM, _NLL_FULL = 0.03, 0.10
 
 
-def make_task(config: TrainConfig) -> DisplacementTask | RegressorTask:
+def make_task(config: TrainConfig) -> Task:
     """The task of a run, on the shipped body."""
+    if config.task == "finder":
+        from .finder import make_finder_task
+
+        return make_finder_task(config)
     from ..body.assets import load_body
 
     body = load_body()
