@@ -63,7 +63,7 @@ def place(rng: np.random.Generator, camera: Camera, extent_m: np.ndarray, share:
     """
     tall, wide = float(extent_m[1]), float(extent_m[0])
     if share is None:
-        share = float(np.exp(rng.normal(np.log(0.62), 0.38)))  # of the image that the body fills, beyond 1 it is cut off
+        share = float(np.exp(rng.normal(np.log(0.60), 0.36)))  # of the image that the body fills, beyond 1 it is cut off
         share = min(max(share, 0.16), 1.9)
     z = max(camera.fy * tall / (share * camera.height), 0.6 * camera.fx * wide / (share * camera.width)) + 0.4 * float(
         extent_m[2]
@@ -71,7 +71,7 @@ def place(rng: np.random.Generator, camera: Camera, extent_m: np.ndarray, share:
     z = float(np.clip(z, 0.9, 14.0))
     half_w, half_h = 0.5 * camera.fx * wide / z, 0.5 * camera.fy * tall / z
     # Usually whole in the picture if it fits, else anywhere such that a good part is left inside.
-    inside = rng.random() < 0.72
+    inside = rng.random() < 0.78
     u = _position(rng, camera.width, half_w if inside else 0.35 * half_w)
     v = _position(rng, camera.height, half_h if inside else 0.35 * half_h)
     if not inside and rng.random() < 0.5:  # cut at the knees or the waist, head in the picture

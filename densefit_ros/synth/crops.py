@@ -108,7 +108,7 @@ def make_crops(rng: np.random.Generator, engine: SynthEngine, count: int, size: 
         image, light, occluded = compose(rng, engine, surface, i, crop_cams[i], own[i])
         if occluded is not None:
             own[i] &= ~occluded
-        rgb[i] = engine.sensor.expose(rng, cut_at_border(image, inside_u[i], inside_v[i]))
+        rgb[i] = cut_at_border(engine.sensor.expose(rng, image), inside_u[i], inside_v[i])
         lights.append(light)
     own &= inside
     visible_face = np.where(own, surface.face_id, -1).astype(np.int32)
@@ -180,21 +180,21 @@ def compose(
 ) -> tuple[np.ndarray, Lights, np.ndarray | None]:
     """One picture in [0,1] float32, its lights, and the mask of occluders in front of the person, if any."""
     size = len(own)
-    image = engine.backgrounds.scene(rng, size).astype(np.float32) * np.float32(1 / 255)
+    image = np.multiply(engine.backgrounds.scene(rng, size), np.float32(1 / 255), dtype=np.float32)
     lights = sample_lights(rng, np.array(cv2.mean(image)[:3]))
     covered = surface.person_id[i] >= 0
     if covered.any():
         if rng.random() < 0.4:
             image = cast_shadow(rng, image, covered)
-        rows, columns = np.nonzero(covered)
+        at = np.flatnonzero(covered)  # flat indices: gathering by pairs of indices takes twice as long
+        rows, columns = np.divmod(at, size)
         depth = surface.depth_m[i]
-        z = depth[rows, columns]
+        z = depth.ravel()[at]
         position = np.stack([(columns + 0.5 - camera.cx) / camera.fx * z, (rows + 0.5 - camera.cy) / camera.fy * z, z], -1)
-        colour = shade(
-            lights, surface.rgb[i][rows, columns], surface.normals[i][rows, columns], position, float(rng.uniform(0, 6))
-        )
-        colour *= hollow(depth, covered, lights.occlusion)[rows, columns, None]
-        image[rows, columns] = colour
+        albedo, normals = surface.rgb[i].reshape(-1, 3)[at], surface.normals[i].reshape(-1, 3)[at]
+        colour = shade(lights, albedo, normals, position, float(rng.uniform(0, 6)))
+        colour *= hollow(depth, covered, lights.occlusion).ravel()[at, None]
+        image.reshape(-1, 3)[at] = colour
         soften_edges(image, surface.person_id[i] + 1)
     occluded = None
     if rng.random() < engine.options.occluder_share:

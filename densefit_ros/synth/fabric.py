@@ -84,7 +84,7 @@ def cloth(rng: np.random.Generator, points: SurfacePoints, photo: np.ndarray | N
     out = np.tile(base, (n, 1))
     kind = rng.choice(
         ["plain", "stripes", "checks", "dots", "blocks", "camouflage", "gradient", "photo"],
-        p=[0.42, 0.16, 0.10, 0.06, 0.07, 0.05, 0.04, 0.10],
+        p=[0.50, 0.14, 0.09, 0.05, 0.07, 0.04, 0.04, 0.07],
     )
     second = cloth_colour(rng)
     # Around trunk and limbs cloth is measured along its surface, so x folds over to the back where the normal turns.

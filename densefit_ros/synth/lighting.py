@@ -98,11 +98,11 @@ class Sensor:
         """(h,w,3) float32 in about [0,1] -> uint8: blur, white balance, exposure, gamma, noise, JPEG."""
         size = image.shape[0]
         u = rng.random()
-        if u < 0.30:
+        if u < 0.25:
             image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.35, 1.5)))
-        elif u < 0.40:
+        elif u < 0.32:
             image = cv2.filter2D(image, -1, _streak(rng))
-        elif u < 0.55:  # a small far-away person, blown up
+        elif u < 0.45:  # a small far-away person, blown up
             small = int(size * rng.uniform(0.28, 0.8))
             image = cv2.resize(
                 cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (size, size), interpolation=cv2.INTER_LINEAR

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -90,11 +92,10 @@ def from_names(values: Mapping[str, float]) -> np.ndarray:
 
 
 def _compose(rng: np.random.Generator, lower: str | None = None) -> tuple[str, np.ndarray]:
-    name = lower or _pick(rng, {k: v[0] for k, v in LOWER.items()})
-    _, block, arm_weights = LOWER[name]
-    values = dict(block(rng))
-    left = _pick(rng, arm_weights)
-    right = left if rng.random() < _SYMMETRIC_ARMS else _pick(rng, arm_weights)
+    name = lower or _pick(rng, _LOWER_ODDS)
+    values = dict(LOWER[name][1](rng))
+    left = _pick(rng, _ARM_ODDS[name])
+    right = left if rng.random() < _SYMMETRIC_ARMS else _pick(rng, _ARM_ODDS[name])
     left_arm = ARMS[left](rng)
     right_arm = ARMS[right](rng)
     if left == right:  # same action: nearly the same angles
@@ -109,10 +110,17 @@ def _compose(rng: np.random.Generator, lower: str | None = None) -> tuple[str, n
     return name, from_names(values)
 
 
-def _pick(rng: np.random.Generator, weights: Mapping[str, float]) -> str:
-    names = tuple(weights)
-    w = np.fromiter(weights.values(), float)
-    return names[int(rng.choice(len(names), p=w / w.sum()))]
+def _odds(weights: Mapping[str, float]) -> tuple[tuple[str, ...], list[float]]:
+    return tuple(weights), list(itertools.accumulate(weights.values()))
+
+
+def _pick(rng: np.random.Generator, odds: tuple[tuple[str, ...], list[float]]) -> str:
+    names, running = odds
+    return names[min(bisect.bisect(running, rng.random() * running[-1]), len(names) - 1)]
+
+
+_LOWER_ODDS = _odds({name: weight for name, (weight, _, _) in LOWER.items()})
+_ARM_ODDS = {name: _odds(arms) for name, (_, _, arms) in LOWER.items()}
 
 
 # A plain adult skeleton (m, T-pose, offsets from the parent, left side only where mirrored): enough to keep limbs apart.

@@ -44,7 +44,7 @@ def draw_occluders(rng: np.random.Generator, image: np.ndarray, backgrounds: Bac
 
 
 def cut_at_border(image: np.ndarray, inside_u: np.ndarray, inside_v: np.ndarray) -> np.ndarray:
-    """Repeat the border pixels of the picture where the crop leaves it: (S,S,3), (S,) bool, (S,) bool -> (S,S,3)."""
+    """Repeat the border pixels of the picture where the crop leaves it: (S,S,3) uint8, (S,) bool, (S,) bool -> same."""
     if inside_u.all() and inside_v.all():
         return image
     return image[_nearest_true(inside_v)][:, _nearest_true(inside_u)]
@@ -59,9 +59,10 @@ def _nearest_true(flags: np.ndarray) -> np.ndarray:
 
 def soften_edges(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Blend across the outline of a mask as a lens does; ``image`` (S,S,3) float32, mask (S,S) bool or small ints."""
-    border = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    border = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    at = np.flatnonzero(border)
     blurred = cv2.GaussianBlur(image, (3, 3), 0.8)
-    image[border] = blurred[border]
+    image.reshape(-1, 3)[at] = blurred.reshape(-1, 3)[at]
     return image
 
 
