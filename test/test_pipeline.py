@@ -1,0 +1,282 @@
+"""The frame as a whole, with both networks replaced by oracles of known error, so that its logic is tested apart from them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from densefit_ros.body.assets import load_body
+from densefit_ros.body.model import pose
+from densefit_ros.body.skin import Skinner
+from densefit_ros.config import Config, with_overrides
+from densefit_ros.errors import ShapeError
+from densefit_ros.fit.solver import Fitter, FitOptions
+from densefit_ros.geometry.camera import camera_from_fov, crop_camera, project
+from densefit_ros.models import Models
+from densefit_ros.pipeline import initial_state, process
+from densefit_ros.render.warp_renderer import WarpRenderer
+from densefit_ros.track import motion
+from densefit_ros.types import BodyParams, Crop, Detection, DisplacementField, Estimate, Frame, TrackingState
+
+CAMERA = camera_from_fov(640, 480, 60.0)
+DT_NS = 33_333_333
+
+
+def truth_at(i: int, x_m: float = 0.0) -> BodyParams:
+    """A person who sways and waves: smooth, so that a motion model can follow."""
+    joints = np.zeros((1, 23, 3), np.float32)
+    joints[0, 15, 2], joints[0, 16, 2] = -1.1, 1.1 + 0.4 * np.sin(i / 6)
+    joints[0, 17, 1] = -0.5 - 0.4 * np.sin(i / 5)
+    root = np.array([[np.pi * 0.98, 0.0, 0.15 * np.sin(i / 10)]], np.float32)
+    betas = np.zeros((1, 10), np.float32)
+    betas[0, :3] = 0.8, -0.6, 0.5
+    return BodyParams(betas, root, joints, np.array([[x_m + 0.01 * i, 0.1, 3.5]], np.float32))
+
+
+class World:
+    """The truth that the oracles look at; ``visible`` people only."""
+
+    def __init__(self, people: int = 1) -> None:
+        self.people, self.visible, self.i = people, set(range(people)), 0
+
+    def truth(self, person: int) -> BodyParams:
+        return truth_at(self.i, 1.2 * person - 0.6 * (self.people - 1))
+
+
+class OracleEstimator:
+    """The truth disturbed by 8 degrees a joint and 5 cm; anything that is not a visible person gets no confidence."""
+
+    name = "oracle"
+
+    def __init__(self, world: World, body) -> None:
+        self.world, self.body, self.rng = world, body, np.random.default_rng(0)
+
+    def estimate(self, crop: Crop, camera, warm=()) -> Estimate:
+        rows, confidence = [], []
+        for affine in crop.image_from_crop:
+            centre = affine[:, :2] @ [crop.size / 2, crop.size / 2] + affine[:, 2]
+            person, distance = self._nearest(centre)
+            true = self.world.truth(max(person, 0))
+            noise = self.rng.normal(size=(1, 24, 3)).astype(np.float32) * np.float32(np.deg2rad(8))
+            rows.append(
+                BodyParams(
+                    np.zeros((1, 10), np.float32),
+                    true.root_rotvec + noise[:, 0],
+                    true.joint_rotvec + noise[:, 1:],
+                    true.t_camera_root + self.rng.normal(size=(1, 3)).astype(np.float32) * np.float32(0.05),
+                )
+            )
+            confidence.append(0.9 if distance < 80 else 0.05)
+        return Estimate(
+            BodyParams.stack(rows),
+            np.array(confidence, np.float32),
+            source="network",
+            rot_sigma_rad=np.full((len(rows), 24), np.deg2rad(8), np.float32),
+        )
+
+    def _nearest(self, centre: np.ndarray) -> tuple[int, float]:
+        best = (-1, np.inf)
+        for k in self.world.visible:
+            uv = project(CAMERA, pose(self.body, self.world.truth(k)).vertices[0]).mean(0)
+            best = min(best, (k, float(np.linalg.norm(uv - centre))), key=lambda b: b[1])
+        return best
+
+
+class OracleDisplacer:
+    """Where each rendered surface point truly is, with 1 px of noise, and it knows that."""
+
+    class runtime:
+        name = "oracle"
+
+    def __init__(self, world: World, body) -> None:
+        self.world, self.body, self.rng = world, body, np.random.default_rng(1)
+
+    def predict(self, crop: Crop, surface) -> DisplacementField:
+        count, s = len(crop.rgb), 4
+        flow = np.zeros((count, 2, crop.size // s, crop.size // s), np.float32)
+        for p in range(count):
+            face, bary = surface.face_id[p, 2::s, 2::s], surface.bary[p, 2::s, 2::s]
+            camera = crop_camera(CAMERA, crop.image_from_crop[p], crop.size)
+            at = np.arange(2, crop.size, s) + 0.5
+            best = None
+            for k in self.world.visible:  # the person it was rendered over: the one that needs the smallest move
+                v = pose(self.body, self.world.truth(k)).vertices[0]
+                uv = project(camera, np.einsum("hwk,hwkc->hwc", bary, v[self.body.faces[np.maximum(face, 0)]]))
+                move = np.stack([uv[..., 0] - at, uv[..., 1] - at[:, None]])
+                size = np.abs(move[:, face >= 0]).mean() if (face >= 0).any() else 0.0
+                if best is None or size < best[0]:
+                    best = (size, move)
+            if best is not None:
+                flow[p] = np.where(face >= 0, best[1] + self.rng.normal(size=best[1].shape), 0)
+        return DisplacementField(flow, np.zeros((count, 1, *flow.shape[2:]), np.float32), s)
+
+
+class OracleFinder:
+    name = "oracle"
+
+    def __init__(self, world: World, body) -> None:
+        self.world, self.body, self.calls = world, body, 0
+
+    def detect(self, rgb, enough: int = 1) -> list[Detection]:
+        self.calls += 1
+        out = []
+        for k in sorted(self.world.visible):
+            uv = project(CAMERA, pose(self.body, self.world.truth(k)).vertices[0])
+            out.append(Detection(np.r_[uv.min(0), np.ptp(uv, axis=0)].astype(np.float32), 0.9))
+        return out
+
+
+@pytest.fixture(scope="module")
+def body():
+    return load_body()
+
+
+@pytest.fixture(scope="module")
+def parts(body):
+    fitter = Fitter(body, max_persons=2, max_points=1000, options=FitOptions(shape_sigma=float("inf")))
+    return Skinner(body, max_persons=2), WarpRenderer(body), fitter
+
+
+def make(parts, body, people: int = 1, **overrides) -> tuple[Models, World]:
+    world = World(people)
+    config = with_overrides(Config(), {"track.max_people": people, "detect.interval_s": 0.3, **overrides})
+    skinner, renderer, fitter = parts
+    models = Models(
+        config, body, skinner, renderer, OracleFinder(world, body), OracleEstimator(world, body), OracleDisplacer(world, body), fitter, {}
+    )  # fmt: skip
+    return models, world
+
+
+def run(models: Models, world: World, frames: int, state=None, first: int = 0):
+    """Play ``frames`` frames; returns the state and all results."""
+    state, results = state or initial_state(), []
+    for i in range(first, first + frames):
+        world.i = i
+        state, result = process(models, state, Frame(np.full((480, 640, 3), 90, np.uint8), i * DT_NS, CAMERA))
+        results.append(result)
+    return state, results
+
+
+def pve_mm(body, params: BodyParams, true: BodyParams) -> float:
+    """Vertex error with the pelvis aligned."""
+    a, b = pose(body, params), pose(body, true)
+    return 1e3 * float(np.linalg.norm((a.vertices - a.joints[:, :1]) - (b.vertices - b.joints[:, :1]), axis=-1).mean())
+
+
+def test_refinement_beats_the_first_estimate_and_tracks(parts, body):
+    models, world = make(parts, body)
+    _, results = run(models, world, 25)
+    errors = []
+    for i, r in enumerate(results):
+        world.i = i
+        (person,) = r.people
+        errors.append([pve_mm(body, p, world.truth(0)) for p in (person.first_estimate, person.params)])
+    first, refined = np.array(errors).T
+    assert refined.mean() < 0.5 * first.mean()
+    assert refined[5:].mean() < refined[0], "a warm-started frame is better than the first one"
+    assert len({r.people[0].track_id for r in results}) == 1
+    assert results[0].people[0].tracking_state is TrackingState.DETECTED
+    assert all(r.people[0].tracking_state is TrackingState.TRACKED for r in results[1:])
+    assert models.finder.calls == 1, "with everybody tracked the image is not searched"
+    assert {"find", "crop", "regress", "render", "displace", "decode", "fit", "track"} <= set(results[3].stage_ms)
+
+
+def test_stamps_are_the_images_and_the_answer_is_reproducible(parts, body):
+    again = []
+    for _ in range(2):
+        models, world = make(parts, body)
+        _, results = run(models, world, 4)
+        assert [r.stamp_ns for r in results] == [i * DT_NS for i in range(4)]
+        again.append(results[-1].people[0].vertices)
+    np.testing.assert_array_equal(*again)
+
+
+def test_two_people_keep_their_names(parts, body):
+    models, world = make(parts, body, people=2)
+    _, results = run(models, world, 12)
+    assert all(len(r.people) == 2 for r in results)
+    left = [min(r.people, key=lambda p: p.joints[0, 0]).track_id for r in results]
+    assert len(set(left)) == 1
+
+
+def test_one_who_leaves_coasts_then_is_dropped_and_returns_under_a_new_name(parts, body):
+    models, world = make(parts, body, **{"track.lost_after_s": 0.2})
+    state, results = run(models, world, 6)
+    name = results[-1].people[0].track_id
+    world.visible = set()
+    state, gone = run(models, world, 12, state, 6)
+    states = [[p.tracking_state for p in r.people] for r in gone]
+    assert states[0] == [TrackingState.PREDICTED] and states[-1] == []
+    assert all(np.isfinite(p.vertices).all() for r in gone for p in r.people)
+    world.visible = {0}
+    _, back = run(models, world, 15, state, 18)
+    assert back[-1].people and back[-1].people[0].track_id != name
+
+
+def test_a_clock_that_goes_back_starts_afresh(parts, body):
+    models, world = make(parts, body)
+    state, results = run(models, world, 3, first=100)
+    _, again = run(models, world, 2, state, first=0)
+    assert again[0].people[0].track_id != results[-1].people[0].track_id
+    assert again[0].people[0].tracking_state is TrackingState.DETECTED
+
+
+def test_given_boxes_replace_the_finder(parts, body):
+    models, world = make(parts, body)
+    uv = project(CAMERA, pose(body, world.truth(0)).vertices[0])
+    box = np.r_[uv.min(0), np.ptp(uv, axis=0)][None]
+    frame = Frame(np.zeros((480, 640, 3), np.uint8), 0, CAMERA)
+    assert len(process(models, initial_state(), frame, box)[1].people) == 1
+    assert len(process(models, initial_state(), frame, np.zeros((0, 4)))[1].people) == 0
+    assert models.finder.calls == 0
+    with pytest.raises(ShapeError):
+        process(models, initial_state(), frame, np.full((1, 4), np.nan))
+
+
+def test_an_image_of_another_size_than_its_camera_is_refused(parts, body):
+    models, _ = make(parts, body)
+    with pytest.raises(ShapeError, match="camera"):
+        process(models, initial_state(), Frame(np.zeros((240, 320, 3), np.uint8), 0, CAMERA))
+
+
+def test_garbage_displacements_do_not_beat_the_prediction_out_of_place(parts, body):
+    """Displacements drawn at random, claimed to be certain: the guard and the priors keep the body near the estimate."""
+    models, world = make(parts, body)
+
+    class Garbage(OracleDisplacer):
+        def predict(self, crop, surface):
+            field = super().predict(crop, surface)
+            return dataclasses.replace(field, flow=self.rng.normal(size=field.flow.shape).astype(np.float32) * 12)
+
+    models = dataclasses.replace(models, displacer=Garbage(world, body))
+    _, results = run(models, world, 10)
+    for i, r in enumerate(results):
+        world.i = i
+        for person in r.people:
+            first, refined = (pve_mm(body, p, world.truth(0)) for p in (person.first_estimate, person.params))
+            assert refined < first + 15
+            assert np.isfinite(person.joint_covariance).all()
+
+
+def test_texture_is_learnt_from_the_picture(parts, body):
+    """The picture is evenly grey: the texture of what was seen becomes that grey."""
+    models, world = make(parts, body)
+    state, _ = run(models, world, 8)
+    look = state.tracks[0].appearance
+    colours = look.texture if look.texture is not None else look.vertex_rgb
+    seen = look.weight > 1
+    assert seen.mean() > 0.1
+    np.testing.assert_allclose(colours[seen], 90 / 255, atol=0.02)
+
+
+def test_prediction_is_used_when_nothing_is_seen(parts, body):
+    models, world = make(parts, body)
+    state, results = run(models, world, 15)
+    before = results[-1].people[0].params
+    world.visible = set()
+    _, gone = run(models, world, 1, state, 15)
+    after = gone[0].people[0].params
+    turn = np.abs(motion.local_rotmats(after) - motion.local_rotmats(before)).max()
+    assert 1e-4 < turn < 0.2, "the limbs moved on at their own speed"
