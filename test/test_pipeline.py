@@ -12,7 +12,7 @@ from densefit_ros.body.model import pose
 from densefit_ros.body.skin import Skinner
 from densefit_ros.config import Config, with_overrides
 from densefit_ros.errors import ShapeError
-from densefit_ros.fit.solver import Fitter, FitOptions
+from densefit_ros.fit.solver import FitOptions, Fitter
 from densefit_ros.geometry.camera import camera_from_fov, crop_camera, project
 from densefit_ros.models import Models
 from densefit_ros.pipeline import initial_state, process
@@ -143,10 +143,8 @@ def make(parts, body, people: int = 1, **overrides) -> tuple[Models, World]:
     world = World(people)
     config = with_overrides(Config(), {"track.max_people": people, "detect.interval_s": 0.3, **overrides})
     skinner, renderer, fitter = parts
-    models = Models(
-        config, body, skinner, renderer, OracleFinder(world, body), OracleEstimator(world, body), OracleDisplacer(world, body), fitter, {}
-    )  # fmt: skip
-    return models, world
+    oracles = OracleFinder(world, body), OracleEstimator(world, body), OracleDisplacer(world, body)
+    return Models(config, body, skinner, renderer, *oracles, fitter, {}), world
 
 
 def run(models: Models, world: World, frames: int, state=None, first: int = 0):
