@@ -73,6 +73,37 @@ def test_warp_on_cpu_equals_the_reference(scene):
     check(WarpRenderer(body, "cpu").render(vertices, look, CAMERA, affine, 128), expected)
 
 
+def test_transfers_as_on_cuda_change_nothing(scene):
+    """The path that copies to and from the device, taken on the CPU."""
+    body, vertices, look, affine, _ = scene
+    direct = WarpRenderer(body, "cpu").render(vertices, look, CAMERA, affine, 128)
+    renderer = WarpRenderer(body, "cpu")
+    renderer._engine.on_host = renderer._engine.slots.on_host = False
+    renderer._engine.run = 1
+    for persons in (1, 3, 2):
+        part = renderer.render(vertices[:persons], look[:persons], CAMERA, affine[:persons], 128)
+        for name in ("face_id", "bary", "depth_m", "normals", "rgb", "vertex_colors"):
+            assert np.array_equal(getattr(part, name), getattr(direct, name)[:persons]), name
+        assert np.array_equal(renderer.render_depth(vertices[:persons], CAMERA, affine[:persons], 128)[1], part.depth_m)
+
+
+def test_kernels_compile_for_cuda(tmp_path):
+    """No GPU is needed for that, and the depth test must be one hardware atomic."""
+    import warp as wp
+
+    from densefit_ros.render import appearance_kernels, warp_kernels
+
+    if not hasattr(wp, "compile_aot_module"):
+        pytest.skip("this Warp cannot compile without a device")
+    for module in (warp_kernels, appearance_kernels):
+        wp.compile_aot_module(module, arch=86, use_ptx=True, module_dir=tmp_path)
+    ptx = b"".join(p.read_bytes() for p in tmp_path.glob("*.ptx"))
+    for kernel in (b"scatter_triangles", b"resolve_pixels", b"fuse_image"):
+        assert b".entry " + kernel in ptx
+    assert b"atom.global.min.s64" in ptx
+    assert b".local " not in ptx  # no array lives in local memory
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not warp_sees_cuda(), reason="needs a CUDA device")
 def test_warp_on_cuda_equals_the_reference_and_the_cpu(scene):

@@ -20,6 +20,7 @@ class ColorSlots:
         self.num_vertices = num_vertices
         self.has_uv = has_uv
         self.device = device
+        self.on_host = device == "cpu"
         self.owners: list[Appearance | None] = []
         self.slot_size = num_vertices
         self.colors = wp.zeros(num_vertices, dtype=wp.vec3, device=device)
@@ -70,7 +71,7 @@ class ColorSlots:
     def _upload(self, slot: int, flat: np.ndarray) -> None:
         source = np.ascontiguousarray(flat, np.float32)
         start = slot * self.slot_size
-        if self.device == "cpu":
+        if self.on_host:
             self.colors.numpy()[start : start + len(source)] = source
         else:
             wp.copy(self.colors, wp.array(source, dtype=wp.vec3, device="cpu"), dest_offset=start, count=len(source))

@@ -31,8 +31,9 @@ class WarpEngine:
         from ..body.model import vertex_colors
 
         self.device = device
+        self.on_host = device == "cpu"  # NumPy sees the buffers themselves
         self.near_m = near_m
-        self.run = CPU_RUN if device == "cpu" else CUDA_RUN
+        self.run = CPU_RUN if self.on_host else CUDA_RUN
         self.num_vertices, self.num_faces = len(body.v_template), len(body.faces)
         has_uv = body.uv is not None and body.uv_faces is not None
         start, ring = vertex_rings(body.faces, self.num_vertices)
@@ -87,7 +88,7 @@ class WarpEngine:
         frame = pool.take()
         count = _count(shape)
         frame.fill.launch(-(-count // self.run), height=shape[1], width=shape[2], run=self.run, count=count)
-        if self.device == "cpu":
+        if self.on_host:
             return pool.lend(frame, shape)
         out = tuple(a[:count].numpy() for a in frame.arrays)
         pool.give_back(frame)
@@ -153,7 +154,7 @@ class WarpEngine:
         return tuple(wp.full(count, -1, dtype=wp.int32, device=self.device) for _ in range(2))
 
     def _to_device(self, target: wp.array, values: np.ndarray) -> None:
-        if self.device == "cpu":
+        if self.on_host:
             np.asarray(target)[: len(values)] = values
         elif len(values):
             source = wp.array(np.ascontiguousarray(values), dtype=target.dtype, device="cpu", copy=False)
