@@ -58,7 +58,8 @@ class Subject:
 
 
 class SynthEngine:
-    """Makes and remembers subjects; deterministic: a subject's looks follow from its id alone.
+    """Makes and remembers subjects; deterministic: a subject's looks follow from its id and, for
+    photographic prints on cloth, from the bank of backgrounds.
 
     ``subjects`` ids from ``first_subject`` on take turns in crops; the newest ``cache`` stay painted (about 35 ms each).
     """

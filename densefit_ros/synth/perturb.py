@@ -34,8 +34,8 @@ class DisturbOptions:
     small_deg: float = 3.0
     most_deg: float = 15.0
     lag_share: float = 0.3  # starts that are an older pose of the same motion
-    translation: float = 0.035  # of the distance, across the view, for the largest errors
-    depth: float = 0.10  # of the distance, along the view, for the largest errors
+    translation: float = 0.024  # of the distance, across the view, for the largest errors
+    depth: float = 0.08  # of the distance, along the view, for the largest errors
     betas: float = 1.2  # for the largest errors
 
 
@@ -72,14 +72,14 @@ def disturb(
         (17, 14, -0.2),
     ):
         noise[:, child] += share * noise[:, parent] * rng.random((n, 1))
-    common = rng.normal(size=(n, 1, 3)) * angle[:, [3, 6, 9]] * 0.4  # the trunk leans as a whole
+    common = rng.normal(size=(n, 1, 3)) * angle[:, [3, 6, 9]] * 0.28  # the trunk leans as a whole
     noise[:, [3, 6, 9]] += common
     lag = (rng.random(n) < options.lag_share)[:, None]
     # A track's prediction lags along limbs that move fast: one leg or arm is off by much, the rest by little.
     limb = _LIMBS[rng.integers(len(_LIMBS), size=n)]
     factor = np.where(lag, np.where(limb, 1.6, 0.35), 1.0)
     noise *= factor[:, :, None]
-    noise[:, 0] *= 0.75
+    noise[:, 0] *= 0.6
     local = so3.exp(params.joint_rotvec.astype(np.float64)) @ so3.exp(noise[:, 1:])
     root = so3.exp(params.root_rotvec.astype(np.float64)) @ so3.exp(noise[:, 0])
     pelvis = pelvis_rest_m + params.t_camera_root

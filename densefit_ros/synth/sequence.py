@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -140,7 +141,9 @@ def look_at_walker(height_m: float, distance_m: float, pitch_rad: float) -> tupl
     return rotation, -rotation @ np.array([0.0, height_m, distance_m])
 
 
-def demo_sequence(body: BodyModel, renderer=None, frames: int = 300, fps: float = 30.0) -> SyntheticSequence:
+def demo_sequence(
+    body: BodyModel, renderer: WarpRenderer | None = None, frames: int = 300, fps: float = 30.0
+) -> SyntheticSequence:
     """The built-in sequence: 10 s at 30 Hz, 640x480.  Subject, background and motion are never trained on."""
     renderer = renderer or WarpRenderer(body)
     picture = packaged_picture(_DEMO_PICTURE)
@@ -166,8 +169,11 @@ def _centred_x(path_m: np.ndarray, distance_m: float) -> float:
     return float(candidates[np.argmin((np.abs(path_m[None, :, 0] - candidates[:, None]) / away).max(1))])
 
 
-def heldout_engine(body: BodyModel, renderer=None, directories=None) -> SynthEngine:
-    """An engine whose subjects and backgrounds no training run uses."""
+def heldout_engine(body: BodyModel, renderer: WarpRenderer | None = None, directories: Sequence[str] = ()) -> SynthEngine:
+    """An engine whose subjects and backgrounds no training run uses.
+
+    Without ``directories`` it has only the packaged photographs: the same on every machine.
+    """
     backgrounds = load_backgrounds("heldout", directories)
     return SynthEngine(
         body, renderer or WarpRenderer(body), backgrounds, first_subject=HELDOUT_SUBJECT, subjects=100_000, cache=64
@@ -175,11 +181,17 @@ def heldout_engine(body: BodyModel, renderer=None, directories=None) -> SynthEng
 
 
 def random_sequence(
-    engine: SynthEngine, seed: int, frames: int = 60, fps: float = 30.0, size_px: tuple[int, int] = (640, 480)
+    engine: SynthEngine,
+    seed: int,
+    frames: int = 60,
+    fps: float = 30.0,
+    size_px: tuple[int, int] = (640, 480),
+    subject: int | None = None,
 ) -> SyntheticSequence:
     """A sequence of its own motion, subject, shape, camera, light and background, a function of the seed.
 
-    The person stays in the picture on average; feet or head may leave it.
+    The person stays in the picture on average; feet or head may leave it.  ``subject`` fixes the looks, for measurements
+    on certain clothes (``engine.subject(i).outfit`` tells them).
     """
     if frames < 2:
         raise ConfigError(f"expected at least 2 frames, got {frames}")
@@ -197,7 +209,9 @@ def random_sequence(
     shift = shift - rotation @ np.array([middle[0] + rng.normal(0, 0.2), 0, middle[2]])
     background = engine.backgrounds.images[int(rng.integers(len(engine.backgrounds)))]
     lights = sample_lights(rng, background.mean((0, 1)) / 255)
+    drawn = engine.draw_subject(rng)
+    looks = drawn if subject is None else subject
     return SyntheticSequence(
-        engine, motion, betas=betas, subject=engine.draw_subject(rng), camera=camera, R_camera_world=rotation,
+        engine, motion, betas=betas, subject=looks, camera=camera, R_camera_world=rotation,
         t_camera_world=shift, background=background, lights=lights, fps=fps, noise_sigma=float(rng.uniform(0.5, 5)), seed=seed,
     )  # fmt: skip
