@@ -139,8 +139,8 @@ def _rich(tmp_path, size=(514, 376), **changes):
     _rich_model(root / "smplx")
     for i in range(2):
         tree = {
-            "global_orient": poses[i, None, :3], "body_pose": poses[i, None, 3:66], "transl": trans[i, None], "betas": betas[None],
-            "left_hand_pose": np.zeros((1, 12)), "expression": np.zeros((1, 10)),
+            "global_orient": poses[i, None, :3], "body_pose": poses[i, None, 3:66], "transl": trans[i, None],
+            "betas": betas[None], "left_hand_pose": np.zeros((1, 12)), "expression": np.zeros((1, 10)),
         }  # fmt: skip
         _dump(root / "bodies" / "test" / "Gym_003_squat" / f"{7 + i:05d}" / "003.pkl", {**tree, **changes})
         for camera in (0, 4):

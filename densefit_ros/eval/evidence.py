@@ -1,0 +1,160 @@
+"""Sources of evidence by name, so that all of them meet in one harness.
+
+displacement     the network's displacements of a rendering of the first estimate (the paper's method)
+keypoints        2D keypoints: files of OpenPose, or (where the truth is known) true points with a detector's noise
+densepose        an IUV map: files, or the truth's own map with noise
+pipeline         what the tracker uses: displacements, and the keypoints of the first estimate where it has them
+gt-displacement  true displacements of the rendered pixels: the upper bound of the method
+gt-joints        25 true joints: the upper bound of keypoints
+none             the first estimate as it is
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..body.joints import landmark_positions
+from ..body.model import BodyModel
+from ..displace.decode import covered_cells, decode
+from ..errors import AssetError, ConfigError
+from ..evidence import densepose
+from ..evidence.keypoints import of_boxes, openpose_file, read_openpose
+from ..geometry.camera import project
+from ..models import Models
+from ..render.appearance import neutral_appearance
+from ..steps import decode_options
+from ..types import BodyParams, Correspondences, Crop, Estimate, Keypoints, PosedBody, Surface
+from .sample import Sample
+
+NAMES = ("displacement", "keypoints", "densepose", "pipeline", "gt-displacement", "gt-joints", "none")
+GT_SIGMA_PX = 1.0
+GT_STRIDE_PX = 4
+KEYPOINT_SET = "openpose25"
+# Detectors of people on photographs: about 1.5 % of the person's box, and every twentieth point is missed or wrong.
+KEYPOINT_NOISE = 0.015
+KEYPOINT_MISSING = 0.05
+IUV_NOISE = 0.02
+IUV_WRONG_PART = 0.02
+
+
+@dataclass(frozen=True)
+class EvidenceOptions:
+    """Folders of other programs' results."""
+
+    keypoints: Path | None = None  # OpenPose JSON files, named after the pictures
+    densepose: Path | None = None  # IUV pictures <name>_IUV.png of the size of the pictures
+    chart: Path | None = None  # UV_Processed.mat for IUV pictures of the DensePose project
+
+
+class EvidenceMaker:
+    """Makes the evidence of one sample; holds what is loaded once."""
+
+    def __init__(self, models: Models, options: EvidenceOptions) -> None:
+        self._models, self._options = models, options
+        self._appearance = neutral_appearance(models.body)
+        body: BodyModel = models.body
+        self._chart = densepose.read_chart(options.chart, body) if options.chart else densepose.body_chart(body)
+
+    def make(
+        self, name: str, sample: Sample, params: BodyParams, estimate: Estimate, crop: Crop
+    ) -> tuple[Correspondences, Keypoints | None]:
+        """Dense matches and keypoints around the current ``params``.  Raises ConfigError where the truth is not known."""
+        if name == "displacement":
+            return self._displacement(sample, params, crop), None
+        if name == "pipeline":
+            return self._displacement(sample, params, crop), estimate.keypoints
+        if name == "gt-displacement":
+            return self._true_displacement(sample, params, crop), None
+        if name == "gt-joints":
+            return Correspondences.empty(), self._true_keypoints(sample)
+        if name == "keypoints":
+            return Correspondences.empty(), self._keypoints(sample)
+        if name == "densepose":
+            return self._densepose(sample, crop), None
+        raise ConfigError(f"expected evidence among {', '.join(NAMES)}, got '{name}'")
+
+    def _render(self, sample: Sample, vertices_m: np.ndarray, crop: Crop) -> Surface:
+        return self._models.renderer.render(vertices_m, [self._appearance], sample.camera, crop.image_from_crop, crop.size)
+
+    def _displacement(self, sample: Sample, params: BodyParams, crop: Crop) -> Correspondences:
+        if self._models.displacer is None:
+            raise ConfigError("this evidence needs the displacement network: set displace.enabled to true")
+        surface = self._render(sample, self._models.skinner.pose(params).vertices, crop)
+        return decode(self._models.displacer.predict(crop, surface), surface, crop, decode_options(self._models.config))
+
+    def _true_displacement(self, sample: Sample, params: BodyParams, crop: Crop) -> Correspondences:
+        truth = self._true_body(sample)
+        surface = self._render(sample, self._models.skinner.pose(params).vertices, crop)
+        half = GT_STRIDE_PX // 2
+        _, r, c = np.nonzero(covered_cells(surface, GT_STRIDE_PX, depth_edge_m=0.08))
+        at = (np.zeros(len(r), np.int64), r * GT_STRIDE_PX + half, c * GT_STRIDE_PX + half)
+        face, bary = surface.face_id[at], surface.bary[at]
+        points = np.einsum("nk,nkc->nc", bary, truth.vertices[0][self._models.body.faces[face]])
+        target = project(sample.camera, points)
+        good = np.isfinite(target).all(1)
+        count = int(good.sum())
+        weight = np.full(count, 1.0 / GT_SIGMA_PX, np.float32)
+        return Correspondences(np.zeros(count, np.int32), face[good], bary[good], target[good].astype(np.float32), weight)
+
+    def _true_keypoints(self, sample: Sample) -> Keypoints:
+        points = landmark_positions(self._models.body.landmarks[KEYPOINT_SET], self._true_body(sample))
+        uv = project(sample.camera, points)
+        seen = np.isfinite(uv).all(-1)
+        return Keypoints(KEYPOINT_SET, np.nan_to_num(uv).astype(np.float32), seen.astype(np.float32))
+
+    def _keypoints(self, sample: Sample) -> Keypoints:
+        if self._options.keypoints is not None:
+            path = openpose_file(self._options.keypoints, sample.key)
+            if path is None:
+                stem = Path(sample.key).stem
+                raise AssetError(f"{self._options.keypoints}: no {stem}_keypoints.json for sample {sample.key}")
+            return of_boxes(read_openpose(path), sample.box_xywh[None])
+        exact, rng = self._true_keypoints(sample), _rng(sample)
+        size = max(sample.box_xywh[2:])
+        uv = exact.uv + (KEYPOINT_NOISE * size * rng.normal(size=exact.uv.shape)).astype(np.float32)
+        lost = rng.random(exact.confidence.shape) < KEYPOINT_MISSING
+        inside = ((uv >= 0) & (uv < [sample.camera.width, sample.camera.height])).all(-1)
+        return Keypoints(KEYPOINT_SET, uv, np.where(lost | ~inside, 0, exact.confidence).astype(np.float32))
+
+    def _densepose(self, sample: Sample, crop: Crop) -> Correspondences:
+        if self._options.densepose is not None:
+            path = self._options.densepose / f"{Path(sample.key).name}_IUV.png"
+            iuv = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            if iuv is None or iuv.ndim != 3:
+                raise AssetError(f"{path}: expected an IUV picture for sample {sample.key}")
+            # DensePose writes I, U, V as the file's channels in OpenCV's order: I comes first when read by OpenCV.
+            return densepose.to_correspondences(np.ascontiguousarray(iuv[..., :3]), 0, self._chart)
+        surface = self._render(sample, self._true_body(sample).vertices, crop)
+        iuv = noisy_iuv(_rng(sample), self._chart.encode(surface.face_id[0], surface.bary[0]))
+        affine = crop.image_from_crop[0]
+        options = densepose.DenseposeOptions(border_px=0)  # the noise below is per pixel: borders would be everywhere
+        origin = (float(affine[0, 2]), float(affine[1, 2]))
+        return densepose.to_correspondences(iuv, 0, self._chart, options, origin, float(affine[0, 0]))
+
+    def _true_body(self, sample: Sample) -> PosedBody:
+        truth, body = sample.truth, self._models.body
+        if truth.params is not None:
+            return self._models.skinner.pose(truth.params)
+        if truth.vertices_m is None or len(truth.vertices_m) != body.num_vertices:
+            raise ConfigError(f"the true body of {sample.key} has another topology than '{body.name}': set body.model_path")
+        vertices = np.asarray(truth.vertices_m, np.float32)
+        return PosedBody(vertices[None], (body.j_regressor @ vertices)[None].astype(np.float32))
+
+
+def noisy_iuv(rng: np.random.Generator, iuv: np.ndarray) -> np.ndarray:
+    """An IUV map with the errors of a network: coordinates off by 2 %, some pixels on a wrong part."""
+    covered = iuv[..., 0] > 0
+    out = iuv.astype(np.float64)
+    out[..., 1:] += 255 * IUV_NOISE * rng.normal(size=(*covered.shape, 2))
+    wrong = covered & (rng.random(covered.shape) < IUV_WRONG_PART)
+    out[wrong, 0] = rng.integers(1, densepose.NUM_PARTS + 1, wrong.sum())
+    return np.where(covered[..., None], np.clip(np.round(out), 0, 255), 0).astype(np.uint8)
+
+
+def _rng(sample: Sample) -> np.random.Generator:
+    """The same noise for a sample in every run, whatever was evaluated before it."""
+    return np.random.default_rng(np.frombuffer(sample.key.encode(), np.uint8))

@@ -1,0 +1,37 @@
+"""Plots of an evaluation; imports matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg", force=False)
+import matplotlib.pyplot as plt  # noqa: E402
+
+
+def cumulative(path: Path, rows: Sequence[Mapping[str, str]], metric: str = "pa_mpjpe_mm") -> Path:
+    """Share of samples below each error, for the first estimate and every source of evidence."""
+    curves = {"first estimate": [float(r[f"first_{metric}"]) for r in {r["key"]: r for r in rows}.values()]}
+    for name in dict.fromkeys(r["evidence"] for r in rows):
+        curves[name] = [float(r[f"refined_{metric}"]) for r in rows if r["evidence"] == name]
+    figure, axes = plt.subplots(figsize=(6, 4), dpi=130)
+    for name, values in curves.items():
+        values = np.sort(np.asarray(values)[np.isfinite(values)])
+        if len(values):
+            share = np.arange(1, len(values) + 1) / len(values)
+            style = {"color": "black", "linestyle": "--"} if name == "first estimate" else {}
+            axes.plot(values, share, label=f"{name} (mean {values.mean():.1f})", **style)
+    everything = np.concatenate([v for v in curves.values() if v]) if any(curves.values()) else np.array([1.0])
+    axes.set_xlim(0, max(float(np.nanpercentile(everything, 98)), 1.0))
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("PA-MPJPE, mm" if metric == "pa_mpjpe_mm" else metric)
+    axes.set_ylabel("share of samples below")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+    return path
