@@ -131,9 +131,9 @@ def _symmetric(field: np.ndarray, mirror: np.ndarray) -> np.ndarray:
 def _top4(weights: np.ndarray, mirror: np.ndarray) -> np.ndarray:
     """Dense (V,24) with at most four weights a row, symmetric, rows sum to 1."""
     weights = 0.5 * (weights + weights[mirror][:, list(SMPL_FLIP)])
-    # A bias far below half precision breaks ties the same way on both sides: by the joint's place in the tree.
-    rank = np.argsort(np.argsort(-weights - 1e-9 * np.minimum(np.arange(NUM_JOINTS), SMPL_FLIP), axis=1), axis=1)
-    weights = np.where(rank < 4, weights, 0.0)
+    kept = np.argsort(np.argsort(-weights, axis=1, kind="stable"), axis=1, kind="stable") < 4
+    kept &= kept[mirror][:, list(SMPL_FLIP)]  # what one side drops, the other drops too: matters where left and right tie
+    weights = np.where(kept, weights, 0.0)
     weights[weights < 2e-3] = 0.0
     return weights / weights.sum(1, keepdims=True)
 

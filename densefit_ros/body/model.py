@@ -83,7 +83,7 @@ def rest_vertices(body: BodyModel, betas: np.ndarray) -> np.ndarray:
     """Vertices of the T-pose.  (P,10) -> (P,V,3) m, in the model's axes."""
     f = _dtype(betas)
     flat = body.shapedirs.reshape(-1, NUM_BETAS).astype(f)
-    return body.v_template.astype(f) + (np.asarray(betas, f) @ flat.T).reshape(len(betas), -1, 3)
+    return body.v_template.astype(f) + (np.asarray(betas, f) @ flat.T).reshape(len(betas), body.num_vertices, 3)
 
 
 def joint_transforms(body: BodyModel, params: BodyParams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -124,7 +124,7 @@ def pose(body: BodyModel, params: BodyParams) -> PosedBody:
     blended = np.zeros((p, body.num_vertices, 12), f)
     for slot in range(body.skin_joint.shape[1]):
         blended += body.skin_weight[:, slot, None].astype(f) * transform[:, body.skin_joint[:, slot]]
-    blended = blended.reshape(p, -1, 3, 4)
+    blended = blended.reshape(p, body.num_vertices, 3, 4)
     out = np.einsum("pvab,pvb->pva", blended[..., :3], vertices) + blended[..., 3]
     return PosedBody(out, position)
 
@@ -138,8 +138,8 @@ def vertex_colors(body: BodyModel) -> np.ndarray:
 
 
 def _pose_offsets(body: BodyModel, params: BodyParams, f: np.dtype) -> np.ndarray:
-    feature = (so3.exp(params.joint_rotvec.astype(f)) - np.eye(3, dtype=f)).reshape(len(params), -1)
-    return (feature @ body.posedirs.astype(f)).reshape(len(params), -1, 3)
+    feature = (so3.exp(params.joint_rotvec.astype(f)) - np.eye(3, dtype=f)).reshape(len(params), len(body.posedirs))
+    return (feature @ body.posedirs.astype(f)).reshape(len(params), body.num_vertices, 3)
 
 
 def _dtype(array: np.ndarray) -> np.dtype:

@@ -204,7 +204,7 @@ class Skinner:
         betas, rotvec, translation = self._rows
         betas[:persons] = params.betas
         rotvec[:persons, :3] = params.root_rotvec
-        rotvec[:persons, 3:] = params.joint_rotvec.reshape(persons, -1)
+        rotvec[:persons, 3:] = np.reshape(params.joint_rotvec, (persons, -1))
         translation[:persons] = params.t_camera_root
         if self.device.is_cuda:
             wp.copy(self._params, self._host)
