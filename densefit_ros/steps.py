@@ -325,9 +325,7 @@ def learn_appearance(models: Models, people: list[Concluded], crop: Crop, frame:
     k = [p.index for p in well]
     vertices = np.stack([p.result.vertices for p in well])
     # Visibility comes from the refined body, not from the start that was rendered for the network.
-    surface = models.renderer.render(
-        vertices, [p.track.appearance for p in well], frame.camera, crop.image_from_crop[k], crop.size
-    )
+    _, depth_m = models.renderer.render_depth(vertices, frame.camera, crop.image_from_crop[k], crop.size)
     learnt: dict[int, Any] = {}
     for row, p in enumerate(well):
         learnt[p.index] = update_appearance(
@@ -337,7 +335,7 @@ def learn_appearance(models: Models, people: list[Concluded], crop: Crop, frame:
             crop.rgb[p.index],
             crop.image_from_crop[p.index],
             frame.camera,
-            surface.depth_m[row],
+            depth_m[row],
             crop.size,
         )
     return [
