@@ -69,3 +69,26 @@ def make_matches(rng, b, params: BodyParams, per_person: int, noise_px: float = 
 def vertex_error_mm(b, a: BodyParams, c: BodyParams) -> np.ndarray:
     """(P,) mean distance of vertices."""
     return 1e3 * np.linalg.norm(pose(b, a).vertices - pose(b, c).vertices, axis=-1).mean(1)
+
+
+def realistic_params(rng, n: int) -> BodyParams:
+    """People of the synthetic pose sampler at any heading, about 3 m away."""
+    from densefit_ros.synth.poses import sample
+
+    drawn = sample(rng, n)
+    heading = np.stack([np.zeros(n), rng.uniform(-np.pi, np.pi, n), np.zeros(n)], 1)
+    root = so3.log(so3.exp(np.array([np.pi, 0.0, 0.0])) @ so3.exp(heading) @ drawn.R_world_root)
+    t = np.stack([rng.uniform(-0.4, 0.4, n), rng.uniform(-0.2, 0.2, n), rng.uniform(2.5, 4.0, n)], 1)
+    return BodyParams(rng.normal(size=(n, 10)) * 0.7, root, drawn.joint_rotvec.astype(np.float64), t)
+
+
+def draw_around(rng, params: BodyParams, rot_sigma: float, betas_sigma: float, t_sigma: float) -> BodyParams:
+    """Parameters drawn from an anchor's own distribution around the given ones."""
+
+    def turn(rotvec):
+        return so3.log(so3.exp(rotvec) @ so3.exp(rot_sigma * rng.normal(size=rotvec.shape)))
+
+    return BodyParams(
+        params.betas + betas_sigma * rng.normal(size=params.betas.shape), turn(params.root_rotvec), turn(params.joint_rotvec),
+        params.t_camera_root + t_sigma * rng.normal(size=params.t_camera_root.shape),
+    )  # fmt: skip

@@ -87,7 +87,10 @@ class Problem:
         self.matches = make_matches(rng, b, self.params, 7, 3.0)
         self.depth = DepthPoints(person, face, bary, x + 0.05 * rng.normal(size=x.shape), normal, np.full(len(x), 20.0))
         self.keypoints = Keypoints(
-            "openpose25", 300 + 50 * rng.normal(size=(persons, k, 2)), rng.uniform(0.2, 1, (persons, k)), rng.normal(size=(persons, k, 3))
+            "openpose25",
+            300 + 50 * rng.normal(size=(persons, k, 2)),
+            rng.uniform(0.2, 1, (persons, k)),
+            rng.normal(size=(persons, k, 3)),
         )
         self.anchors = [
             Anchor(random_params(rng, persons), rng.uniform(0.1, 0.4, (persons, 24)), 0.5, np.array([0.1, 0.2, 0.3])),
@@ -108,7 +111,9 @@ class Problem:
         rows = []
         m = self.matches
         for i in np.flatnonzero(m.person == person):
-            rows.append(ref.pixel(CAMERA, *ref.surface_point(b, state, posed, m.face[i], m.bary[i]), m.target_uv[i], m.sqrt_weight[i]))
+            rows.append(
+                ref.pixel(CAMERA, *ref.surface_point(b, state, posed, m.face[i], m.bary[i]), m.target_uv[i], m.sqrt_weight[i])
+            )
         d = self.depth
         for i in np.flatnonzero(d.person == person):
             x = ref.surface_point(b, state, posed, d.face[i], d.bary[i])
@@ -139,7 +144,9 @@ class Problem:
         rows = [ref.pixel(CAMERA, *points[i], k.uv[person, i], c[i] / 4.0) for i in range(len(marks))]
         for a, e in zip(*limbs_of(marks.names, marks.placed)):
             d = k.direction_xyz[person, e] - k.direction_xyz[person, a]
-            rows.append(ref.direction(points[a], points[e], d / np.linalg.norm(d), min(c[a], c[e]) / self.options.direction_sigma))
+            rows.append(
+                ref.direction(points[a], points[e], d / np.linalg.norm(d), min(c[a], c[e]) / self.options.direction_sigma)
+            )
         return rows
 
     def solve_arguments(self):
@@ -209,7 +216,9 @@ def test_float32_rows_agree_with_float64():
     rng = np.random.default_rng(6)
     b, params = body(), random_params(rng, 1, dtype=np.float32)
     matches = make_matches(rng, b, params, 60, 2.0)
-    h64, g64, c64 = Fitter(b, max_persons=1, max_points=64, options=FitOptions(dtype="float64")).normal_equations(params, CAMERA, matches)
+    h64, g64, c64 = Fitter(b, max_persons=1, max_points=64, options=FitOptions(dtype="float64")).normal_equations(
+        params, CAMERA, matches
+    )
     h32, g32, c32 = Fitter(b, max_persons=1, max_points=64).normal_equations(params, CAMERA, matches)
     assert c32[0] == pytest.approx(c64[0], rel=2e-3)
     scale = np.sqrt(np.outer(h64[0].diagonal(), h64[0].diagonal())) + 1e-9

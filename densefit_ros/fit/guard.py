@@ -31,9 +31,12 @@ def support(r2_dense: np.ndarray, r2_keypoints: np.ndarray, options: FitOptions)
 def keeps_result(start: Support, result: Support, options: FitOptions) -> bool:
     """Does the evidence itself speak for the result?
 
-    The robust cost must drop by more than the fraction ``guard_gain`` and the share of inliers must not fall by more than
-    ``guard_inlier_loss``.  A start that explains everything has nothing to lose: rounding must not reject it.
+    At least ``guard_inlier_min`` of it must agree with the result, the robust cost must drop by more than the fraction
+    ``guard_gain``, and the share of inliers must not fall by more than ``guard_inlier_loss``.  A start that explains
+    everything has nothing to lose: rounding must not reject it.
     """
+    if result.inlier_share < options.guard_inlier_min:
+        return False
     gained = result.cost <= (1.0 - options.guard_gain) * start.cost + 1e-3
     return gained and start.inlier_share - result.inlier_share <= options.guard_inlier_loss
 

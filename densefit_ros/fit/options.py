@@ -32,7 +32,7 @@ class FitOptions:
 
     iterations: int = 4  # Levenberg-Marquardt steps tried
     robust_scale: float = 4.0  # Geman-McClure scale of dense residuals, in standard deviations
-    robust_start: float = 4.0  # scale of the first iteration; larger than robust_scale: graduated, for rough starts
+    robust_start: float = 16.0  # scale of the first iteration; larger than robust_scale: graduated, for rough starts
     robust_factor: float = 0.5  # scale shrinks by this at each accepted step, down to robust_scale
     keypoint_sigma_px: float | None = None  # standard deviation of a keypoint; None: a share of the person's extent
     keypoint_sigma_share: float = 0.015  # of the diagonal of the confident keypoints' box; used when sigma_px is None
@@ -48,6 +48,7 @@ class FitOptions:
     min_matches: int = 6  # usable matches and keypoints below which a person keeps its start
     z_min_m: float = 0.05  # points nearer than this do not project
     guard: bool = True  # keep the start when the result is not supported by the evidence
+    guard_inlier_min: float = 0.1  # share of the evidence that must lie within inlier_sigma of a result, or it is noise
     guard_inlier_loss: float = 0.02  # share of inliers that a result may lose
     guard_gain: float = 0.0  # relative drop of the robust cost of the evidence that a result must reach
     independent_share: float = 1.0  # share of the dense matches that count as independent in the covariance
@@ -77,8 +78,8 @@ class FitOptions:
 # bends backwards, and nothing that people do.
 _LIMITS = {
     # index: (low xyz, high xyz)
-    1: ((-2.6, -1.2, -0.9), (0.9, 1.2, 1.4)),  # left hip: flexion is -x
-    2: ((-2.6, -1.2, -1.4), (0.9, 1.2, 0.9)),
+    1: ((-2.7, -1.4, -0.9), (0.9, 1.6, 1.4)),  # left hip: flexion is -x
+    2: ((-2.7, -1.6, -1.4), (0.9, 1.4, 0.9)),
     3: ((-0.8, -0.9, -0.8), (1.3, 0.9, 0.8)),  # spine1
     4: ((-0.25, -0.9, -0.5), (2.9, 0.9, 0.5)),  # left knee: flexion is +x
     5: ((-0.25, -0.9, -0.5), (2.9, 0.9, 0.5)),
@@ -86,14 +87,14 @@ _LIMITS = {
     7: ((-1.0, -0.9, -0.8), (1.2, 0.9, 0.8)),
     8: ((-1.0, -0.9, -0.8), (1.2, 0.9, 0.8)),
     9: ((-0.7, -0.8, -0.7), (0.9, 0.8, 0.7)),
-    10: ((-0.6, -0.6, -0.6), (0.9, 0.6, 0.6)),
-    11: ((-0.6, -0.6, -0.6), (0.9, 0.6, 0.6)),
+    10: ((-0.9, -0.6, -0.6), (0.9, 0.6, 0.6)),
+    11: ((-0.9, -0.6, -0.6), (0.9, 0.6, 0.6)),
     12: ((-1.0, -1.4, -0.9), (1.0, 1.4, 0.9)),
     13: ((-0.7, -0.9, -1.1), (0.7, 0.9, 0.9)),
     14: ((-0.7, -0.9, -0.9), (0.7, 0.9, 1.1)),
     15: ((-0.9, -1.2, -0.8), (0.9, 1.2, 0.8)),
-    16: ((-2.2, -2.4, -2.3), (2.2, 1.7, 2.1)),  # left shoulder
-    17: ((-2.2, -1.7, -2.1), (2.2, 2.4, 2.3)),
+    16: ((-3.2, -2.6, -2.3), (3.2, 1.9, 2.1)),  # left shoulder: raised above the head it comes near pi about x
+    17: ((-3.2, -1.9, -2.1), (3.2, 2.6, 2.3)),
     18: ((-1.6, -2.9, -1.0), (1.6, 0.35, 1.0)),  # left elbow: flexion is -y
     19: ((-1.6, -0.35, -1.0), (1.6, 2.9, 1.0)),
     20: ((-1.6, -1.1, -1.6), (1.6, 1.1, 1.6)),
@@ -118,3 +119,8 @@ class PoseGaussian:
     mean: np.ndarray  # (P,23,3) rotation vectors, rad
     precision: np.ndarray  # (P,69,69)
     energy: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (P,) the prior's own energy where it was expanded
+
+
+# For starts that may be far off: wide robust scale first, careful steps, and no guard, because a rough start explains
+# nothing and the result of one stage is only the start of the next.
+ROUGH = FitOptions(iterations=15, robust_start=200.0, robust_factor=0.5, damping=1e-2, guard=False)

@@ -149,6 +149,8 @@ def collect(fitter, plan, staged, steps: int, residuals: list) -> FitResult:
     gram = b.gram.pull()[: 2 * p * WIDTH * WIDTH].reshape(2, p, WIDTH, WIDTH)[cur, np.arange(p)]
     total = symmetric(gram)[:, :N, :N]
     prior = b.prior_gram.pull()[: 2 * p * WIDTH * WIDTH].reshape(2, p, WIDTH, WIDTH)[cur, np.arange(p)][:, :N, :N]
+    if not (np.isfinite(total).all() and np.isfinite(prior).all()):  # a start that could not be evaluated
+        total, prior = np.nan_to_num(total, posinf=0.0, neginf=0.0), np.nan_to_num(prior, posinf=0.0, neginf=0.0)
     inliers, scaled = np.zeros(p, np.float32), np.empty_like(total, dtype=np.float64)
     for i in range(p):
         e = residuals[i][1][0]
@@ -176,13 +178,11 @@ def keep_start(params: BodyParams, staged, keep: np.ndarray) -> BodyParams:
         (np.where(ok[:, None, None], start.joint_rotvec, 0.0), params.joint_rotvec),
         (t, params.t_camera_root),
     )
-    picked = [
-        np.where(keep.reshape((-1,) + (1,) * (new.ndim - 1)), np.asarray(old, np.float32), new) for old, new in values
-    ]
+    picked = [np.where(keep.reshape((-1,) + (1,) * (new.ndim - 1)), np.asarray(old, np.float32), new) for old, new in values]
     return BodyParams(*picked)
 
 
 def _start_depth(body, start: BodyParams, ok: np.ndarray) -> np.ndarray:
     betas = np.where(ok[:, None], start.betas, 0.0)
     z = np.where(ok, np.asarray(start.t_camera_root)[:, 2], 1.0)
-    return z + body.joint_template[0, 2] + betas @ body.joint_shapedirs[0, 2][: NUM_BETAS]
+    return z + body.joint_template[0, 2] + betas @ body.joint_shapedirs[0, 2][:NUM_BETAS]

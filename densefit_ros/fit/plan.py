@@ -54,7 +54,7 @@ def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOpt
     inv = lambda s: 0.0 if s == INF else 1.0 / s  # noqa: E731
     load = [
         rec(k.state.load, 24 * p, p, b.rotvec, b.in_beta, b.in_t, body.joint_template, body.joint_shapedirs,
-            b.cur, b.local, b.beta, b.t, b.rest),
+            b.cur, b.local, b.beta, b.t, b.rest, f(options.robust_start / options.robust_factor), b.scale),
         rec(k.state.rotations, 24 * capacity * 4, b.anchors, 24 * capacity, b.anchor_rotvec, b.anchor_rotation),
     ]  # fmt: skip
     evaluate = [

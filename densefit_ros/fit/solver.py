@@ -22,9 +22,7 @@ from . import guard, linear, outcome, stage
 from .layout import COL_RESIDUAL, WIDTH
 from .options import Anchor, FitOptions, PoseGaussian
 
-_JOINTS = SimpleNamespace(
-    joint_weights=np.eye(24), vertex_index=np.zeros((24, 0), np.int32), vertex_weight=np.zeros((24, 0))
-)
+_JOINTS = SimpleNamespace(joint_weights=np.eye(24), vertex_index=np.zeros((24, 0), np.int32), vertex_weight=np.zeros((24, 0)))
 HISTORY = 256  # most iterations of one solve
 POINT_ROUNDING = 64
 
@@ -52,7 +50,8 @@ class Fitter:
         try:
             self._device = wp.get_device(device)
         except Exception as error:
-            raise BackendUnavailable(f"expected a Warp device, got {device!r}: {error} (is the CUDA driver installed?)") from error
+            message = f"expected a Warp device, got {device!r}: {error} (is the CUDA driver installed?)"
+            raise BackendUnavailable(message) from error
         self.linear = linear.choose(self.options.linear, self._device.is_cpu)
         scalar = wp.float32 if self.options.dtype == "float32" else wp.float64
         self._chunks = 1 if self._device.is_cpu else 16
@@ -110,9 +109,7 @@ class Fitter:
             landmarks = self._landmark_set(keypoints.set_name)
             limbs = len(landmarks.limb_first) if keypoints.direction_xyz is not None else 0
             extra = 2 * landmarks.count + 3 * limbs
-        n, person, is_pixel, counts = stage.stage_points(
-            b, matches, depth, persons, len(self.body.faces), self.max_points, extra
-        )
+        n, person, is_pixel, counts = stage.stage_points(b, matches, depth, persons, len(self.body.faces), self.max_points, extra)
         evidence = np.asarray(counts)
         if keypoints is not None:
             evidence = evidence + stage.stage_keypoints(b, keypoints, landmarks, persons, limbs, self.options)
@@ -176,12 +173,26 @@ class Fitter:
     def _replay(self, plan, name, launches: list) -> None:
         wp = self._wp
         if name not in plan.graphs:
-            # Compile and load everything before recording; the sequence restarts from the staged input anyway.
+            plan.graphs[name] = self._record(launches)
+        graph = plan.graphs[name]
+        if graph is not None:
+            wp.capture_launch(graph)
+            return
+        for launch in launches:
+            launch.launch()
+
+    def _record(self, launches: list):
+        """A graph of the launches; None on a CPU whose Warp records graphs on CUDA only: the same launches, one by one."""
+        wp = self._wp
+        try:
             with wp.ScopedCapture(device=self._device) as capture:
                 for launch in launches:
                     launch.launch()
-            plan.graphs[name] = capture.graph
-        wp.capture_launch(plan.graphs[name])
+        except RuntimeError:
+            if not self._device.is_cpu:
+                raise
+            return None
+        return capture.graph
 
     @staticmethod
     def _sequence(plan, steps: int) -> list:
@@ -214,9 +225,11 @@ class Fitter:
         h = outcome.symmetric(b.gram.pull()[: p * WIDTH * WIDTH].reshape(p, WIDTH, WIDTH))
         return h[:, :85, :85], h[:, COL_RESIDUAL, :85].copy(), b.cost.pull()[:p].copy()
 
-    def with_options(self, **changes) -> "Fitter":
+    def with_options(self, **changes) -> Fitter:
         """Another fitter on the same body and device with some options changed."""
-        return Fitter(self.body, str(self._device), self.max_persons, self.max_points, replace(self.options, **changes), self.pose_prior)
+        return Fitter(
+            self.body, str(self._device), self.max_persons, self.max_points, replace(self.options, **changes), self.pose_prior
+        )
 
 
 __all__ = ["Anchor", "FitOptions", "FitResult", "FitStatus", "Fitter", "PoseGaussian"]

@@ -14,6 +14,8 @@ from .layout import KIND_PIXEL, KIND_PLANE, MAX_ANCHORS, WIDTH
 from .limbs import limbs_of
 from .options import Anchor, FitOptions
 
+MAX_VALUE = 1e7  # px, m or 1/px: beyond any camera; squares of it still fit float32
+
 
 @dataclass(frozen=True)
 class Staged:
@@ -78,8 +80,9 @@ def stage_points(
     )
     n = len(person)
     if n:
-        # One reduction catches every NaN and infinity: a sum over finite float64 of this size cannot overflow.
-        finite = np.isfinite(target.sum(1) + bary.sum(1) + weight + normal.sum(1))
+        with np.errstate(all="ignore"):
+            total = np.abs(target).sum(1) + np.abs(bary).sum(1) + weight + np.abs(normal).sum(1)
+            finite = total < MAX_VALUE  # false for NaN
         keep = finite & (weight > 0) & (person >= 0) & (person < persons) & (face >= 0) & (face < faces)
         if (face[finite] >= faces).any() or (person[finite] >= persons).any():
             raise ShapeError(
@@ -101,9 +104,7 @@ def stage_points(
         order = np.concatenate(picks)
         counts = np.minimum(counts, limit)
     if order is not None:
-        person, face, bary, target, normal, weight, kind = (
-            a[order] for a in (person, face, bary, target, normal, weight, kind)
-        )
+        person, face, bary, target, normal, weight, kind = (a[order] for a in (person, face, bary, target, normal, weight, kind))
     n = len(person)
     b = buffers
     b.count.host[0] = n
@@ -143,7 +144,7 @@ def keypoint_weights(keypoints: Keypoints, placed: np.ndarray, options: FitOptio
     """(P,K) one over the standard deviation of each keypoint in px, 0 where it is missing, not finite or not placed."""
     uv = np.asarray(keypoints.uv, np.float64)
     confidence = np.asarray(keypoints.confidence, np.float64)
-    good = np.isfinite(uv).all(-1) & np.isfinite(confidence) & (confidence > 0) & placed[None]
+    good = (np.abs(uv) < MAX_VALUE).all(-1) & np.isfinite(confidence) & (confidence > 0) & placed[None]
     confidence = np.where(good, np.clip(confidence, 0.0, 1.0), 0.0)
     if options.keypoint_sigma_px is not None:
         return confidence / options.keypoint_sigma_px
@@ -167,7 +168,7 @@ def stage_keypoints(buffers, keypoints: Keypoints, landmarks: SimpleNamespace, p
         )
     weight = keypoint_weights(keypoints, landmarks.placed, options)
     b = buffers
-    b.key_uv.host[: 2 * persons * k] = np.where(np.isfinite(uv), uv, 0.0).reshape(-1)
+    b.key_uv.host[: 2 * persons * k] = np.where(np.abs(uv) < MAX_VALUE, uv, 0.0).reshape(-1)
     b.key_weight.host[: persons * k] = weight.reshape(-1)
     first_key_row = b.row_start.host[1 : persons + 1] - 2 * k - 3 * limbs
     b.key_row0.host[:persons] = first_key_row
@@ -191,7 +192,9 @@ def _stage_limbs(b, keypoints: Keypoints, landmarks, persons: int, options) -> N
     confidence = np.nan_to_num(np.clip(keypoints.confidence, 0, 1))
     weight = np.where(good, np.minimum(confidence[:, first], confidence[:, second]), 0.0) / options.direction_sigma
     b.limb_first.host[:n], b.limb_second.host[:n] = first, second
-    b.limb_direction.host[: persons * n] = np.where(good[..., None], d / np.where(good, length, 1.0)[..., None], 0.0).reshape(-1, 3)
+    b.limb_direction.host[: persons * n] = np.where(good[..., None], d / np.where(good, length, 1.0)[..., None], 0.0).reshape(
+        -1, 3
+    )
     b.limb_weight.host[: persons * n] = weight.reshape(-1)
     for m in (b.limb_first, b.limb_second, b.limb_direction, b.limb_weight, b.limb_row0):
         m.push()

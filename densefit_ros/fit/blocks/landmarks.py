@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import warp as wp
 
-from . import common
 from ..layout import BEHIND, COL_BETA, COL_COST_NEXT, COL_COST_NOW, COL_RESIDUAL, COL_ROT, WIDTH
+from . import common
 
 
 @functools.lru_cache(maxsize=2)
@@ -163,7 +163,7 @@ def make(F):
             a1 = V3(F(0.0), sqw * cam[1] * iz, -sqw * cam[1] * w * iz)
         else:
             ok = F(0.0)
-        e = r0 * r0 + r1 * r1
+        e = wp.min(r0 * r0 + r1 * r1, F(behind))
         c_now = scale[p] * scale_ratio
         c_next = wp.max(scale[p] * scale_factor, scale_final) * scale_ratio
         now2 = c_now * c_now

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import warp as wp
 
-from . import common
 from ..layout import COL_RESIDUAL, COL_ROT, WIDTH
+from . import common
 
 
 @functools.lru_cache(maxsize=2)
@@ -68,10 +68,10 @@ def make(F):
         row = p * 4761 + 3 * k * 69
         jt = weight * wp.transpose(jacobian[i])
         c0 = col_rot + 3 * (k + 1)
-        sum = V3()
-        for l in range(23):
-            o = row + 3 * l
-            m = M33(
+        total = V3()
+        for m in range(23):
+            o = row + 3 * m
+            lam = M33(
                 precision[o],
                 precision[o + 1],
                 precision[o + 2],
@@ -82,16 +82,16 @@ def make(F):
                 precision[o + 139],
                 precision[o + 140],
             )
-            sum += m * error[p * 23 + l]
-            if l <= k:
-                block = jt * (m * jacobian[p * 23 + l])
-                d0 = col_rot + 3 * (l + 1)
+            total += lam * error[p * 23 + m]
+            if m <= k:
+                block = jt * (lam * jacobian[p * 23 + m])
+                d0 = col_rot + 3 * (m + 1)
                 for a in range(3):
                     for b in range(3):
                         gram[h + (c0 + a) * width + d0 + b] += block[a, b]
-        g = jt * sum
+        g = jt * total
         for a in range(3):
             gram[h + col_res * width + c0 + a] += g[a]
-        out_cost[i] = weight * wp.dot(error[i], sum)
+        out_cost[i] = weight * wp.dot(error[i], total)
 
     return SimpleNamespace(chart=chart, add=add)

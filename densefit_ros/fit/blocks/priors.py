@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import warp as wp
 
-from . import common
 from ..layout import COL_BETA, COL_RESIDUAL, COL_ROT, WIDTH
+from . import common
 
 
 @functools.lru_cache(maxsize=2)

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import warp as wp
 
-from . import common
 from ..layout import BLOCKS, COL_COST_NEXT, COL_COST_NOW, COL_RESIDUAL, LOWER_BLOCKS, WIDTH
+from . import common
 
 TILE = wp.constant(WIDTH)
 
@@ -35,7 +35,7 @@ def make(F):
         block = i - pc * lower_blocks
         p = pc / chunks
         chunk = pc - p * chunks
-        bi = int(0)
+        bi = 0
         while (bi + 1) * (bi + 2) / 2 <= block:
             bi += 1
         bj = block - bi * (bi + 1) / 2
@@ -54,7 +54,7 @@ def make(F):
         i = wp.tid()
         p = i / lower_blocks
         block = i - p * lower_blocks
-        bi = int(0)
+        bi = 0
         while (bi + 1) * (bi + 2) / 2 <= block:
             bi += 1
         bj = block - bi * (bi + 1) / 2
@@ -105,8 +105,8 @@ def make(F):
         p = wp.tid()
         a = wp.tile_load(matrix, shape=(tile, tile), offset=(p * tile, 0))
         b = wp.tile_load(rhs, shape=tile, offset=p * tile)
-        l = wp.tile_cholesky(a)
-        x = wp.tile_cholesky_solve(l, b)
+        factor = wp.tile_cholesky(a)
+        x = wp.tile_cholesky_solve(factor, b)
         wp.tile_store(out, x, offset=p * tile)
 
     @wp.kernel(enable_backward=False, module="unique")

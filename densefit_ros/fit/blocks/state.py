@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import warp as wp
 
-from . import common
 from ..layout import COL_BETA, COL_ROT
+from . import common
 
 
 @functools.lru_cache(maxsize=2)
@@ -35,8 +35,10 @@ def make(F):
         beta: wp.array(dtype=V10),
         t: wp.array(dtype=V3),
         rest: wp.array(dtype=V3),
+        scale_before: F,
+        scale: wp.array(dtype=F),
     ):
-        """Write the given parameters into slot 0 and make it the trial."""
+        """Write the given parameters into slot 0 and make it the trial; rows will shrink the robust scale once."""
         i = wp.tid()
         p = i / 24
         k = i - p * 24
@@ -44,6 +46,7 @@ def make(F):
         rest[i] = joint_template[k] + joint_shapedirs[k] * in_beta[p]
         if k == 0:
             cur[p] = 1
+            scale[p] = scale_before
             beta[p] = in_beta[p]
             t[p] = in_t[p]
 
@@ -157,9 +160,7 @@ def make(F):
             out_t[p] = t[s]
 
     @wp.kernel(enable_backward=False, module="unique")
-    def rotations(
-        groups: wp.array(dtype=int), per_group: int, rotvec: wp.array(dtype=V3), out: wp.array(dtype=M33)
-    ):
+    def rotations(groups: wp.array(dtype=int), per_group: int, rotvec: wp.array(dtype=V3), out: wp.array(dtype=M33)):
         """Rotation vectors of the anchors in use to matrices."""
         i = wp.tid()
         if i < groups[0] * per_group:

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import warp as wp
 
-from . import common
 from ..layout import BEHIND, COL_BETA, COL_COST_NEXT, COL_COST_NOW, COL_RESIDUAL, COL_ROT, KIND_PIXEL, WIDTH
+from . import common
 
 
 @functools.lru_cache(maxsize=2)
@@ -145,7 +145,7 @@ def make(F):
 
         # Geman-McClure: rho = c^2 e / (c^2 + e), e = |r|^2.  A point that cannot be projected costs the most it can,
         # so no step gains by pushing points behind the camera.
-        e = r0 * r0 + r1 * r1
+        e = wp.min(r0 * r0 + r1 * r1, F(behind))
         c_now = scale[p]
         c_next = wp.max(c_now * scale_factor, scale_final)
         now2 = c_now * c_now
