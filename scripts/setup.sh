@@ -16,13 +16,15 @@ apt_ros() { [ -n "${ROS_DISTRO:-}" ] && [ -d "/opt/ros/$ROS_DISTRO" ]; }
 
 # step NAME TEXT INPUT...: runs the function NAME unless it has succeeded before with the same inputs.
 step() {
-  local name=$1 text=$2 stamp=$stamps/$1 hash start=$SECONDS
+  local name=$1 text=$2 dir=$stamps stamp hash start=$SECONDS
   shift 2
+  [[ $name == build_* ]] && dir=build/venv/.stamps # installed as links into ./build: gone with it
+  stamp=$dir/$name
   hash=$(printf '%s\n' "$@" "${ROS_DISTRO:-wheels}" | sha256sum | cut -c1-16)
   [ "$(cat "$stamp" 2>/dev/null)" = "$hash" ] && return 0
   say "$text"
   "$name" || die "$text: failed (the lines above say why)"
-  mkdir -p "$stamps"
+  mkdir -p "$dir"
   echo "$hash" >"$stamp"
   say "  done in $((SECONDS - start)) s"
 }
@@ -96,12 +98,12 @@ cmake_install() {
 }
 
 build_tf2_msgs() {
-  rm -rf build/tf2_msgs
-  "$venv/bin/python" -c 'import tf2_msgs.msg' 2>/dev/null || cmake_install compat/tf2_msgs build/tf2_msgs
+  rm -rf build/venv/tf2_msgs
+  "$venv/bin/python" -c 'import tf2_msgs.msg' 2>/dev/null || cmake_install compat/tf2_msgs build/venv/tf2_msgs
 }
 
 build_package() {
-  cmake_install . build/densefit_ros || return 1
+  cmake_install . build/venv/densefit_ros || return 1
   find "$venv"/lib/python3*/site-packages/densefit_ros -xtype l -delete # links to files that are gone
   # Not "pip install -e": pip takes the metadata that ament installs for its own and removes the generated messages.
   printf '#!%s\nimport sys\n\nfrom densefit_ros.cli import main\n\nsys.exit(main())\n' "$venv/bin/python" >"$venv/bin/densefit"

@@ -6,6 +6,7 @@ Callbacks run on the executor's thread and only hand over; one worker thread own
 
 from __future__ import annotations
 
+import gc
 import sys
 import traceback
 from collections.abc import Callable
@@ -92,6 +93,9 @@ class DensefitNode(LifecycleNode):
         result = super().on_activate(state)
         assert self._engine is not None and self._outputs is not None
         self._stats.clear()
+        # The models stay: a collector that walks them in the middle of a frame costs tens of milliseconds.
+        gc.collect()
+        gc.freeze()
         depth = DepthBuffer() if self._ros.depth else None
         rectified = is_rectified(self, self._ros)
         self._handler = Handler(self._engine, lambda: self._ros, self._publish, self._faults, self._stats, rectified, depth)
@@ -225,6 +229,7 @@ class DensefitNode(LifecycleNode):
             self._outputs.destroy()
             self._outputs = None
         self._engine = None
+        gc.unfreeze()
 
 
 def _where(error: Exception) -> str:

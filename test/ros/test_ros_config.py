@@ -1,0 +1,75 @@
+"""Parameter files: complete, valid, and the same as the settings tree that they are written from."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from densefit_ros.config import Config
+from densefit_ros.ros import params
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "config").glob("*.yaml"))
+
+
+def flatten(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_every_file_holds_known_parameters_in_range(path):
+    values = dict(flatten(yaml.safe_load(path.read_text())["/**"]["ros__parameters"]))
+    config, ros = params.merged(Config(), params.RosConfig(), values)
+    got = {s.name: s.value for s in params.all_settings(config, ros)}
+    assert all(got[k] == v and type(got[k]) is type(v) for k, v in values.items())
+
+
+def test_default_file_is_up_to_date():
+    spec = importlib.util.spec_from_file_location("write_default_config", ROOT / "scripts" / "write_default_config.py")
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    assert (ROOT / "config" / "default.yaml").read_text() == writer.text(), "run: python scripts/write_default_config.py"
+
+
+def test_every_parameter_is_described_and_numbers_are_ranged():
+    for setting in params.all_settings(Config(), params.RosConfig()):
+        d = params.descriptor(setting)
+        assert d.description, setting.name
+        if isinstance(setting.value, (int, float)) and not isinstance(setting.value, bool):
+            assert d.integer_range or d.floating_point_range, setting.name
+
+
+def test_message_files_comment_every_field():
+    for path in (ROOT / "msg").glob("*.msg"):
+        for line in path.read_text().splitlines():
+            if line.strip() and not line.startswith("#"):
+                assert "#" in line, f"{path.name}: {line}"
+
+
+def test_mesh_marker_is_what_ros_would_have_serialised():
+    from builtin_interfaces.msg import Time
+    from geometry_msgs.msg import Point
+    from rclpy.serialization import deserialize_message, serialize_message
+    from visualization_msgs.msg import MarkerArray
+
+    from densefit_ros.ros.cdr import MeshMarker
+
+    rng = np.random.default_rng(0)
+    for frame_id in ("", "a", "ab", "abc", "abcd", "camera_color_optical_frame"):  # every alignment
+        vertices = rng.normal(size=(7, 3)).astype(np.float32)
+        faces = rng.integers(0, 7, (5, 3))
+        data = MeshMarker(faces, frame_id, 0.25).render(vertices, 12_000_000_034, 9, (0.25, 0.5, 0.75, 1.0))
+        message = deserialize_message(data, MarkerArray)
+        marker = message.markers[0]
+        assert (marker.header.frame_id, marker.id, marker.header.stamp) == (frame_id, 9, Time(sec=12, nanosec=34))
+        assert (marker.color.r, marker.color.a, marker.lifetime.nanosec) == (0.25, 1.0, 250_000_000)
+        expected = [Point(x=float(x), y=float(y), z=float(z)) for x, y, z in vertices[faces.reshape(-1)]]
+        assert marker.points == expected
+        marker.points = expected
+        assert serialize_message(message) == data

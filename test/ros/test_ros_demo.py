@@ -1,0 +1,57 @@
+"""The demo's three processes, with the fake engine: what it writes, and what it says when a process dies."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from rosbags.rosbag2 import Reader
+
+pytestmark = pytest.mark.ros
+FAKE = f"{sys.executable} {Path(__file__).parent / 'fake_engine.py'}"
+
+
+def demo(out: Path, *args: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "densefit_ros.demo.main", "--out", str(out), *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_pictures(tmp_path):
+    pictures = tmp_path / "in"
+    pictures.mkdir()
+    for n, size in enumerate([(120, 160), (200, 100), (1500, 1400)]):
+        cv2.imwrite(str(pictures / f"{n}.png"), np.full((*size, 3), 90, np.uint8))
+    done = demo(tmp_path / "out", "--input", str(pictures), "--node-command", FAKE)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["frames_in"], summary["frames_out"], summary["dropped"], summary["people"]) == (3, 3, 0, 1)
+    assert {"fps", "latency_ms_p50", "latency_ms_p95", "stage_ms"} <= set(summary) and "refined" not in summary
+    with Reader(tmp_path / "out" / "bag") as bag:
+        counts = {c.topic: c.msgcount for c in bag.connections}
+    topics = ("bodies", "first_estimate", "meshes", "timing", "markers", "overlay", "topology")
+    assert all(counts[f"/densefit/{t}"] for t in topics) and counts["/tf"] and counts["/diagnostics"]
+    assert (tmp_path / "out" / "preview.jpg").stat().st_size > 1000 and (tmp_path / "out" / "overlay.mp4").stat().st_size > 1000
+    assert "answered" in done.stdout
+
+
+def test_a_process_that_dies(tmp_path):
+    picture = tmp_path / "a.png"
+    cv2.imwrite(str(picture), np.full((48, 64, 3), 90, np.uint8))
+    done = demo(
+        tmp_path / "out", "--input", str(picture), "--node-command", f"{sys.executable} -c 'raise SystemExit(\"no luck\")'"
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("demo: error: the node ended early with status 1: no luck")
+
+
+@pytest.mark.parametrize(
+    "name, words", [("missing.mp4", "does not exist"), ("text.mp4", "cannot open"), ("empty", "holds no pictures")]
+)
+def test_bad_input(tmp_path, name, words):
+    (tmp_path / "text.mp4").write_text("not a video")
+    (tmp_path / "empty").mkdir()
+    done = demo(tmp_path / "out", "--input", str(tmp_path / name))
+    assert done.returncode == 1 and words in done.stderr.splitlines()[-1]
