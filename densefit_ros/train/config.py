@@ -23,8 +23,9 @@ class TrainConfig:
     seed: int = 1
     minutes: float = 60.0  # wall time over all sittings; the learning rate is annealed over it
     steps: int = 0  # if positive: stop after this many steps instead, independent of the machine's speed
-    batch: int = 32
-    chunk: int = 8  # batches made at a time
+    batch: int = 8  # samples per step: small, because steps are what an early plateau is left by
+    made: int = 32  # samples made at a time, a multiple of batch
+    chunk: int = 8  # made batches held and mixed
     reuse: int = 2  # passes over each made batch
     workers: int = 0  # processes that make data ahead; 0: in the training process
     lr: float = 1.5e-3
@@ -47,6 +48,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ConfigError(f"train task expects one of {', '.join(TASKS)}, got {self.task!r}")
+        if self.made % self.batch:
+            raise ConfigError(f"train expects made to be a multiple of batch, got {self.made} and {self.batch}")
         if self.batch < 2 or self.minutes <= 0 or self.device not in ("cpu", "cuda"):
             got = f"{self.batch}, {self.minutes}, {self.device}"
             raise ConfigError(f"train expects batch >= 2, minutes > 0, device cpu|cuda; got {got}")

@@ -51,31 +51,35 @@ class SourceSpec:
 class Loader:
     """Endless training batches from step ``start`` on.
 
-    ``chunk`` made batches are held at a time and used ``reuse`` times each.  With ``workers`` > 0 as many processes make
-    batches ahead; the order and content of the batches do not depend on their number.
+    ``chunk`` made batches are held at a time and used ``reuse`` times each, in training batches ``split`` times smaller
+    than the made ones.  With ``workers`` > 0 as many processes make batches ahead; the order and content of the batches do
+    not depend on their number.
     """
 
-    def __init__(self, spec: SourceSpec, seed: int, chunk: int, reuse: int, workers: int = 0, start: int = 0) -> None:
-        self._seed, self._chunk, self._reuse = seed, max(chunk, 1), max(reuse, 1)
+    def __init__(
+        self, spec: SourceSpec, seed: int, chunk: int, reuse: int, workers: int = 0, start: int = 0, split: int = 1
+    ) -> None:
+        self._seed, self._chunk, self._reuse, self._split = seed, max(chunk, 1), max(reuse, 1), split
         self._start = start
         self._local = spec.build()
-        first = self._chunk * (start // (self._chunk * self._reuse))
+        first = self._chunk * (start // (self._chunk * self._reuse * split))
         self._made = _Workers(spec, workers, first) if workers else _inline(self._local, first)
 
     def __iter__(self) -> Iterator[Batch]:
         step = self._start
-        per_chunk = self._chunk * self._reuse
+        per_pass = self._chunk * self._split
+        per_chunk = per_pass * self._reuse
         pool: Batch = {}
         order = np.empty(0, np.int64)
         while True:
             chunk_index, within = divmod(step, per_chunk)
-            pass_index, slot = divmod(within, self._chunk)
+            pass_index, slot = divmod(within, per_pass)
             if not pool or within == 0:
                 made = [next(self._made) for _ in range(self._chunk)]
-                size = len(next(iter(made[0].values())))
+                size = len(next(iter(made[0].values()))) // self._split
                 pool = {k: np.concatenate([m[k] for m in made]) for k in made[0]}
             if slot == 0 or not len(order):
-                order = np.random.default_rng([self._seed, 1, chunk_index, pass_index]).permutation(size * self._chunk)
+                order = np.random.default_rng([self._seed, 1, chunk_index, pass_index]).permutation(size * per_pass)
             take = np.sort(order[slot * size : (slot + 1) * size])
             batch = {k: v[take] for k, v in pool.items()}
             if pass_index or self._reuse > 1:

@@ -74,7 +74,7 @@ class Trainer:
     def run(self) -> Metrics:
         """Train to the end of the budget; returns the last validation metrics."""
         c = self.config
-        loader = Loader(self.task.spec, c.seed, c.chunk, c.reuse, c.workers, self.step)
+        loader = Loader(self.task.spec, c.seed, c.chunk, c.reuse, c.workers, self.step, c.made // c.batch)
         started = time.monotonic() - self.elapsed_s
         next_save = self.elapsed_s + 60 * c.checkpoint_minutes
         next_validation = self.elapsed_s + 60 * c.validate_minutes

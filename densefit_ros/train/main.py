@@ -18,7 +18,8 @@ _HELP = {
     "minutes": "wall time over all sittings; the learning rate is annealed over it",
     "steps": "stop after this many steps instead of by time (0: by time)",
     "batch": "samples per step",
-    "chunk": "batches made at a time",
+    "made": "samples made at a time, a multiple of batch",
+    "chunk": "made batches held and mixed",
     "reuse": "passes over each made batch, with fresh augmentation",
     "workers": "processes that make data ahead (0: none)",
     "lr": "peak learning rate",
@@ -37,6 +38,10 @@ def main(argv: list[str] | None = None) -> int:
         from ..synth.preview import main as preview
 
         return preview(argv[1:])
+    if argv[:1] == ["evaluate"]:
+        from .evaluate import main as evaluate
+
+        return evaluate(argv[1:])
     args = _parser().parse_args(argv)
     if args.task == "plot":
         from .plots import plot_run
@@ -90,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         own.add_argument("--data", default="{}", help="JSON object of arguments of the sample source")
     plot = tasks.add_parser("plot", help="draw the curves of a run")
     plot.add_argument("run", help="directory of the run")
+    tasks.add_parser("evaluate", help="held-out numbers of exported networks")
     tasks.add_parser("preview", help="write a contact sheet of training samples")
     return parser
 

@@ -2,7 +2,8 @@
 
 Training draws looks from the training subjects and backgrounds from the training photographs; validation (``held_out``)
 draws from subjects and photographs that training never sees.  Batch ``i`` depends on (seed, i) alone.  ``size`` below
-the networks' own trains a first phase on smaller crops, at less than half the cost of a sample.
+the networks' own trains a first phase on smaller crops, at less than half the cost of a sample; ``easy`` shows one
+person with nobody and nothing in front, and every other displacement batch with the person's true texture.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from ..geometry import so3
 from ..regress.decode import ray_rotation
 from ..render.factory import make_renderer
 from ..synth.backgrounds import load_backgrounds
+from ..synth.cameras import CropOptions
 from ..synth.crops import CropBatch, make_crops
 from ..synth.displacement import make_pairs
 from ..synth.engine import HELDOUT_SUBJECT, SynthEngine
 from ..synth.perturb import disturb
 from .data import Batch
 
+# One person in sight and nothing in front: what a first phase learns the match from.
+EASY = CropOptions(negative_share=0.0, crowd_share=0.0, occluder_share=0.0, visible_box_share=0.0, scale_high=1.1)
 _COLOUR_SUM = 1.1  # body.vertex_colors spans [0.1, 1]
 _MIRROR = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
 
@@ -43,9 +47,10 @@ class _People:
         backgrounds: Sequence[str] | None = None,
         device: str = "cpu",
         size: int = SIZE_PX,
+        easy: bool = False,
     ) -> None:
         cv2.setNumThreads(1)
-        self.seed, self.count, self.size = seed, count, size
+        self.seed, self.count, self.size, self.easy = seed, count, size, easy
         self.body = load_body()
         photographs = load_backgrounds("heldout" if held_out else "train", backgrounds)
         self.engine = SynthEngine(
@@ -55,6 +60,7 @@ class _People:
             first_subject=HELDOUT_SUBJECT if held_out else 0,
             subjects=subjects,
             cache=subjects,
+            options=EASY if easy else CropOptions(),
         )
 
         self._face_colour = vertex_colors(self.body)[self.body.faces].mean(1).astype(np.float16)
@@ -163,7 +169,8 @@ class DisplacementSource(_People):
         rng = np.random.default_rng([self.seed, 12, index])
         pelvis = rest_joints(self.body, crops.params.betas)[:, 0]
         start = disturb(rng, crops.params, pelvis, degrees=self.degrees)
-        pairs = make_pairs(rng, self.engine, crops, start)
+        looks = crops.appearances if self.easy and index % 2 else None
+        pairs = make_pairs(rng, self.engine, crops, start, looks)
         return {
             "image": crops.rgb,
             "rendering": pack_rendering(pairs.surface).astype(np.float16),

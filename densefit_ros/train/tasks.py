@@ -40,7 +40,7 @@ def make_task(config: TrainConfig) -> Task:
     body = load_body()
     chain = JointChain(body.joint_template, body.joint_shapedirs, body.parents)
     name = {"displacement": "DisplacementSource", "regressor": "RegressorSource"}[config.task]
-    kwargs = {"count": config.batch, **config.data}
+    kwargs = {"count": config.made, **config.data}
     train = SourceSpec("densefit_ros.train.sources", name, {"seed": config.seed, **kwargs})
     held_out = SourceSpec("densefit_ros.train.sources", name, {"seed": VALIDATION_SEED, **kwargs})
     if config.task == "displacement":
