@@ -1,0 +1,167 @@
+"""Held-out numbers of exported networks, for the model card: ``densefit train evaluate``.
+
+Everything runs as in the tracker: through the ONNX file, decoding and the fit.  Subjects, photographs and seeds are those
+of validation plus one, so neither training nor the choice of the best weights has seen them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..body.model import BodyModel, pose, rest_joints
+from ..displace.contract import STRIDE_PX
+from ..displace.decode import decode
+from ..displace.displacer import Displacer
+from ..fit.options import Anchor
+from ..fit.solver import Fitter
+from ..geometry import so3
+from ..regress.decode import decode as decode_estimate
+from ..runtime.onnxruntime_backend import OnnxRuntime
+from ..synth.crops import CropBatch
+from ..synth.displacement import DisplacementPairs, make_pairs
+from ..synth.perturb import disturb
+from ..types import BodyParams, Crop, DisplacementField, PosedBody
+from ..weights import weights_path
+from .sources import _People
+from .tasks import VALIDATION_SEED, displacement_metrics
+
+SEED = VALIDATION_SEED + 1
+_BATCH = 16
+Numbers = dict[str, float]
+
+
+def evaluate_regressor(path: Path, people: int, backgrounds: Sequence[str] | None = None) -> Numbers:
+    """Errors of the first estimate on labelled held-out crops: mm, degrees, px of the crop."""
+    source = _People(SEED, _BATCH, held_out=True, backgrounds=backgrounds)
+    runtime = OnnxRuntime(path)
+    rows: dict[str, list[np.ndarray]] = {}
+    told, shown = [], []
+    for index in range(-(-people // _BATCH)):
+        crops = source.crops(index)
+        outputs = runtime({"image": crops.rgb, "intrinsics": (crops.intrinsics / crops.size).astype(np.float32)})
+        own = crops.labelled
+        told.append(outputs["confidence"] > 0.5)
+        shown.append(own)
+        sigma = np.exp(0.5 * outputs["rot_log_var"])
+        params = BodyParams.stack([_decoded(source.body, crops, outputs, i) for i in range(len(crops))])
+        for name, value in parameter_errors(source.body, crops, params, sigma, outputs["joints_uv"]).items():
+            rows.setdefault(name, []).append(value[own])
+    result = {name: float(np.nanmean(np.concatenate(v))) for name, v in rows.items()}
+    result["people"] = float(sum(len(v) for v in rows["pve_mm"]))
+    result["confidence_right"] = float(np.mean(np.concatenate(told) == np.concatenate(shown)))
+    return result
+
+
+def parameter_errors(
+    body: BodyModel, crops: CropBatch, params: BodyParams, sigma_rad: np.ndarray, joints_uv: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Per-person errors (P,) of an estimate against the truth of its crops."""
+    got, truth = pose(body, params), pose(body, crops.params)
+    angle = so3.angle_between(_rotations(params), _rotations(crops.params))
+    inside = ((crops.joints_px >= 0) & (crops.joints_px < crops.size)).all(-1)
+    placed = np.linalg.norm((joints_uv + 0.5) * crops.size - crops.joints_px, axis=-1)
+    projected = np.linalg.norm(_crop_px(crops, got.joints) - crops.joints_px, axis=-1)
+    side = np.ptp(np.clip(crops.joints_px, 0, crops.size), axis=1).max(-1)
+    return {
+        "mpjpe_mm": 1000 * np.linalg.norm(_centred(got.joints, got) - _centred(truth.joints, truth), axis=-1).mean(1),
+        "pve_mm": 1000 * np.linalg.norm(_centred(got.vertices, got) - _centred(truth.vertices, truth), axis=-1).mean(1),
+        "angle_deg": np.degrees(angle).mean(1),
+        "root_deg": np.degrees(angle[:, 0]),
+        "rot_z2": (angle**2 / (3 * sigma_rad**2)).mean(1),
+        "placed_px": _masked(placed, inside),
+        "reproj_px": _masked(projected, inside),
+        "pck10": _masked((placed < 0.1 * side[:, None]).astype(float), inside),
+        "depth_relative": np.abs(got.joints[:, 0, 2] / truth.joints[:, 0, 2] - 1),
+    }
+
+
+def evaluate_displacement(path: Path, people: int, degrees: float | None, backgrounds: Sequence[str] | None = None) -> Numbers:
+    """EPE of held-out pairs whose starts are ``degrees`` a joint off (None: mixed), and errors before and after one fit."""
+    source = _People(SEED, _BATCH, held_out=True, backgrounds=backgrounds)
+    displacer = Displacer(OnnxRuntime(path))
+    fitter = Fitter(source.body, max_persons=_BATCH)
+    fields: list[tuple[np.ndarray, ...]] = []
+    rows: dict[str, list[np.ndarray]] = {}
+    for index in range(-(-people // _BATCH)):
+        crops = source.crops(index)
+        rng = np.random.default_rng([SEED, 14, index])
+        start = disturb(rng, crops.params, rest_joints(source.body, crops.params.betas)[:, 0], degrees=degrees)
+        pairs = make_pairs(rng, source.engine, crops, start)
+        crop = Crop(crops.rgb, crops.inside, crops.image_from_crop, crops.size)
+        field = displacer.predict(crop, pairs.surface)
+        valid = pairs.valid & (np.abs(pairs.flow).max(1) < 200)
+        fields.append((field.flow, field.log_var[:, 0], pairs.flow, valid, pairs.visible))
+        own = crops.labelled
+        for name, used in (("start", None), ("refined", field), ("true_flow", true_field(pairs))):
+            params = start
+            if used is not None:
+                anchor = Anchor(start, rot_sigma_rad=np.radians(degrees or 8.0), betas_sigma=1.0)
+                params = fitter.solve(start, crops.cameras, decode(used, pairs.surface, crop), anchors=[anchor]).params
+            got, truth = pose(source.body, params), pose(source.body, crops.params)
+            pve = 1000 * np.linalg.norm(_centred(got.vertices, got) - _centred(truth.vertices, truth), axis=-1).mean(1)
+            mpjpe = 1000 * np.linalg.norm(_centred(got.joints, got) - _centred(truth.joints, truth), axis=-1).mean(1)
+            reproj = np.linalg.norm(_crop_px(crops, got.joints) - crops.joints_px, axis=-1).mean(1)
+            for key, value in (("pve_mm", pve), ("mpjpe_mm", mpjpe), ("reproj_px", np.minimum(reproj, 50))):
+                rows.setdefault(f"{name}_{key}", []).append(value[own])
+    result = displacement_metrics(*(np.concatenate(f) for f in zip(*fields)))
+    return result | {name: float(np.mean(np.concatenate(v))) for name, v in rows.items()}
+
+
+def true_field(pairs: DisplacementPairs) -> DisplacementField:
+    """The answer of a perfect network: the true flow, sure where the picture shows the point."""
+    log_var = np.where(pairs.valid & pairs.visible, 0.0, 12.0).astype(np.float32)
+    return DisplacementField(pairs.flow, log_var[:, None], STRIDE_PX)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="densefit train evaluate", description="Held-out numbers of exported networks.")
+    parser.add_argument("--people", type=int, default=256)
+    parser.add_argument("--displacement", type=Path, default=None, help="network file (default: the shipped one)")
+    parser.add_argument("--regressor", type=Path, default=None, help="network file (default: the shipped one)")
+    parser.add_argument("--backgrounds", nargs="*", default=None, metavar="DIR")
+    parser.add_argument("--json", type=Path, default=None, help="also write the numbers here")
+    args = parser.parse_args(argv)
+    displacement = args.displacement or weights_path("displacement.onnx")
+    regressor = args.regressor or weights_path("regressor.onnx")
+    result = {"seed": SEED, "regressor": evaluate_regressor(regressor, args.people, args.backgrounds)}
+    for name, degrees in (("mixed", None), ("4_deg", 4.0), ("10_deg", 10.0)):
+        result[f"displacement_{name}"] = evaluate_displacement(displacement, args.people, degrees, args.backgrounds)
+    text = json.dumps({k: _rounded(v) for k, v in result.items()}, indent=2)
+    print(text)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(text + "\n")
+    return 0
+
+
+def _rounded(value):
+    return {k: round(v, 4) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _decoded(body: BodyModel, crops: CropBatch, outputs: dict[str, np.ndarray], index: int) -> BodyParams:
+    own = {name: value[index : index + 1] for name, value in outputs.items()}
+    return decode_estimate(own, body, crops.cameras[index], crops.image_from_crop[index : index + 1], crops.size).params
+
+
+def _rotations(params: BodyParams) -> np.ndarray:
+    return so3.exp(np.concatenate([params.root_rotvec[:, None], params.joint_rotvec], 1).astype(np.float64))
+
+
+def _centred(points: np.ndarray, posed: PosedBody) -> np.ndarray:
+    return points - posed.joints[:, :1]
+
+
+def _crop_px(crops: CropBatch, points_m: np.ndarray) -> np.ndarray:
+    fx, fy, cx, cy = (crops.intrinsics[:, k, None] for k in range(4))
+    z = np.maximum(points_m[..., 2], 0.05)
+    return np.stack([points_m[..., 0] / z * fx + cx, points_m[..., 1] / z * fy + cy], -1)
+
+
+def _masked(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return np.where(mask, values, 0).sum(1) / np.maximum(mask.sum(1), 1)
