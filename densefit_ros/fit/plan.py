@@ -59,7 +59,8 @@ def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOpt
     ]  # fmt: skip
     evaluate = [
         rec(k.state.kinematics, p, p, body.parents, b.cur, b.local, b.t, b.rest, b.rotation, b.joint, b.carry),
-        rec(k.state.motion_of_shape, 24 * p, p, body.parents, body.joint_shapedirs, b.cur, b.local, b.rotation, b.motion, b.feature),
+        rec(k.state.motion_of_shape, 24 * p, p, body.parents, body.joint_shapedirs, b.cur, b.local, b.rotation, b.motion,
+            b.feature),
     ]  # fmt: skip
     if shape.points:
         evaluate.append(
@@ -99,7 +100,8 @@ def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOpt
         ]  # fmt: skip
         if shape.pose_prior:
             out += [
-                rec(k.pose_prior.chart, 23 * p, p, body.parents, b.pose_mean, b.cur, b.local, b.rotation, b.pose_error, b.pose_jacobian),
+                rec(k.pose_prior.chart, 23 * p, p, body.parents, b.pose_mean, b.cur, b.local, b.rotation, b.pose_error,
+                    b.pose_jacobian),
                 rec(k.pose_prior.add, 23 * p, p, f(options.pose_prior_weight), b.pose_precision, b.pose_error, b.pose_jacobian,
                     b.cur, matrix, b.pose_cost),
             ]  # fmt: skip
@@ -117,7 +119,8 @@ def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOpt
     if on_device:
         propose = [
             rec(k.solve.damp, WIDTH * p, p, b.cur, b.gram, b.damping, b.jacobi, b.matrix, b.rhs),
-            wp.launch_tiled(k.solve.cholesky, dim=[p], inputs=[b.matrix, b.rhs, b.solution], block_dim=64, device=device, record_cmd=True),
+            wp.launch_tiled(k.solve.cholesky, dim=[p], inputs=[b.matrix, b.rhs, b.solution], block_dim=64, device=device,
+                            record_cmd=True),
             rec(k.solve.unscale, WIDTH * p, b.jacobi, b.solution, b.step),
         ]  # fmt: skip
     retract = [

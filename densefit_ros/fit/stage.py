@@ -227,11 +227,13 @@ def _stage_anchor(b, anchor: Anchor, a: int, persons: int, capacity: int) -> Non
     rot = np.concatenate([np.asarray(p.root_rotvec)[:, None], np.asarray(p.joint_rotvec)], 1)
     joints = slice(a * capacity * 24, a * capacity * 24 + persons * 24)
     people = slice(a * capacity, a * capacity + persons)
+    rot_weight = _inverse(anchor.rot_sigma_rad, (persons, NUM_JOINTS)).reshape(-1)
+    betas_weight, t_weight = _inverse(anchor.betas_sigma, (persons, 10)), _inverse(anchor.t_sigma_m, (persons, 3))
     values = (
-        (b.anchor_rotvec, b.inv_sigma_rotation, joints, rot.reshape(-1, 3), _inverse(anchor.rot_sigma_rad, (persons, NUM_JOINTS)).reshape(-1)),
-        (b.anchor_beta, b.inv_sigma_beta, people, np.asarray(p.betas), _inverse(anchor.betas_sigma, (persons, 10))),
-        (b.anchor_t, b.inv_sigma_t, people, np.asarray(p.t_camera_root), _inverse(anchor.t_sigma_m, (persons, 3))),
-    )  # fmt: skip
+        (b.anchor_rotvec, b.inv_sigma_rotation, joints, rot.reshape(-1, 3), rot_weight),
+        (b.anchor_beta, b.inv_sigma_beta, people, np.asarray(p.betas), betas_weight),
+        (b.anchor_t, b.inv_sigma_t, people, np.asarray(p.t_camera_root), t_weight),
+    )
     for value_mirror, weight_mirror, where, value, weight in values:
         good = np.isfinite(value).all(-1)
         if not good.all():

@@ -35,7 +35,7 @@ def make(F):
         block = i - pc * lower_blocks
         p = pc / chunks
         chunk = pc - p * chunks
-        bi = 0
+        bi = int(0)  # noqa: UP018 - Warp takes a plain 0 for a constant
         while (bi + 1) * (bi + 2) / 2 <= block:
             bi += 1
         bj = block - bi * (bi + 1) / 2
@@ -54,7 +54,7 @@ def make(F):
         i = wp.tid()
         p = i / lower_blocks
         block = i - p * lower_blocks
-        bi = 0
+        bi = int(0)  # noqa: UP018 - Warp takes a plain 0 for a constant
         while (bi + 1) * (bi + 2) / 2 <= block:
             bi += 1
         bj = block - bi * (bi + 1) / 2
