@@ -37,11 +37,12 @@ gpu-check: setup-test
 	@nvidia-smi -L || { echo "[densefit] error: no NVIDIA GPU answers nvidia-smi on this machine" >&2; exit 1; }
 	@$(PYTEST) -q -m gpu $(TEST_ARGS)
 
-# Wheels need one extra CMake file; an installed ROS 2 builds with a plain "colcon build".
+# An installed ROS 2 builds with a plain "colcon build"; wheels must be told where they are and one extra CMake file.
+WHEELS := $(if $(wildcard /opt/ros/$(or $(ROS_DISTRO),none)),,yes)
 colcon: setup-test
-	@$(RUN) colcon build --merge-install --packages-select densefit_ros $(COLCON_ARGS) --cmake-args -DBUILD_TESTING=OFF \
-	  $(if $(wildcard /opt/ros/$(or $(ROS_DISTRO),none)),,-DPython3_EXECUTABLE=$(CURDIR)/.venv/bin/python \
-	  -DCMAKE_PREFIX_PATH=$(CURDIR)/.venv -DCMAKE_PROJECT_INCLUDE=$(CURDIR)/scripts/cmake/wheel_prefix.cmake)
+	@$(RUN) $(if $(WHEELS),AMENT_PREFIX_PATH=$(CURDIR)/.venv CMAKE_PREFIX_PATH=$(CURDIR)/.venv) \
+	  colcon build --merge-install --packages-select densefit_ros $(COLCON_ARGS) --cmake-args -DBUILD_TESTING=OFF $(if $(WHEELS),\
+	  -DPython3_EXECUTABLE=$(CURDIR)/.venv/bin/python -DCMAKE_PROJECT_INCLUDE=$(CURDIR)/scripts/cmake/wheel_prefix.cmake)
 
 lint: setup-test
 	@$(RUN) ruff check .
