@@ -29,6 +29,7 @@ class TrainConfig:
     reuse: int = 2  # passes over each made batch
     workers: int = 0  # processes that make data ahead; 0: in the training process
     lr: float = 1.5e-3
+    lr_floor: float = 0.01  # the learning rate ends at this share of lr; high for a phase that another one follows
     weight_decay: float = 0.01
     warmup: float = 0.03  # share of the run
     grad_clip: float = 2.0

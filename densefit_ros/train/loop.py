@@ -135,11 +135,11 @@ class Trainer:
         return min(self.elapsed_s / (60 * self.config.minutes), 1.0)
 
     def learning_rate(self) -> float:
-        """Linear warm-up, then a cosine down to a hundredth."""
-        p, warm = self.progress(), self.config.warmup
+        """Linear warm-up, then a cosine down to the floor."""
+        p, warm, floor = self.progress(), self.config.warmup, self.config.lr_floor
         if p < warm:
             return self.config.lr * max(p / warm, 0.02)
-        return self.config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (p - warm) / (1 - warm))))
+        return self.config.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (p - warm) / (1 - warm))))
 
     def validate(self) -> Metrics:
         """Metrics of the averaged weights on held-out data; keeps them when they are the best so far."""

@@ -23,6 +23,7 @@ _HELP = {
     "reuse": "passes over each made batch, with fresh augmentation",
     "workers": "processes that make data ahead (0: none)",
     "lr": "peak learning rate",
+    "lr_floor": "share of lr that the run ends with",
     "device": "cpu or cuda",
     "bf16": "bfloat16 convolutions (on CPU: about twice as fast where AVX512-BF16 exists)",
     "compile": "torch.compile the network",
