@@ -91,7 +91,7 @@ def test_two_dimensions_alone_still_explain_the_picture(set_name):
     placed = project(CAMERA, landmark_positions(_body().landmarks[set_name], pose(_body(), estimate.params)))
     error = np.linalg.norm(placed - keypoints.uv, axis=-1).mean(1)
     height = np.ptp(keypoints.uv[..., 1], axis=1)
-    assert np.median(error / height) < 0.03
+    assert np.median(error / height) < 0.02 and (estimate.confidence > 0.8).all()
     assert (np.abs(estimate.params.betas) < 4).all()
 
 
@@ -150,7 +150,8 @@ def test_a_good_prediction_is_the_start_and_a_bad_one_is_not():
     posed, keypoints = _observe(params, hints=False)
     cold = pose(_body(), _lifting().lift(keypoints, CAMERA).params)
     warm = pose(_body(), _lifting().lift(keypoints, CAMERA, [params.person(0), params.person(1)]).params)
-    assert metrics.mpjpe_mm(warm.joints, posed.joints).mean() < 40 < metrics.mpjpe_mm(cold.joints, posed.joints).mean()
+    warm_mm, cold_mm = (metrics.mpjpe_mm(p.joints, posed.joints).mean() for p in (warm, cold))
+    assert warm_mm < 30 and warm_mm < 0.7 * cold_mm
     swapped = pose(_body(), _lifting().lift(keypoints, CAMERA, [BodyParams.rest(1)]).params)
     assert swapped.joints == pytest.approx(cold.joints, abs=1e-3)
 

@@ -22,6 +22,8 @@ MIN_BEND = 0.35
 MAX_SPINE_TWIST_RAD = 1.0
 MAX_HEAD_TURN_RAD = 1.2
 START_DEPTH_M = 3.0
+# Bones seen at more than this share of their length count as lying in the image plane: noise alone takes that much.
+FLAT_SHARE = 0.92
 _HEAD = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "mouth_left", "mouth_right")
 _X, _Y = np.array([1.0, 0, 0]), np.array([0, 1.0, 0])
 
@@ -34,6 +36,10 @@ class StartFinder:
         self._rest = landmark_positions(self._points, pose(self._body, _rest64()))[0]
         self._index = {n: i for i, n in enumerate(self._points.names)}
         self._placed = self._points.placed
+        hips, shoulders = (
+            np.mean([self._rest[self._index[f"{s}_{n}"]] for s in ("left", "right")], 0) for n in ("hip", "shoulder")
+        )
+        self._trunk_m = float(np.linalg.norm(shoulders - hips))
 
     def start(self, keypoints: Keypoints, camera: Camera) -> BodyParams:
         """(P,K) keypoints -> P bodies of mean shape.  Always finite; people without keypoints stand upright at 3 m."""
@@ -60,12 +66,44 @@ class StartFinder:
         uv = np.asarray(keypoints.uv[i], np.float64)
         confidence = np.where(np.isfinite(uv).all(1), np.nan_to_num(keypoints.confidence[i]), 0.0)
         hints = None if keypoints.direction_xyz is None else np.asarray(keypoints.direction_xyz[i], np.float64)
-        seen = _Seen(self._index, confidence, _flat(uv) if hints is None else hints, hints is None)
+        planar = hints is None
+        seen = _Seen(self._index, confidence, _flat(uv) if planar else hints, planar)
+        if planar:
+            self._foreshorten(seen)
         local = self._rotations(seen)
         rotvec = so3.log(local)
         params = BodyParams(np.zeros((1, 10)), rotvec[None, 0], rotvec[None, 1:], np.zeros((1, 3)))
         t = self.place(params, uv, confidence, camera)
         return BodyParams(*(np.asarray(a, np.float32) for a in (params.betas, params.root_rotvec, params.joint_rotvec, t[None])))
+
+    def _foreshorten(self, seen: _Seen) -> None:
+        """Tell ``seen`` how far each bone's end lies behind its start, in px: what the picture lacks of its length.
+
+        The least foreshortened bones give the scale.  The sign is that of what people do most: arms and thighs reach ahead,
+        shins fold back.
+        """
+        length = {}
+        for side in ("left", "right"):
+            for a, b in (("shoulder", "elbow"), ("elbow", "wrist"), ("hip", "knee"), ("knee", "ankle")):
+                d = seen.direction(f"{side}_{a}", f"{side}_{b}")
+                if d is not None:
+                    pair = (f"{side}_{a}", f"{side}_{b}")
+                    length[pair] = (float(np.linalg.norm(d)), float(np.linalg.norm(self._bone(*pair))))
+        up = seen.between(("left_hip", "right_hip"), ("left_shoulder", "right_shoulder"))
+        if up is None or len(length) < 2:
+            return
+        ratios = [px / m for px, m in length.values()] + [float(np.linalg.norm(up)) / self._trunk_m]
+        px_per_m = sorted(ratios)[-2]
+        across = _across_from_width(seen, up)
+        ahead = -1.0 if across is None else float(np.cross(across, up)[2])
+        ahead = np.sign(ahead) if ahead else -1.0
+        out = {}
+        for (a, b), (px, m) in length.items():
+            share = px / (FLAT_SHARE * px_per_m * m)
+            if share < 1.0:
+                sign = -ahead if a.endswith("knee") else ahead
+                out[a, b] = sign * px_per_m * m * np.sqrt(1 - share * share)
+        seen.deeper = out
 
     def _rotations(self, seen: _Seen) -> np.ndarray:
         """Local rotations (24,3,3)."""
@@ -94,8 +132,7 @@ class StartFinder:
             up = np.array([0, -1.0, 0])
         shoulders, hips = seen.direction("right_shoulder", "left_shoulder"), seen.direction("right_hip", "left_hip")
         if seen.planar:
-            across = _across_from_width(seen, up)
-            shoulders = hips = across
+            shoulders = hips = _across_from_width(seen, up)
         sides = [_unit(s) for s in (shoulders, hips) if s is not None]
         across = np.sum(sides, 0) if sides else np.array([1.0, 0, 0])
         base = _frame(rest_up, _X)
@@ -155,6 +192,7 @@ class _Seen:
 
     def __init__(self, index: dict[str, int], confidence: np.ndarray, xyz: np.ndarray, planar: bool) -> None:
         self.index, self.confidence, self.xyz, self.planar = index, confidence, xyz, planar
+        self.deeper: dict[tuple[str, str], float] = {}
 
     def has(self, name: str) -> bool:
         return name in self.index and self.confidence[self.index[name]] > MIN_CONFIDENCE
@@ -167,6 +205,8 @@ class _Seen:
         if not (self.has(a) and self.has(b)):
             return None
         d = self.at(b) - self.at(a)
+        if (a, b) in self.deeper:
+            d = d + np.array([0, 0, self.deeper[a, b]])
         return d if np.linalg.norm(d) > 1e-9 else None
 
     def between(self, a: tuple[str, str], b: tuple[str, str]) -> np.ndarray | None:
@@ -210,7 +250,7 @@ def _flat(uv: np.ndarray) -> np.ndarray:
 def _across_from_width(seen: _Seen, up: np.ndarray) -> np.ndarray | None:
     """Direction from right to left of a flat person, turned about its axis until the seen width is that of shoulders.
 
-    Which way it turns follows from the nose: people look to where their chest points.
+    Which way it turns follows from the nose, else from the feet: both point to where the chest does.
     """
     wide = seen.direction("right_shoulder", "left_shoulder")
     if wide is None:
@@ -220,6 +260,8 @@ def _across_from_width(seen: _Seen, up: np.ndarray) -> np.ndarray | None:
     expected = 0.62 * np.linalg.norm(up)  # shoulder width over trunk length of adults
     missing = np.sqrt(max(expected**2 - float(wide @ wide), 0.0))
     ahead = seen.between(("left_shoulder", "right_shoulder"), ("nose", "nose"))
+    if ahead is None:  # a skeleton without a face: feet point ahead, too
+        ahead = seen.between(("left_ankle", "right_ankle"), ("left_foot", "right_foot"))
     side = 0.0 if ahead is None else float(ahead[0] - up[0] * (ahead @ up) / max(float(up @ up), 1e-9))
     # Only a nose clearly beside the neck says anything: small offsets are tilts of the head.
     depth = missing * np.clip(side / (0.15 * expected + 1e-9), -1, 1)
