@@ -10,9 +10,12 @@ def init() -> None:
     """Initialise Warp quietly, once per process.  Kernels are cached on disk by Warp itself."""
     import warp as wp
 
-    if hasattr(wp.config, "log_level"):
-        wp.config.log_level = wp.LOG_WARNING if wp.config.log_level == wp.LOG_INFO else wp.config.log_level
-    else:  # before Warp 1.19
+    leveled = hasattr(wp.config, "log_level")  # since Warp 1.19
+    if leveled:
+        wp.config.log_level = wp.LOG_ERROR  # Warp warns of a missing CUDA driver at start; doctor and diagnostics say it better
+    else:
         wp.config.quiet = True
     wp.config.enable_backward = False  # compiling adjoints of the rasteriser took 16 s instead of 4 s, and none is used
     wp.init()
+    if leveled:
+        wp.config.log_level = wp.LOG_WARNING
