@@ -1,0 +1,1 @@
+"""Benchmarks, each a command, and the results committed per device."""

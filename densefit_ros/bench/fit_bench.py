@@ -1,0 +1,187 @@
+"""``densefit bench fit``: our solver and two first-order baselines on the same problems, same start, same objective.
+
+Every method minimises the identical function (checked at the start of each problem), in one process, on one thread.
+Times are of whole calls: for the solver including validation, staging, the guard and the covariance.  ``ms_to_objective``
+is the time until the objective is within one percent of where the solver's four iterations ended; a baseline that never
+gets there reports null, and ``ratio_at_least`` compares with all the time that it had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..body.assets import load_body
+from ..body.model import BodyModel
+from ..fit.options import FitOptions
+from ..fit.solver import Fitter
+from ..types import FitStatus
+from . import fit_problems
+from .hardware import commit, describe
+
+POINTS = ("300", "600", "1000", "all")
+PERSONS = (1, 4, 8)
+LM_ITERATIONS = 4
+SAME = 1.01  # of the solver's objective: "the same"
+# Joint limits and a moving robust scale are switched off, so that the objective is one fixed smooth function.
+OPTIONS = FitOptions(robust_scale=20.0, robust_start=20.0, limit_sigma_rad=float("inf"))
+CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to run."""
+
+    points: tuple[str, ...] = POINTS
+    persons: tuple[int, ...] = PERSONS
+    repeats: int = 30
+    problems: int = 3
+    baselines: bool = True
+    adam_iterations: tuple[int, int] = (100, 100)
+    device: str = "cpu"
+    clock: str = "wall"
+
+
+def _row(method, points, persons, iterations, seconds, objective, pve, **more) -> dict:
+    ms = 1e3 * np.asarray(seconds)
+    quartiles = np.percentile(ms, [25, 75])
+    return {
+        "method": method, "points": points, "persons": persons, "iterations": iterations,
+        "ms_median": round(float(np.median(ms)), 4), "ms_iqr": round(float(quartiles[1] - quartiles[0]), 4),
+        "ms_min": round(float(ms.min()), 4), "objective": round(float(objective), 3), "pve_mm": round(float(pve), 3), **more,
+    }  # fmt: skip
+
+
+def time_solver(fitter: Fitter, p: fit_problems.Problem, repeats: int, clock) -> tuple[list[float], object]:
+    """Seconds of each repeat, and the result."""
+
+    def once():
+        return fitter.solve(p.start, p.camera, p.matches, anchors=[p.anchor], iterations=LM_ITERATIONS)
+
+    result = once()  # loads kernels and records the graph
+    seconds = []
+    for _ in range(repeats):
+        begin = clock()
+        once()
+        seconds.append(clock() - begin)
+    return seconds, result
+
+
+def run_one(body: BodyModel, points: str, persons: int, settings: Settings) -> list[dict]:
+    """All methods on a few problems of one size."""
+    clock = CLOCKS[settings.clock]
+    count = None if points == "all" else int(points)
+    made = [fit_problems.problem(body, persons, count, seed) for seed in range(settings.problems)]
+    per_person = len(made[0].matches) // persons
+    fitter = Fitter(body, settings.device, max_persons=persons, max_points=per_person, options=OPTIONS)
+    solved = [time_solver(fitter, p, settings.repeats, clock) for p in made]
+    objective = np.mean([r.cost[:, -1].sum() for _, r in solved])
+    pve = np.mean([fit_problems.vertex_error_mm(body, r.params, p.truth) for (_, r), p in zip(solved, made)])
+    kept = sum(int((r.status >= FitStatus.REJECTED).sum()) for _, r in solved)
+    seconds = np.concatenate([s for s, _ in solved])
+    at_start = np.mean([r.cost[:, 0].sum() for _, r in solved])
+    pve_start = np.mean([fit_problems.vertex_error_mm(body, p.start, p.truth) for p in made])
+    rows = [
+        _row("lm", points, persons, LM_ITERATIONS, seconds, objective, pve, objective_start=round(float(at_start), 3),
+             pve_start_mm=round(float(pve_start), 3), kept_start=kept)
+    ]  # fmt: skip
+    if settings.baselines:
+        lm_seconds = float(np.median(seconds))
+        for method in ("smplify_adam", "smplify_lbfgs"):
+            rows.append(_baseline(body, method, points, persons, made, solved, lm_seconds, settings))
+    return rows
+
+
+def _baseline(body, method, points, persons, made, solved, lm_seconds, settings) -> dict:
+    import torch
+
+    from ..fit import baselines
+
+    torch.set_num_threads(1)
+    clock = CLOCKS[settings.clock]
+    seconds, reach, objectives, errors, evaluations = [], [], [], [], []
+    for p, (_, result) in zip(made, solved):
+        problem = baselines.TorchObjective(body, p.start, p.camera, p.matches, [p.anchor], OPTIONS)
+        with torch.no_grad():
+            np.testing.assert_allclose(float(problem.cost().sum()), result.cost[:, 0].sum(), rtol=1e-3)
+        if method == "smplify_adam":
+            trace = baselines.smplify_adam(problem, settings.adam_iterations, clock)
+        else:
+            trace = baselines.smplify_lbfgs(problem, clock=clock)
+        seconds.append(trace.seconds[-1])
+        reach.append(trace.seconds_to(SAME * float(result.cost[:, -1].sum())))
+        objectives.append(trace.objective[-1])
+        errors.append(fit_problems.vertex_error_mm(body, trace.params, p.truth))
+        evaluations.append(len(trace.seconds) - 1)
+    reached = all(np.isfinite(reach))
+    to_objective = float(np.median(reach)) if reached else None
+    ratio = float(np.median(np.where(np.isfinite(reach), reach, seconds))) / lm_seconds
+    return _row(
+        method, points, persons, int(np.median(evaluations)), seconds, np.mean(objectives), np.mean(errors),
+        ms_to_objective=None if to_objective is None else round(1e3 * to_objective, 2), ratio_at_least=round(ratio, 1),
+    )  # fmt: skip
+
+
+def run(settings: Settings, body: BodyModel | None = None, report=None) -> dict:
+    """The whole benchmark as one value; ``report`` is called with each row as it is ready."""
+    body = body or load_body()
+    rows = []
+    for points in settings.points:
+        for persons in settings.persons:
+            for row in run_one(body, points, persons, settings):
+                rows.append(row)
+                if report:
+                    report(row)
+    return {
+        "benchmark": "fit", "hardware": describe(settings.device), "commit": commit(), "threads": 1, "clock": settings.clock,
+        "body": body.name, "repeats": settings.repeats, "problems": settings.problems, "rows": rows,
+    }  # fmt: skip
+
+
+def table(result: dict) -> str:
+    """The rows as Markdown."""
+    head = "| method | points | persons | iterations | ms (median) | IQR | objective | PVE mm | slower than lm |"
+    lines = [head, "| --- " * 9 + "|"]
+    for r in result["rows"]:
+        ratio = r.get("ratio_at_least")
+        never = "> " if ratio is not None and r.get("ms_to_objective") is None else ""
+        lines.append(
+            f"| {r['method']} | {r['points']} | {r['persons']} | {r['iterations']} | {r['ms_median']:.2f} | {r['ms_iqr']:.2f} | "
+            f"{r['objective']:.0f} | {r['pve_mm']:.1f} | {'' if ratio is None else f'{never}{ratio:.0f} x'} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="densefit bench fit", description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
+    parser.add_argument("--out", type=Path, help="also write the JSON here")
+    parser.add_argument("--points", default=",".join(POINTS), help="comma-separated: numbers of surface points a person, or all")
+    parser.add_argument("--persons", default=",".join(map(str, PERSONS)), help="comma-separated")
+    parser.add_argument("--repeats", type=int, default=30, help="timed calls of the solver per problem")
+    parser.add_argument("--problems", type=int, default=3, help="different problems per size")
+    parser.add_argument("--no-baselines", action="store_true", help="time the solver only")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall", help="cpu: the thread's own time, for busy machines")
+    argv = sys.argv[1:] if argv is None else list(argv)
+    a = parser.parse_args(argv[1:] if argv[:1] == ["fit"] else argv)
+    settings = Settings(
+        tuple(a.points.split(",")), tuple(int(p) for p in a.persons.split(",")), a.repeats, a.problems, not a.no_baselines,
+        device=a.device, clock=a.clock,
+    )  # fmt: skip
+    result = run(settings)
+    if a.out:
+        a.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result) if a.json else f"{result['hardware']}\n\n{table(result)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
