@@ -102,7 +102,7 @@ class DisplacementNet(nn.Module):
             # too: three more channels instead of a pass over all N x N scores.
             near = torch.cat([place, torch.ones_like(length2)[:, None]], 1).T
             far = torch.cat([place, -0.5 * length2[:, None]], 1).T / _REACH_CELLS**2
-            persons = len(s8)
+            persons = s8.shape[0]  # not len(): the exporter would write it down as a constant
             query = torch.cat([query.flatten(2) * query.shape[1] ** -0.5, near.expand(persons, -1, -1)], 1)
             key = torch.cat([key.flatten(2), far.expand(persons, -1, -1)], 1)
             scores = query.transpose(1, 2) @ key

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +65,11 @@ def export(net: nn.Module, task: str, path: Path, metadata: dict[str, str] | Non
     names = list(_EXTRA_OUTPUTS[task])
     inputs = _example(task, 2)
     path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.onnx")  # a file that fails the check never takes the place of a good one
     torch.onnx.export(
         _Named(fused, len(names)),
         tuple(inputs.values()),
-        str(path),
+        str(partial),
         input_names=list(inputs),
         output_names=names,
         dynamic_axes={name: {0: "P"} for name in [*inputs, *names]},
@@ -74,12 +77,13 @@ def export(net: nn.Module, task: str, path: Path, metadata: dict[str, str] | Non
         do_constant_folding=False,
         dynamo=False,
     )
-    _annotate(path, {"network": task, "config": json.dumps({**config, "fused": True}), **(metadata or {})})
-    runtime = OnnxRuntime(path)
+    _annotate(partial, {"network": task, "config": json.dumps({**config, "fused": True}), **(metadata or {})})
+    runtime = OnnxRuntime(partial)
     check_contract(runtime, contract)
     difference = parity(fused, runtime, task)
     if not difference <= PARITY:
         raise AssetError(f"{path}: ONNX Runtime and torch differ by {difference:.2e}, at most {PARITY} expected (exporter?)")
+    os.replace(partial, path)
     return difference
 
 
@@ -147,3 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     what = f"{record['task']}, step {record['step']}, {args.out.stat().st_size / 1e6:.1f} MB"
     print(f"{args.out}: {what}, torch and ONNX Runtime agree to {difference:.1e}")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
