@@ -250,3 +250,14 @@ def test_a_photograph_end_to_end(tmp_path, capsys):
     picture = cv2.imread(str(tmp_path / "out" / "overlays" / "astronaut.jpg"))
     assert picture.shape[:2] == (512, 512 + 4 + 512)
     assert "1 frames without people" in capsys.readouterr().out
+
+
+def test_large_pictures_are_drawn_smaller(tmp_path, pipeline):
+    _run(pipeline, _pictures(tmp_path / "in", ("a.jpg",), size=(1500, 2400)), tmp_path / "out")
+    picture = cv2.imread(str(tmp_path / "out" / "overlays" / "a.jpg"))
+    assert picture.shape[:2] == (1000, 1600 + 4 + 1600)
+    (line,) = _lines(tmp_path / "out")
+    # Results stay in the pixels of the picture, and the drawn mesh lies where they say.
+    x, y = (int(v / 1.5) for v in line["refined"]["joints_px"][9])
+    ground = picture[5, 1400]
+    assert np.abs(picture[y, 1604 + x].astype(int) - ground).max() > 30

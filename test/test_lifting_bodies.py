@@ -11,6 +11,7 @@ from skimage import data
 from densefit_ros.body.assets import load_body
 from densefit_ros.body.joints import landmark_positions
 from densefit_ros.body.model import pose
+from densefit_ros.detect.factory import make_detector
 from densefit_ros.errors import AssetError
 from densefit_ros.eval import metrics
 from densefit_ros.geometry import crop as crops
@@ -197,6 +198,22 @@ def test_mediapipe_keypoints_lie_on_the_picture():
     x = dict(zip(names, keypoints.direction_xyz[0]))
     assert x["left_shoulder"][0] > x["right_shoulder"][0] and x["nose"][1] < x["left_shoulder"][1]
     assert x["nose"][2] < x["left_ear"][2]  # the nose is nearer than the ears
+
+
+@needs_mediapipe
+@pytest.mark.parametrize("quarter_turns", [0, 1, 2, 3])
+def test_mediapipe_keypoints_turn_with_the_person(quarter_turns):
+    turned = np.ascontiguousarray(np.rot90(data.astronaut(), quarter_turns))
+    (person,) = make_detector("mediapipe").detect(turned)
+    square = crops.square_around(person.box_xywh)[None]
+    found = MediapipeKeypoints().keypoints(crops.extract(turned, square, 192), camera_from_fov(512, 512, 60.0))
+    uv = found.uv[0]
+    for _ in range(quarter_turns):  # rot90 takes (x, y) to (y, 512 - x)
+        uv = np.stack([512 - uv[:, 1], uv[:, 0]], 1)
+    nose, left_shoulder, right_shoulder = uv[[0, 11, 12]]
+    assert nose == pytest.approx([222, 126], abs=25)
+    # The suit hides where her shoulders are; the window is 1000 px wide.
+    assert left_shoulder == pytest.approx([290, 240], abs=60) and right_shoulder == pytest.approx([110, 225], abs=60)
 
 
 @needs_mediapipe

@@ -18,7 +18,7 @@ from ..errors import AssetError
 from ..models import Models
 from ..pipeline import initial_state, load_models, process
 from ..render.warp_renderer import WarpRenderer
-from ..types import BodyParams, Frame, FrameResult, PosedBody
+from ..types import BodyParams, Camera, Frame, FrameResult, PosedBody
 from ..viz import overlay
 from ..viz.video import VideoWriter
 from .cameras import ASSUMED_FOV_DEG, Calibrated, CameraChoice
@@ -27,6 +27,7 @@ from .sources import Item, Source, open_source
 
 log = logging.getLogger("densefit")
 OVERLAY_JPEG_QUALITY = 92
+MAX_PANEL_PX = 1600  # a photograph of 12 megapixels would take a gigabyte to render whole
 
 
 @dataclass(frozen=True)
@@ -196,8 +197,14 @@ class _Overlays:
 def draw_result(
     rgb: np.ndarray, body: BodyModel, result: FrameResult, first_vertices: np.ndarray, renderer: WarpRenderer
 ) -> np.ndarray:
-    """Two panels: first estimates (P,V,3) m, and the refined meshes with their ids."""
+    """Two panels: first estimates (P,V,3) m, and the refined meshes with their ids; large pictures are drawn smaller."""
     people, camera = result.people, result.camera
+    scale = min(1.0, MAX_PANEL_PX / max(rgb.shape[:2]))
+    if scale < 1.0:
+        rgb = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        height, width = rgb.shape[:2]
+        sx, sy = width / camera.width, height / camera.height
+        camera = Camera(camera.fx * sx, camera.fy * sy, camera.cx * sx, camera.cy * sy, width, height)
     colors = np.array([overlay.color_of(p.track_id) for p in people], np.uint8).reshape(-1, 3)
     refined = np.stack([p.vertices for p in people]) if people else first_vertices
     left = overlay.draw_mesh(rgb, body, first_vertices, camera, colors, renderer=renderer)
@@ -205,7 +212,7 @@ def draw_result(
     size = max(11.0, rgb.shape[0] / 45)
     for person, color in zip(people, colors):
         text = f"{person.track_id} {person.status.name.lower()}"
-        x, y = person.box_xywh[:2]
+        x, y = np.asarray(person.box_xywh[:2]) * scale
         right = overlay.draw_text(right, text, (max(float(x), 2.0), max(float(y) - 4, size + 2)), size, color)
     source = people[0].source if people else ""
     labels = [f"first estimate ({source})" if source else "nobody found", "refined" if people else ""]

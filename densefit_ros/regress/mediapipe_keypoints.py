@@ -24,6 +24,8 @@ ROI_SCALE = 1.25
 RETRY_TURN_RAD = math.radians(30)
 RETRY_SHIFT = 0.15
 RETRY_SIZE = (0.6, 1.35)
+SEARCH_CENTRE = 0.55  # from the window's middle to the hips: those of people cut off at the waist lie on its border
+_Roi = tuple[float, float, float, float]  # centre x, y and side as shares of the window, turn in rad
 
 
 class KeypointSource(Protocol):
@@ -50,8 +52,11 @@ class MediapipeKeypoints:
         self._graph = mediapipe_graph.make_graph(
             mediapipe_graph.LANDMARK_GRAPH, ("landmarks", "auxiliary", "world"), {"model_complexity": 1}
         )
+        self._detector = mediapipe_graph.make_graph(mediapipe_graph.DETECTION_GRAPH, ("detections",))
         with mediapipe_graph.quiet_stderr():
-            self._look(np.zeros((64, 64, 3), np.uint8), (0.5, 0.5, 1.0, 0.0))
+            blank = np.zeros((64, 64, 3), np.uint8)
+            self._look(blank, (0.5, 0.5, 1.0, 0.0))
+            self._search(blank)
 
     def keypoints(self, crop: Crop, camera: Camera) -> Keypoints:
         """See :class:`KeypointSource`."""
@@ -60,14 +65,30 @@ class MediapipeKeypoints:
 
     def _person(self, rgb: np.ndarray) -> np.ndarray | None:
         first, roi = self._look(rgb, (0.5, 0.5, 1.0, 0.0))
-        if first is None or roi is None or not _worth_a_second_look(roi):
+        if first is None:
+            # Nobody who stands in the middle: perhaps somebody who lies, or who fills the window otherwise.
+            roi = self._search(rgb)
+            return None if roi is None else self._look(rgb, roi)[0]
+        if not _worth_a_second_look(roi):
             return first
-        second, _ = self._look(rgb, roi)
-        if second is None or second[:, 6].mean() < first[:, 6].mean() - 0.1:
+        # The landmarks of a badly placed window are themselves squeezed into it: the detector's word counts more.
+        found = self._search(rgb)
+        second, _ = self._look(rgb, found or roi)
+        if second is None or (found is None and second[:, 5].mean() < first[:, 5].mean() - 0.1):
             return first
         return second
 
-    def _look(self, rgb: np.ndarray, roi: tuple[float, float, float, float]) -> tuple[np.ndarray | None, Any]:
+    def _search(self, rgb: np.ndarray) -> _Roi | None:
+        """Where the model's own detector sees the clearest person whose hips are near the middle of the window."""
+        best = None
+        for d in self._detector.process({"image": rgb}).detections or ():
+            hips, top = d.location_data.relative_keypoints[:2]
+            central = max(abs(hips.x - 0.5), abs(hips.y - 0.5)) < SEARCH_CENTRE
+            if central and (best is None or d.score[0] > best[0]):
+                best = (d.score[0], _roi(hips, top))
+        return None if best is None else best[1]
+
+    def _look(self, rgb: np.ndarray, roi: _Roi) -> tuple[np.ndarray | None, _Roi]:
         """Landmarks (33,7): x, y as shares of the window, world x, y, z, presence, visibility; and the roi they suggest."""
         from mediapipe.framework.formats import rect_pb2
 
@@ -75,12 +96,9 @@ class MediapipeKeypoints:
         rect = rect_pb2.NormalizedRect(x_center=x, y_center=y, width=side, height=side, rotation=turn)
         out = self._graph.process({"image": rgb, "roi": rect})
         if out.landmarks is None or out.world is None or out.auxiliary is None:
-            return None, None
+            return None, roi
         rows = [(a.x, a.y, b.x, b.y, b.z, a.presence, a.visibility) for a, b in zip(out.landmarks.landmark, out.world.landmark)]
-        hips, top = out.auxiliary.landmark[:2]
-        up = (top.x - hips.x, top.y - hips.y)
-        suggested = (hips.x, hips.y, 2 * ROI_SCALE * math.hypot(*up), math.atan2(up[0], -up[1]))
-        return np.array(rows, np.float64), suggested
+        return np.array(rows, np.float64), _roi(*out.auxiliary.landmark[:2])
 
 
 class MediapipeTaskKeypoints:
@@ -126,7 +144,13 @@ def make_keypoint_source(task_file: str | Path | None = None) -> KeypointSource:
     return MediapipeTaskKeypoints(task_file) if task_file else MediapipeKeypoints()
 
 
-def _worth_a_second_look(roi: tuple[float, float, float, float]) -> bool:
+def _roi(hips: Any, top: Any) -> _Roi:
+    """The square round the circle about the hips that ``top`` lies on, turned so that ``top`` is up."""
+    up = (top.x - hips.x, top.y - hips.y)
+    return hips.x, hips.y, 2 * ROI_SCALE * math.hypot(*up), math.atan2(up[0], -up[1])
+
+
+def _worth_a_second_look(roi: _Roi) -> bool:
     x, y, side, turn = roi
     shift = max(abs(x - 0.5), abs(y - 0.5))
     return abs(turn) > RETRY_TURN_RAD or shift > RETRY_SHIFT or not RETRY_SIZE[0] < side < RETRY_SIZE[1]
