@@ -7,14 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import warp as wp
 
-from . import blocks
 from .blocks import common, landmarks, pose_prior, priors, solve, state, surface
-from .layout import LOWER_BLOCKS, MAX_ANCHORS, WIDTH
-from .options import FitOptions, default_limits
-
-_ = blocks
-MAX_LANDMARKS = 64
-MAX_LIMBS = 32
+from .layout import LOWER_BLOCKS, MAX_ANCHORS, MAX_LANDMARKS, MAX_LIMBS, WIDTH
+from .options import default_limits
 
 
 class Mirror:
@@ -239,6 +234,3 @@ def allocate(T, persons: int, points: int, chunks: int, history: int, device) ->
         out_beta=mirror(persons, T.V10),
         out_t=mirror(persons, T.V3),
     )
-
-
-__all__ = ["FitOptions", "MAX_LANDMARKS", "MAX_LIMBS", "Mirror", "allocate", "make_kernels", "upload_body", "upload_landmarks"]

@@ -29,6 +29,8 @@ KIND_PIXEL = 0
 KIND_PLANE = 1
 
 MAX_ANCHORS = 4
+MAX_LANDMARKS = 64
+MAX_LIMBS = 32
 BEHIND = 1e12  # squared residual reported for a point that cannot be projected
 
 assert COL_BETA + NUM_BETAS == NUM_UNKNOWNS

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.linalg import lapack
 
 from ..types import NUM_BETAS, NUM_JOINTS, NUM_UNKNOWNS, BodyParams, FitResult, FitStatus
-from .layout import WIDTH
+from .layout import MAX_LANDMARKS, WIDTH
 
 N = NUM_UNKNOWNS
 
@@ -94,8 +94,6 @@ def residuals(fitter, staged) -> list:
 
     Depth points are left out: they are measured in other units, by another sensor.
     """
-    from .buffers import MAX_LANDMARKS
-
     b, n = fitter._b, staged.points
     cur = b.cur.pull()
     none = np.zeros(0)

@@ -19,7 +19,7 @@ from .. import warp_setup
 from ..errors import BackendUnavailable, ShapeError
 from ..types import BodyParams, Camera, Correspondences, DepthPoints, FitResult, FitStatus, Keypoints
 from . import guard, linear, outcome, stage
-from .layout import COL_RESIDUAL, WIDTH
+from .layout import COL_RESIDUAL, MAX_LANDMARKS, WIDTH
 from .options import Anchor, FitOptions, PoseGaussian
 
 _JOINTS = SimpleNamespace(joint_weights=np.eye(24), vertex_index=np.zeros((24, 0), np.int32), vertex_weight=np.zeros((24, 0)))
@@ -143,8 +143,6 @@ class Fitter:
         name = keypoints.set_name if keypoints is not None else None
         key = plan.Shape(p, min(points, self.max_persons * self.max_points), name, staged.limbs, gaussian is not None)
         if key not in self._plans:
-            from .buffers import MAX_LANDMARKS
-
             self._plans[key] = plan.build(
                 self._kernels, self._constants, b, key, staged.landmarks, self._joints, self.options, self.max_persons,
                 self.max_persons * self.max_points, self.max_persons * MAX_LANDMARKS, self._chunks, HISTORY, self._device,

@@ -9,8 +9,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..types import NUM_JOINTS, BodyParams, Camera, Correspondences, DepthPoints, Keypoints
-from .buffers import MAX_LIMBS
-from .layout import KIND_PIXEL, KIND_PLANE, MAX_ANCHORS, WIDTH
+from .layout import KIND_PIXEL, KIND_PLANE, MAX_ANCHORS, MAX_LIMBS, WIDTH
 from .limbs import limbs_of
 from .options import Anchor, FitOptions
 

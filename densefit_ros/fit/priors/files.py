@@ -1,0 +1,29 @@
+"""Reading prior files: arrays only, checked for shape and finiteness."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import AssetError
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a .npz, without pickle."""
+    try:
+        with np.load(path, allow_pickle=False) as f:
+            return {k: f[k] for k in f.files}
+    except (OSError, ValueError) as error:
+        raise AssetError(f"expected a .npz of arrays at {path}, got {type(error).__name__}: {error}") from error
+
+
+def array(data: dict, key: str, shape: tuple[int | None, ...], path: Path) -> np.ndarray:
+    """One float64 array of the given shape (None: any size)."""
+    if key not in data:
+        raise AssetError(f"expected '{key}' in {path}, found {sorted(data)[:12]}")
+    value = np.asarray(data[key], np.float64)
+    fits = value.ndim == len(shape) and all(want is None or want == got for want, got in zip(shape, value.shape))
+    if not fits or not np.isfinite(value).all():
+        raise AssetError(f"expected finite '{key}' of shape {shape} in {path}, got {value.shape}")
+    return value
