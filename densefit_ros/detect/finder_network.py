@@ -24,6 +24,7 @@ class FinderNet(nn.Module):
     """
 
     OUTPUTS = ("heat", "box")
+    guide: nn.Module | None
 
     def __init__(self, widths: Sequence[int] = (16, 24, 40, 64, 96), neck: int = 48, fused: bool = False) -> None:
         super().__init__()
@@ -39,6 +40,7 @@ class FinderNet(nn.Module):
         self.mix = conv(neck, neck)
         self.heat = nn.Conv2d(neck, 1, 1)
         self.box = nn.Conv2d(neck, 4, 1)
+        self.guide = nn.Conv2d(neck, 1, 1)
         nn.init.normal_(self.heat.weight, std=1e-2)
         nn.init.constant_(self.heat.bias, _RARE_LOGIT)
         nn.init.normal_(self.box.weight, std=1e-2)
@@ -48,15 +50,28 @@ class FinderNet(nn.Module):
             self.finish()
 
     def finish(self) -> FinderNet:
-        """Take the inference form, in place: normalisation folded."""
+        """Take the inference form, in place: normalisation folded, no training-only head."""
         fuse(self)
+        self.guide = None
         return self
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        s8 = self._features(image)
+        return self.heat(s8).float(), self.box(s8).float()
+
+    def forward_guided(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Also (P,1,H/8,W/8): logit of "a person is seen here".
+
+        For training: every cell has its say in it, centres have one per person, so what people look like is learnt from it
+        in fewer samples.
+        """
+        s8 = self._features(image)
+        return self.heat(s8).float(), self.box(s8).float(), self.guide(s8).float()
+
+    def _features(self, image: Tensor) -> Tensor:
         x = (image.permute(0, 3, 1, 2).float() - 115.0) / 64.0
         s8 = self.down8(self.down4(self.stem(x)))
         s16 = self.down16(s8)
         s32 = self.down32(s16)
         s16 = self.up16(torch.cat([double(s32), s16], 1))
-        s8 = self.mix(self.up8(torch.cat([double(s16), s8], 1)))
-        return self.heat(s8).float(), self.box(s8).float()
+        return self.mix(self.up8(torch.cat([double(s16), s8], 1)))

@@ -19,13 +19,15 @@ from .loop import Metrics, to_tensors
 from .sources import _People, recolour
 
 VALIDATION_SEED = 900_000_019
+_GUIDE = 3.0
 _MIN_LEFT = 0.3  # of a box that augmentation pushes out of the window
 
 
 class FinderSource(_People):
     """Whole pictures with the boxes of the people that they show.
 
-    image (P,192,256,3) uint8; boxes (P,4,4) x, y, w, h px; kind (P,4) int8 as :class:`densefit_ros.synth.scenes.SceneBatch`.
+    image (P,192,256,3) uint8; boxes (P,4,4) x, y, w, h px; kind (P,4), owner (P,192,256) int8: as
+    :class:`densefit_ros.synth.scenes.SceneBatch`.
     """
 
     def batch(self, index: int) -> Batch:
@@ -33,16 +35,17 @@ class FinderSource(_People):
         scenes = make_scenes(
             np.random.default_rng([self.seed, 13, index]), self.engine, self.count, WIDTH_PX, HEIGHT_PX, PAD_GREY
         )
-        return {"image": scenes.rgb, "boxes": scenes.boxes_xywh, "kind": scenes.kind}
+        return {"image": scenes.rgb, "boxes": scenes.boxes_xywh, "kind": scenes.kind, "owner": scenes.owner}
 
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Mirror, shift and zoom every picture, and change light and colour."""
         out = {k: v.copy() for k, v in batch.items()}
         for i in range(len(out["image"])):
             affine = _zoom(rng)
-            out["image"][i] = cv2.warpAffine(
-                batch["image"][i], affine - _half_pixel(affine), (WIDTH_PX, HEIGHT_PX), borderValue=(PAD_GREY,) * 3
-            )
+            matrix, size = affine - _half_pixel(affine), (WIDTH_PX, HEIGHT_PX)
+            out["image"][i] = cv2.warpAffine(batch["image"][i], matrix, size, borderValue=(PAD_GREY,) * 3)
+            slots = (batch["owner"][i] + 1).astype(np.uint8)
+            out["owner"][i] = cv2.warpAffine(slots, matrix, size, flags=cv2.INTER_NEAREST).astype(np.int8) - 1
             out["boxes"][i], out["kind"][i] = move_boxes(batch["boxes"][i], batch["kind"][i], affine)
         out["image"] = recolour(out["image"], rng)
         return out
@@ -97,9 +100,16 @@ class FinderTask:
         return FinderNet(**config)
 
     def loss(self, net: nn.Module, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        heat, box = net(batch["image"])
+        heat, box, guide = net.forward_guided(batch["image"])
         with torch.autocast(heat.device.type, enabled=False):
-            return finder_loss(heat.float(), box.float(), batch["boxes"], batch["kind"])
+            owner = batch["owner"][:, STRIDE_PX // 2 :: STRIDE_PX, STRIDE_PX // 2 :: STRIDE_PX].long()
+            total, parts = finder_loss(heat, box, batch["boxes"], batch["kind"])
+            seen, spread = guide_loss(guide, box, batch["boxes"], batch["kind"], owner)
+        return total + (1 - 0.8 * progress) * (_GUIDE * seen + spread), {
+            **parts,
+            "seen": seen.detach(),
+            "spread": spread.detach(),
+        }
 
     def validate(self, net: nn.Module, batches: list[Batch], device: str) -> Metrics:
         """Average precision at IoU 0.5, recall and precision at the best threshold, recall by size; score = 1 - AP."""
@@ -147,18 +157,38 @@ def finder_loss(heat: Tensor, box: Tensor, boxes_px: Tensor, kind: Tensor) -> tu
     weight = torch.where(near > 0.3, near, torch.zeros_like(near))
     own = F.one_hot(who, bump.shape[1]).movedim(-1, 1) * weight[:, None]
     weight = (own / own.sum((2, 3), keepdim=True).clamp(min=1e-3)).sum(1)
-    true = torch.gather(boxes_px, 1, who.flatten(1)[..., None].expand(-1, -1, 4)).view(*who.shape, 4)
-    true_size = true[..., 2:].clamp(min=1.0)
-    grid = torch.stack([u.expand(ROWS, -1), v[:, None].expand(-1, COLUMNS)], -1)
-    got = box.permute(0, 2, 3, 1)
-    got_centre = grid + STRIDE_PX * got[..., :2]
-    got_size = STRIDE_PX * torch.exp(got[..., 2:].clamp(-2.0, 4.2))
-    true_centre = true[..., :2] + 0.5 * true_size
+    got_centre, got_size, true_centre, true_size = _pairs(box, boxes_px, who)
     giou = generalised_iou(got_centre, got_size, true_centre, true_size)
     boxes = ((1 - giou) * weight).sum() / count
     off = ((got_centre - true_centre) / true_size).abs().sum(-1) + (torch.log(got_size / true_size)).abs().sum(-1)
     sizes = (off.clamp(max=4.0) * weight).sum() / count
     return centres + 2.0 * boxes + 0.3 * sizes, {"centres": centres.detach(), "boxes": boxes.detach(), "sizes": sizes.detach()}
+
+
+def guide_loss(guide: Tensor, box: Tensor, boxes_px: Tensor, kind: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+    """What each cell of a person knows: that a person is seen there, and (generalised IoU) which box is theirs.
+
+    guide (P,1,h,w) logits; owner (P,h,w) slot of the person at the cell's middle, -1 nobody.
+    """
+    seen = F.binary_cross_entropy_with_logits(guide[:, 0], (owner >= 0).float())
+    who = owner.clamp(min=0)
+    asked = (owner >= 0) & (torch.gather(kind.long(), 1, who.flatten(1)).view(who.shape) == PERSON)
+    own = F.one_hot(who, boxes_px.shape[1]).movedim(-1, 1) * asked[:, None].float()
+    weight = (own / own.sum((2, 3), keepdim=True).clamp(min=1.0)).sum(1)
+    spread = ((1 - generalised_iou(*_pairs(box, boxes_px, who))) * weight).sum() / weight.sum().clamp(min=1.0)
+    return seen, spread
+
+
+def _pairs(box: Tensor, boxes_px: Tensor, who: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Per cell, centre and size (P,h,w,2) px of the predicted box and of that of person ``who`` (P,h,w)."""
+    u = (torch.arange(COLUMNS, device=box.device) + 0.5) * STRIDE_PX
+    v = (torch.arange(ROWS, device=box.device) + 0.5) * STRIDE_PX
+    grid = torch.stack([u.expand(ROWS, -1), v[:, None].expand(-1, COLUMNS)], -1)
+    got = box.permute(0, 2, 3, 1)
+    true = torch.gather(boxes_px, 1, who.flatten(1)[..., None].expand(-1, -1, 4)).view(*who.shape, 4)
+    true_size = true[..., 2:].clamp(min=1.0)
+    size = STRIDE_PX * torch.exp(got[..., 2:].clamp(-2.0, 4.2))
+    return grid + STRIDE_PX * got[..., :2], size, true[..., :2] + 0.5 * true_size, true_size
 
 
 def generalised_iou(centre_a: Tensor, size_a: Tensor, centre_b: Tensor, size_b: Tensor) -> Tensor:
