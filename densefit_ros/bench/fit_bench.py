@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,20 +129,19 @@ def _baseline(body, method, points, persons, made, solved, lm_seconds, settings)
     )  # fmt: skip
 
 
-def run(settings: Settings, body: BodyModel | None = None, report=None) -> dict:
-    """The whole benchmark as one value; ``report`` is called with each row as it is ready."""
+def run(settings: Settings, body: BodyModel | None = None, report: Callable[[dict], None] | None = None) -> dict:
+    """The whole benchmark as one value; ``report`` is called with what there is after each size."""
     body = body or load_body()
-    rows = []
+    result = {
+        "benchmark": "fit", "hardware": describe(settings.device), "commit": commit(), "threads": 1, "clock": settings.clock,
+        "body": body.name, "repeats": settings.repeats, "problems": settings.problems, "rows": [],
+    }  # fmt: skip
     for points in settings.points:
         for persons in settings.persons:
-            for row in run_one(body, points, persons, settings):
-                rows.append(row)
-                if report:
-                    report(row)
-    return {
-        "benchmark": "fit", "hardware": describe(settings.device), "commit": commit(), "threads": 1, "clock": settings.clock,
-        "body": body.name, "repeats": settings.repeats, "problems": settings.problems, "rows": rows,
-    }  # fmt: skip
+            result["rows"] += run_one(body, points, persons, settings)
+            if report:
+                report(result)
+    return result
 
 
 def table(result: dict) -> str:
@@ -176,9 +176,8 @@ def main(argv: list[str] | None = None) -> int:
         tuple(a.points.split(",")), tuple(int(p) for p in a.persons.split(",")), a.repeats, a.problems, not a.no_baselines,
         device=a.device, clock=a.clock,
     )  # fmt: skip
-    result = run(settings)
-    if a.out:
-        a.out.write_text(json.dumps(result, indent=1) + "\n")
+    save = None if a.out is None else lambda r: a.out.write_text(json.dumps(r, indent=1) + "\n")  # minutes: keep what is done
+    result = run(settings, report=save)
     print(json.dumps(result) if a.json else f"{result['hardware']}\n\n{table(result)}")
     return 0
 
