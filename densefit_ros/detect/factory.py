@@ -3,31 +3,62 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
-from ..errors import BackendUnavailable, ConfigError
+from ..errors import AssetError, BackendUnavailable, ConfigError
 from .protocol import Detector
 
-BACKENDS = ("auto", "mediapipe", "hog", "none")
+BACKENDS = ("auto", "network", "mediapipe", "hog", "none")
+AUTO_ORDER = ("network", "mediapipe", "hog")  # by measurement, docs/MODEL_CARD.md
 
 
-def make_detector(backend: str = "auto") -> Detector | None:
-    """``auto`` is MediaPipe where it is installed, else HOG, and says which; ``none`` gives None.
+def make_detector(
+    backend: str = "auto",
+    *,
+    onnx: str | Path = "",
+    runtime: str = "auto",
+    device: str = "auto",
+    threads: int = 1,
+) -> Detector | None:
+    """A person finder; ``none`` gives None.
 
-    Raises BackendUnavailable for a named backend that is missing, ConfigError for an unknown name.
+    ``auto`` is the first of AUTO_ORDER that runs here; when that is not the first of all, the log says why.  ``onnx``,
+    ``runtime``, ``device`` and ``threads`` concern the network alone: its file (empty: the one that ships), and the
+    arguments of :func:`densefit_ros.runtime.factory.make_runtime`.  Raises BackendUnavailable or AssetError for a named
+    backend that is missing, ConfigError for an unknown name.
     """
     if backend == "none":
         return None
     if backend not in BACKENDS:
         raise ConfigError(f"detect.backend: expected one of {', '.join(BACKENDS)}, got '{backend}'")
-    if backend in ("auto", "mediapipe"):
+    if backend != "auto":
+        return _make(backend, onnx, runtime, device, threads)
+    reasons: list[str] = []
+    for name in AUTO_ORDER:
+        try:
+            found = _make(name, onnx, runtime, device, threads)
+        except (BackendUnavailable, AssetError) as e:
+            if name == "network" and onnx:  # a file that was asked for is not replaced in silence
+                raise
+            reasons.append(str(e))
+            continue
+        if reasons:
+            logging.getLogger("densefit").info("person finder: %s (%s)", found.name, "; ".join(reasons))
+        return found
+    raise BackendUnavailable("; ".join(reasons))
+
+
+def _make(name: str, onnx: str | Path, runtime: str, device: str, threads: int) -> Detector:
+    if name == "network":
+        from ..runtime.factory import make_runtime
+        from ..weights import weights_path
+        from .network_finder import NetworkDetector
+
+        return NetworkDetector(make_runtime(onnx or weights_path("finder.onnx"), runtime, device, threads))
+    if name == "mediapipe":
         from .mediapipe_finder import MediapipeDetector
 
-        try:
-            return MediapipeDetector()
-        except BackendUnavailable as e:
-            if backend == "mediapipe":
-                raise
-            logging.getLogger("densefit").info("person finder: hog (%s)", e)
+        return MediapipeDetector()
     from .hog import HogDetector
 
     return HogDetector()
