@@ -170,6 +170,7 @@ class _Overlays:
         self._video = VideoWriter(out / "overlay.mp4", source.fps) if source.is_video else None
         self.path = self._video.path if self._video else out / "overlays"
         self._taken: set[str] = set()
+        self._colors: dict[str, np.ndarray] = {}  # by track, in order of appearance: neighbours never share one
 
     def __enter__(self) -> _Overlays:
         return self
@@ -179,7 +180,10 @@ class _Overlays:
             self._video.close()
 
     def write(self, item: Item, rgb: np.ndarray, result: FrameResult, first_vertices: np.ndarray, camera: Calibrated) -> None:
-        picture = draw_result(rgb, self._body, result, first_vertices, self._renderer)
+        for person in result.people:
+            self._colors.setdefault(person.track_id, overlay.PALETTE[len(self._colors) % len(overlay.PALETTE)])
+        colors = np.array([self._colors[p.track_id] for p in result.people], np.uint8).reshape(-1, 3)
+        picture = draw_result(rgb, self._body, result, first_vertices, colors, self._renderer)
         if self._video:
             self._video.write(picture)
             return
@@ -195,7 +199,12 @@ class _Overlays:
 
 
 def draw_result(
-    rgb: np.ndarray, body: BodyModel, result: FrameResult, first_vertices: np.ndarray, renderer: WarpRenderer
+    rgb: np.ndarray,
+    body: BodyModel,
+    result: FrameResult,
+    first_vertices: np.ndarray,
+    colors: np.ndarray,
+    renderer: WarpRenderer,
 ) -> np.ndarray:
     """Two panels: first estimates (P,V,3) m, and the refined meshes with their ids; large pictures are drawn smaller."""
     people, camera = result.people, result.camera
@@ -205,7 +214,6 @@ def draw_result(
         height, width = rgb.shape[:2]
         sx, sy = width / camera.width, height / camera.height
         camera = Camera(camera.fx * sx, camera.fy * sy, camera.cx * sx, camera.cy * sy, width, height)
-    colors = np.array([overlay.color_of(p.track_id) for p in people], np.uint8).reshape(-1, 3)
     refined = np.stack([p.vertices for p in people]) if people else first_vertices
     left = overlay.draw_mesh(rgb, body, first_vertices, camera, colors, renderer=renderer)
     right = overlay.draw_mesh(rgb, body, refined, camera, colors, renderer=renderer)
