@@ -151,6 +151,15 @@ class Client:
         goal = self.count(topic) + n
         return self.until(lambda: self.count(topic) >= goal, timeout_s, each or self.send)
 
+    def falls_silent(self, topic: str, window_s: float = 0.6) -> bool:
+        """Whether, while images are sent, a whole window passes without a message; late ones may come before."""
+        for _ in range(int(WAIT_S / window_s)):
+            before = self.count(topic)
+            self.until(lambda: False, window_s, self.send)
+            if self.count(topic) == before:
+                return True
+        return False
+
     def fault(self, kind: str) -> str:
         """The last message of a fault in the newest diagnostics, or nothing."""
         for array_ in reversed(self.got["/diagnostics"]):

@@ -43,8 +43,7 @@ def test_lifecycle_in_any_order():
                 assert client.change_state(Transition.TRANSITION_ACTIVATE)
                 assert client.more(BODIES)
                 assert client.change_state(Transition.TRANSITION_DEACTIVATE)
-                client.until(lambda: False, 0.3)
-                assert not client.more(BODIES, 1, timeout_s=0.5)
+                assert client.falls_silent(BODIES)
             assert client.change_state(Transition.TRANSITION_CLEANUP)
         assert client.state() == "unconfigured"
         assert client.change_state(Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
