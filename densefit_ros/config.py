@@ -28,7 +28,12 @@ class BodyConfig:
 
 @dataclass(frozen=True)
 class DetectConfig:
-    backend: str = _opt("auto", "person finder for new tracks", choices=("auto", "hog", "mediapipe", "none"))
+    backend: str = _opt(
+        "auto",
+        "person finder for new tracks: the built-in network, MediaPipe's (an optional extra), OpenCV's, or none",
+        choices=("auto", "network", "mediapipe", "hog", "none"),
+    )
+    onnx: str = _opt("", "finder network (.onnx); empty: the weights that ship with the package")
     interval_s: float = _opt(1.0, "while fewer than track.max_people are tracked, search the image this often, s", 0.0, 3600.0)
     min_score: float = _opt(0.5, "detections below this score are dropped", 0.0, 1.0)
 
@@ -60,6 +65,9 @@ class DisplaceConfig:
     passes: int = _opt(1, "render and displace this many times per frame", 1, 5)
     max_sigma_px: float = _opt(6.0, "drop displacements whose predicted standard deviation exceeds this, crop px", 0.1, 100.0)
     sigma_scale: float = _opt(1.0, "factor on the predicted standard deviations", 0.01, 100.0)
+    independent_share: float = _opt(
+        0.02, "share of the displacements that count as independent measurements: neighbours err together", 0.0001, 1.0
+    )
 
 
 @dataclass(frozen=True)

@@ -65,12 +65,13 @@ def load_models(config: Config) -> Models:
             robust_scale=config.fit.robust_scale,
             robust_start=config.fit.robust_scale,
             keypoint_sigma_share=config.fit.keypoint_sigma_share,
+            independent_share=config.displace.independent_share,
             shape_sigma=float("inf"),  # the track's shape belief takes the place of the population prior
         ),
     )
     estimator = _make_estimator(config, body, device)
     displacer = _make_displacer(config, device) if config.displace.enabled else None
-    finder = _make_finder(config, estimator)
+    finder = _make_finder(config, device)
     models = Models(
         config,
         body,
@@ -142,12 +143,13 @@ def _make_displacer(config: Config, device: str) -> Any:
     return Displacer(make_runtime(path, config.runtime.backend, device, config.runtime.threads))
 
 
-def _make_finder(config: Config, estimator: FirstEstimator) -> Any:
-    if config.detect.backend == "none":
-        return None
+def _make_finder(config: Config, device: str) -> Any:
     from .detect.factory import make_detector
 
-    return make_detector(config.detect.backend)
+    runtime = config.runtime
+    return make_detector(
+        config.detect.backend, onnx=config.detect.onnx, runtime=runtime.backend, device=device, threads=runtime.threads
+    )
 
 
 def _warm_up(models: Models) -> None:

@@ -51,7 +51,9 @@ class FitOptions:
     guard_inlier_min: float = 0.1  # share of the evidence that must lie within inlier_sigma of a result, or it is noise
     guard_inlier_loss: float = 0.02  # share of inliers that a result may lose
     guard_gain: float = 0.0  # relative drop of the robust cost of the evidence that a result must reach
-    independent_share: float = 1.0  # share of the dense matches that count as independent in the covariance
+    # Share of the dense matches that count as independent, in the objective as in the covariance: neighbours of one
+    # displacement field err together, and hundreds of them taken at their word outvote keypoints and priors.
+    independent_share: float = 1.0
     inlier_sigma: float = 3.0
     dtype: str = "float32"  # or "float64": for checks
     linear: str = "auto"  # "lapack" (host in the loop, CPU only), "tile" (all on the device, one graph)

@@ -156,7 +156,7 @@ def collect(fitter, plan, staged, steps: int, residuals: list) -> FitResult:
         mine = prior[i].astype(np.float64)
         unknowns = N - np.sum(mine.diagonal() / np.maximum(total[i].diagonal(), 1e-12))
         variance = max(noise_variance(e, float(options.robust_scale), float(np.clip(unknowns, 0, N))), 0.25)
-        scaled[i] = mine + (total[i] - mine) * (options.independent_share / variance)
+        scaled[i] = mine + (total[i] - mine) / variance
     jacobian = b.joint_jacobian.pull()[: p * 24 * N].reshape(p, 24, N, 3).astype(np.float64)
     if not (np.isfinite(scaled).all() and np.isfinite(jacobian).all()):
         scaled, jacobian = np.nan_to_num(scaled), np.nan_to_num(jacobian)

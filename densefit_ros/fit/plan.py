@@ -65,8 +65,9 @@ def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOpt
     if shape.points:
         evaluate.append(
             rec(k.surface.rows, shape.points, b.count, p, slots, body.has_posedirs, b.person, b.face, b.kind, b.bary, b.target,
-                b.normal, b.sqrt_weight, b.row0, b.camera, f(options.z_min_m), *scale_args, body.faces, body.v_template,
-                body.shapedirs, body.posedirs, body.face_start, body.face_joint, body.face_weight, body.path_start,
+                b.normal, b.sqrt_weight, b.row0, b.camera, f(options.z_min_m), *scale_args, f(options.independent_share),
+                body.faces, body.v_template, body.shapedirs,
+                body.posedirs, body.face_start, body.face_joint, body.face_weight, body.path_start,
                 body.path_joint, body.parents, b.cur, b.rotation, b.joint, b.carry, b.motion, b.beta, b.feature, b.rows, b.r2)
         )  # fmt: skip
     if landmarks is not None:

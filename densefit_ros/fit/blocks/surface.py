@@ -5,7 +5,7 @@ A surface point is a convex combination of skinned vertices.  Summed over the jo
 ``-[y_k - S_k p_k]_x``: METHOD, "Analytic Jacobian".  Pose blendshapes are in the model, not in the derivative.
 
 pixel: r = sqrt_weight (project(x) - target), 2 rows.  plane: r = sqrt_weight normal . (x - target), 1 row and a zero row.
-Both are robust (Geman-McClure, in sigmas).
+Both are robust (Geman-McClure, in sigmas), and the whole block counts with FitOptions.independent_share.
 """
 
 import functools
@@ -67,6 +67,7 @@ def make(F):
         scale: wp.array(dtype=F),
         scale_factor: F,
         scale_final: F,
+        share: F,
         faces: wp.array(dtype=wp.vec3i),
         v_template: wp.array(dtype=V3),
         shapedirs: wp.array(dtype=M310),
@@ -162,8 +163,11 @@ def make(F):
         if sqw == F(0.0):
             cost_now = F(0.0)
             cost_next = F(0.0)
-        a0 = a0 * q_next
-        a1 = a1 * q_next
+        cost_now = cost_now * share
+        cost_next = cost_next * share
+        weight = q_next * wp.sqrt(share)
+        a0 = a0 * weight
+        a1 = a1 * weight
         out_r2[slot * slots + i] = e
 
         o0 = row0[i] * width
@@ -194,8 +198,8 @@ def make(F):
         for c in range(3):
             out[o0 + c] = a0[c]
             out[o1 + c] = a1[c]
-        out[o0 + col_res] = q_next * r0
-        out[o1 + col_res] = q_next * r1
+        out[o0 + col_res] = weight * r0
+        out[o1 + col_res] = weight * r1
         out[o0 + col_now] = wp.sqrt(cost_now)
         out[o1 + col_now] = F(0.0)
         out[o0 + col_next] = wp.sqrt(cost_next)
