@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from skimage import data
 
-from densefit_ros.regress import mediapipe_graph
 from densefit_ros.detect.factory import make_detector
 from densefit_ros.detect.hog import HogDetector
 from densefit_ros.detect.protocol import suppress
 from densefit_ros.errors import BackendUnavailable, ConfigError, ShapeError
+from densefit_ros.regress import mediapipe_graph
 from densefit_ros.types import Detection
 
 needs_mediapipe = pytest.mark.skipif(not mediapipe_graph.available(), reason="the mediapipe extra is not installed")

@@ -35,6 +35,7 @@ LIFTING_OPTIONS = FitOptions(
 MAX_LIFTED = 8
 # Errors of lifted rotations that the fit does not know of: keypoints are biased, and 3D hints are wrong together.
 FLOOR_SIGMA_RAD = 0.12
+UNSEEN_SIGMA_RAD = 1.0
 
 
 class LiftingRegressor:
@@ -77,6 +78,20 @@ class LiftingRegressor:
         confidence = np.where((seen > 0.1).sum(1) >= MIN_KEYPOINTS, seen.mean(1) * support, 0.0)
         return Estimate(params, confidence.astype(np.float32), weighted, source, rot_sigma_rad=sigma)
 
+    def upright(self, image_from_crop: np.ndarray, size: int, camera: Camera) -> BodyParams:
+        """A person of mean shape who stands in the middle of a window (2,3), as tall as a window's person usually is."""
+        scale = float(image_from_crop[0, 0])
+        centre = image_from_crop[:, 2] + 0.5 * size * scale
+        # 1.2 is the margin that windows are cut with; the head, hands and feet of a mean body span 1.7 m.
+        depth = camera.fy * 1.7 / (scale * size / 1.2)
+        middle = np.array([(centre[0] - camera.cx) / camera.fx, (centre[1] - camera.cy) / camera.fy, 1.0]) * depth
+        # The pelvis of a standing person is about the middle of its height.
+        t = middle - self._body.joint_template[0]
+        rest = BodyParams.rest(1)
+        return dataclasses.replace(
+            rest, root_rotvec=np.array([[np.pi, 0, 0]], np.float32), t_camera_root=t[None].astype(np.float32)
+        )
+
     def _lift(
         self, keypoints: Keypoints, camera: Camera, warm: Sequence[BodyParams]
     ) -> tuple[BodyParams, np.ndarray, np.ndarray]:
@@ -114,7 +129,18 @@ class KeypointEstimator:
     def estimate(self, crop: Crop, camera: Camera, warm: Sequence[BodyParams] | None = None) -> Estimate:
         """One estimate per window; ``warm`` are predictions for the first ``len(warm)`` windows."""
         keypoints = self._source.keypoints(crop, camera)
-        return self._lifting.lift(keypoints, camera, warm or (), "mediapipe")
+        warm = warm or ()
+        estimate = self._lifting.lift(keypoints, camera, warm, "mediapipe")
+        unseen = np.flatnonzero(estimate.confidence <= 0)
+        if not len(unseen):
+            return estimate
+        # Confidence 0 says that this is no measurement; it is still the best answer for a window that somebody gave.
+        people = [estimate.params.person(i) for i in range(len(estimate.params))]
+        sigma = estimate.rot_sigma_rad.copy()
+        for i in unseen:
+            people[i] = warm[i] if i < len(warm) else self._lifting.upright(crop.image_from_crop[i], crop.size, camera)
+            sigma[i] = UNSEEN_SIGMA_RAD
+        return dataclasses.replace(estimate, params=BodyParams.stack(people), rot_sigma_rad=sigma)
 
 
 def make_mediapipe_estimator(
