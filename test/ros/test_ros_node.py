@@ -125,8 +125,12 @@ def test_stamps(pair):
     same = client.image()
     assert client.until(lambda: "same stamp" in client.fault("stamp"), each=lambda: client.send(same))
     old = client.image()
-    old.header.stamp.sec -= 1000
-    assert client.until(lambda: "went back" in client.fault("stamp"), each=lambda: client.send(old))
+
+    def send_older():
+        old.header.stamp.sec -= 1000
+        client.send(old)
+
+    assert client.until(lambda: "went back" in client.fault("stamp"), each=send_older)
     assert client.more(BODIES)
     tf_stamps = stamps([m.transforms[0] for m in client.got["/tf"]])
     assert len(set(tf_stamps)) == len(tf_stamps)
