@@ -161,7 +161,7 @@ class Trainer:
     def save(self) -> None:
         """The complete state, atomically."""
         state = {"net": self.net.state_dict(), "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict()}
-        state |= {"step": self.step, "elapsed_s": self.elapsed_s, "best": self.best, "seed": self.config.seed}
+        state |= {"rng": torch.get_rng_state(), "step": self.step, "elapsed_s": self.elapsed_s, "best": self.best, "seed": self.config.seed}
         _save(state, self.out / "last.pt")
 
     def _resume(self) -> None:
@@ -174,6 +174,7 @@ class Trainer:
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"].cpu())
         self.step, self.elapsed_s, self.best = state["step"], state["elapsed_s"], state["best"]
         self._say(f"resuming {self.out} at step {self.step}, {self.elapsed_s / 60:.1f} min")
 

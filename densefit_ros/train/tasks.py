@@ -27,6 +27,7 @@ from .torch_body import JointChain, angle_between, rotmat_from_rot6d_rows
 # Seeds of held-out data: far from any that a run counts up from.
 VALIDATION_SEED = 900_000_007
 _NLL_FROM, _NLL_FULL = 0.03, 0.10
+_BLIND_SHARE = 0.2
 
 
 def make_task(config: TrainConfig) -> Task:
@@ -58,11 +59,15 @@ class DisplacementTask:
         return DisplacementNet(**config)
 
     def loss(self, net: nn.Module, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        flow, log_var, guide, scores = net(batch["image"], batch["rendering"], True)
+        # Near starts make the guide easy to copy from the rendering: without one, it can only come from the image.
+        blind = torch.rand(len(batch["image"]), device=batch["image"].device) < _BLIND_SHARE
+        rendering = batch["rendering"] * ~blind[:, None, None, None]
+        valid = batch["valid"] & ~blind[:, None, None]
+        flow, log_var, guide, scores = net(batch["image"], rendering, True)
         share = min(max((progress - _NLL_FROM) / (_NLL_FULL - _NLL_FROM), 0.0), 1.0)
-        total, parts = displacement_loss(flow, log_var, batch["flow"], batch["valid"], batch["visible"], share, self._weights)
+        total, parts = displacement_loss(flow, log_var, batch["flow"], valid, batch["visible"], share, self._weights)
         guided = guide_loss(guide, batch["body_colour"])
-        matched = match_loss(scores, batch["flow"], batch["valid"], batch["visible"])
+        matched = match_loss(scores, batch["flow"], valid, batch["visible"])
         w = self._weights
         total = total + (1.0 - 0.8 * progress) * (w.guide * guided + w.match * matched)
         return total, {**parts, "guide": guided.detach(), "match": matched.detach()}
