@@ -161,7 +161,13 @@ class Trainer:
     def save(self) -> None:
         """The complete state, atomically."""
         state = {"net": self.net.state_dict(), "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict()}
-        state |= {"rng": torch.get_rng_state(), "step": self.step, "elapsed_s": self.elapsed_s, "best": self.best, "seed": self.config.seed}
+        state |= {
+            "rng": torch.get_rng_state(),
+            "seed": self.config.seed,
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+            "best": self.best,
+        }
         _save(state, self.out / "last.pt")
 
     def _resume(self) -> None:
