@@ -14,6 +14,7 @@ kernels: others are padded to that.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -28,6 +29,10 @@ _RAW_START = 0.4  # a fresh network claims a standard deviation of about 5 px
 _FLOW_UNIT_PX = 8.0  # the last layer works in units of a typical displacement
 _DEPTH_UNIT_M = 0.3
 _RENDER_CHANNELS = 10
+# Trained at 128 px and answering 192 px crops from a smaller copy: with minutes of CPU training, 2.25 times as many
+# samples bring more than the finer grid (held-out error 0.69 of zero displacement after 30 minutes, against 0.75 for a
+# third phase at 192), and inference takes half the time.
+WORKING_SIZE_PX = 128
 MATCH_STRIDE_PX = 8
 _REACH_CELLS = 5.0  # standard deviation of the matching step's prior: near cells first
 
@@ -72,9 +77,23 @@ class DisplacementNet(nn.Module):
         return self
 
     def forward(self, image: Tensor, rendering: Tensor, guided: bool = False) -> tuple[Tensor, ...]:
-        """``guided`` appends what only training asks for: the guide (P,4,S/4,S/4), logit of "the person is seen here" and
+        """Crops larger than WORKING_SIZE_PX are answered from smaller copies, on their own grid and in their own pixels.
+
+        ``guided`` appends what only training asks for: the guide (P,4,S/4,S/4), logit of "the person is seen here" and
         which point of the body (vertex colours), and the matching step's scores (P,N,N) over the N = (S/8)^2 cells."""
-        x = self.stem(self.normalise(image, rendering))
+        planes = self.normalise(image, rendering)
+        side = image.shape[1]
+        if side > WORKING_SIZE_PX and not guided:
+            planes = F.interpolate(planes, (WORKING_SIZE_PX, WORKING_SIZE_PX), mode="bilinear", align_corners=False)
+            flow, log_var = self._predict(planes)
+            zoom, grid = side / WORKING_SIZE_PX, (side // 4, side // 4)
+            flow = zoom * F.interpolate(flow, grid, mode="bilinear", align_corners=False)
+            log_var = F.interpolate(log_var, grid, mode="bilinear", align_corners=False) + 2.0 * math.log(zoom)
+            return flow, log_var
+        return self._predict(planes, guided)
+
+    def _predict(self, planes: Tensor, guided: bool = False) -> tuple[Tensor, ...]:
+        x = self.stem(planes)
         s4 = self.down4(x)
         s8 = self.down8(s4)
         s16 = self.down16(s8)

@@ -2,8 +2,9 @@
 
 Training draws looks from the training subjects and backgrounds from the training photographs; validation (``held_out``)
 draws from subjects and photographs that training never sees.  Batch ``i`` depends on (seed, i) alone.  ``size`` below
-the networks' own trains a first phase on smaller crops, at less than half the cost of a sample; ``easy`` shows one
-person with nobody and nothing in front, and every other displacement batch with the person's true texture.
+the networks' own trains a first phase on smaller crops, at less than half the cost of a sample; the share ``easy`` of
+all crops shows one person with nobody and nothing in front, every other displacement batch of them with the person's
+true texture.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ class _People:
         backgrounds: Sequence[str] | None = None,
         device: str = "cpu",
         size: int = SIZE_PX,
-        easy: bool = False,
+        easy: float = 0.0,
     ) -> None:
         cv2.setNumThreads(1)
-        self.seed, self.count, self.size, self.easy = seed, count, size, easy
+        self.seed, self.count, self.size, self.easy = seed, count, size, float(easy)
         self.body = load_body()
         photographs = load_backgrounds("heldout" if held_out else "train", backgrounds)
         self.engine = SynthEngine(
@@ -60,7 +61,7 @@ class _People:
             first_subject=HELDOUT_SUBJECT if held_out else 0,
             subjects=subjects,
             cache=subjects,
-            options=EASY if easy else CropOptions(),
+            options=CropOptions(),
         )
 
         self._face_colour = vertex_colors(self.body)[self.body.faces].mean(1).astype(np.float16)
@@ -73,7 +74,12 @@ class _People:
         return np.ascontiguousarray(colour.transpose(0, 3, 1, 2))
 
     def crops(self, index: int) -> CropBatch:
+        self.engine.options = EASY if self.is_easy(index) else CropOptions()
         return make_crops(np.random.default_rng([self.seed, 11, index]), self.engine, self.count, self.size)
+
+    def is_easy(self, index: int) -> bool:
+        """Whether the crops of this index are easy: evenly spread over the share ``easy`` of all."""
+        return int((index + 1) * self.easy) > int(index * self.easy)
 
 
 class RegressorSource(_People):
@@ -169,7 +175,7 @@ class DisplacementSource(_People):
         rng = np.random.default_rng([self.seed, 12, index])
         pelvis = rest_joints(self.body, crops.params.betas)[:, 0]
         start = disturb(rng, crops.params, pelvis, degrees=self.degrees)
-        looks = crops.appearances if self.easy and index % 2 else None
+        looks = crops.appearances if self.is_easy(which) and index % 2 else None
         pairs = make_pairs(rng, self.engine, crops, start, looks)
         return {
             "image": crops.rgb,
