@@ -8,6 +8,7 @@ import pytest
 from densefit_ros.body.assets import load_body
 from densefit_ros.render.warp_renderer import WarpRenderer
 from densefit_ros.synth.backgrounds import load_backgrounds
+from densefit_ros.synth.clutter import ClutteredBackgrounds
 from densefit_ros.synth.engine import SynthEngine
 from densefit_ros.synth.scenes import EMPTY, PERSON, make_scenes
 
@@ -67,3 +68,14 @@ def test_pictures_of_other_proportions_are_centred_in_grey(engine):
         assert abs(int(rows[i, :96].sum()) - int(rows[i, 96:].sum())) <= 1
     for i in np.flatnonzero(columns.any(1)):
         assert abs(int(columns[i, :128].sum()) - int(columns[i, 128:].sum())) <= 1
+
+
+def test_clutter_is_busy_deterministic_and_leaves_some_pictures_alone():
+    plain = load_backgrounds("train", [])
+    busy = ClutteredBackgrounds(plain)
+    first = [busy.scene(np.random.default_rng(k), 128) for k in range(24)]
+    again = [busy.scene(np.random.default_rng(k), 128) for k in range(24)]
+    untouched = [plain.scene(np.random.default_rng(k), 128) for k in range(24)]
+    assert all((a == b).all() for a, b in zip(first, again))
+    same = sum(bool((a == b).all()) for a, b in zip(first, untouched))
+    assert 1 <= same <= 15 and first[0].shape == (128, 128, 3) and first[0].dtype == np.uint8

@@ -118,6 +118,9 @@ def _place_all(rng: np.random.Generator, people: People, cameras: list[Camera]) 
 
 
 def _share(rng: np.random.Generator) -> float:
+    """Every size is as likely as its double; half of the people are about as large as a robot meets them."""
+    if rng.random() < 0.5:
+        return float(np.clip(np.exp(rng.normal(np.log(0.55), 0.4)), _SMALLEST, _LARGEST))
     return float(np.exp(rng.uniform(np.log(_SMALLEST), np.log(_LARGEST))))
 
 

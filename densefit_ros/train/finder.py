@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 from ..detect.contract import COLUMNS, HEIGHT_PX, PAD_GREY, ROWS, STRIDE_PX, WIDTH_PX
 from ..detect.finder_network import FinderNet
 from ..detect.peaks import decode_peaks
+from ..synth.clutter import ClutteredBackgrounds
 from ..synth.scenes import EMPTY, PERSON, UNASKED, make_scenes
 from .config import TrainConfig
 from .data import Batch, SourceSpec
@@ -20,6 +23,7 @@ from .sources import _People, recolour
 
 VALIDATION_SEED = 900_000_019
 _GUIDE = 3.0
+_PIECES_SHARE, _TILE_PX = 0.35, 12
 _MIN_LEFT = 0.3  # of a box that augmentation pushes out of the window
 
 
@@ -30,6 +34,10 @@ class FinderSource(_People):
     :class:`densefit_ros.synth.scenes.SceneBatch`.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.engine.backgrounds = ClutteredBackgrounds(self.engine.backgrounds)
+
     def batch(self, index: int) -> Batch:
         """See :class:`densefit_ros.train.data.Source`."""
         scenes = make_scenes(
@@ -38,7 +46,7 @@ class FinderSource(_People):
         return {"image": scenes.rgb, "boxes": scenes.boxes_xywh, "kind": scenes.kind, "owner": scenes.owner}
 
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        """Mirror, shift and zoom every picture, and change light and colour."""
+        """Mirror, shift and zoom every picture, change light and colour, and paste people in pieces as no people."""
         out = {k: v.copy() for k, v in batch.items()}
         for i in range(len(out["image"])):
             affine = _zoom(rng)
@@ -47,8 +55,34 @@ class FinderSource(_People):
             slots = (batch["owner"][i] + 1).astype(np.uint8)
             out["owner"][i] = cv2.warpAffine(slots, matrix, size, flags=cv2.INTER_NEAREST).astype(np.int8) - 1
             out["boxes"][i], out["kind"][i] = move_boxes(batch["boxes"][i], batch["kind"][i], affine)
+            if rng.random() < _PIECES_SHARE:
+                j = int(rng.integers(len(out["image"])))
+                paste_pieces(rng, out["image"][i], out["owner"][i], batch["image"][j], batch["boxes"][j])
         out["image"] = recolour(out["image"], rng)
         return out
+
+
+def paste_pieces(
+    rng: np.random.Generator, image: np.ndarray, owner: np.ndarray, other: np.ndarray, boxes_xywh: np.ndarray
+) -> None:
+    """Cut a person out of ``other``, shuffle the window's tiles and put it where ``image`` (changed) shows nobody.
+
+    The colours, edges and outlines of people without their order: what else tells them from clutter is their shape.
+    """
+    boxes = boxes_xywh[(boxes_xywh[:, 2:] >= 2 * _TILE_PX).all(1)]
+    if not len(boxes):
+        return
+    x, y, w, h = boxes[int(rng.integers(len(boxes)))].astype(int)
+    columns, rows = min(w // _TILE_PX, 8), min(h // _TILE_PX, 12)
+    w, h = columns * _TILE_PX, rows * _TILE_PX
+    tiles = other[y : y + h, x : x + w].reshape(rows, _TILE_PX, columns, _TILE_PX, 3).swapaxes(1, 2)
+    tiles = tiles.reshape(-1, _TILE_PX, _TILE_PX, 3)[rng.permutation(rows * columns)]
+    pieces = tiles.reshape(rows, columns, _TILE_PX, _TILE_PX, 3).swapaxes(1, 2).reshape(h, w, 3)
+    for _ in range(3):
+        u, v = int(rng.integers(WIDTH_PX - w + 1)), int(rng.integers(HEIGHT_PX - h + 1))
+        if (owner[v : v + h, u : u + w] < 0).all():
+            image[v : v + h, u : u + w] = pieces
+            return
 
 
 def _zoom(rng: np.random.Generator) -> np.ndarray:
