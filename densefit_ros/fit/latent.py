@@ -37,7 +37,7 @@ def solve_latent(fitter: Fitter, prior: VPoserPrior, start: BodyParams, camera, 
     The start is first moved onto the decoder's manifold, so its cost there is what the history begins with.
     """
     state = reference.from_params(start)
-    z = prior.encode(start.joint_rotvec)[0]
+    z, _ = prior.nearest(start.joint_rotvec[0])
     state = _decoded(prior, state, z)
     h, g, cost = _linearise(fitter, prior, state, z, camera, matches, weight, evidence)
     history, accepted = [cost], 0

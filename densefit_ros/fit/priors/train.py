@@ -24,7 +24,7 @@ def train_gmm(poses: np.ndarray, components: int = 8, seed: int = 0) -> dict[str
 
 
 def train_vposer(
-    poses: np.ndarray, hidden: int = 96, latent: int = 32, steps: int = 6000, seed: int = 0
+    poses: np.ndarray, hidden: int = 96, latent: int = 32, steps: int = 3000, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """VPoser's form, smaller: reconstruction of rotations (geodesic) plus 0.005 times the divergence from N(0, I)."""
     import torch
@@ -44,7 +44,8 @@ def train_vposer(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         x = x_all[torch.randint(len(x_all), (256,))]
-        h = encoder["4"](act(encoder["2"](encoder["1"](x))))
+        # Noise on the input only: numbers that never vary (toes) would get a normalisation that blows up in use.
+        h = encoder["4"](act(encoder["2"](encoder["1"](x + 0.05 * torch.randn_like(x)))))
         h = encoder["7"](encoder["6"](h))
         mu, sigma = encoder["mu"](h), nn.functional.softplus(encoder["logvar"](h)) + 1e-4
         z = mu + sigma * torch.randn_like(sigma)

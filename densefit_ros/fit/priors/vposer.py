@@ -24,6 +24,7 @@ JOINTS = 21  # all but the hands
 POSE = 3 * JOINTS
 HAND_SIGMA_RAD = 0.2
 OFF_MANIFOLD_RAD = 0.08
+LATENT_STEPS = 12
 _PREFIXES = ("vp_model.", "model.", "")
 
 
@@ -81,32 +82,68 @@ class VPoserPrior:
         x, dx = mlp.linear(t["decoder_net.5.weight"], t["decoder_net.5.bias"], x, dx)
         return _rotations(x.reshape(JOINTS, 3, 2), dx.reshape(JOINTS, 3, 2, self.latent))
 
+    def nearest(self, rotvec: np.ndarray) -> tuple[np.ndarray, float]:
+        """Latent that explains one pose (23,3) best, with that energy: Gauss-Newton from the encoder's guess.
+
+        Minimises |z|^2 + |log(decode(z)^T R)|^2 / off_manifold_rad^2.  The encoder alone is a poor guess away from the
+        poses that it was trained on.
+        """
+        target = so3.exp(np.asarray(rotvec, np.float64)[:JOINTS])
+        z = self.encode(np.asarray(rotvec)[None])[0]
+        z = z * min(1.0, 1.5 * np.sqrt(self.latent) / max(np.linalg.norm(z), 1e-12))
+        weight, damping = 1.0 / self.off_manifold_rad**2, 1e-3
+
+        def evaluate(z):
+            rotmat, turn = self.decode(z)
+            off = so3.log(target @ np.swapaxes(rotmat, -1, -2))  # left, as the increments of the decoder are
+            return off, turn, z @ z + weight * (off**2).sum()
+
+        off, turn, cost = evaluate(z)
+        for _ in range(LATENT_STEPS):
+            j = np.einsum("jab,jbl->jal", _inverse_left_jacobian(-off), turn.reshape(JOINTS, 3, -1)).reshape(POSE, -1)
+            h = weight * j.T @ j + np.eye(self.latent)
+            g = z - weight * j.T @ off.reshape(-1)
+            step = np.linalg.solve(h + damping * np.diag(h.diagonal()), -g)
+            trial = evaluate(z + step)
+            if trial[2] <= cost:
+                z, damping = z + step, damping / 5
+                small = cost - trial[2] < 1e-6 * cost
+                off, turn, cost = trial
+                if small:
+                    break
+            else:
+                damping *= 10
+        hands = (np.asarray(rotvec, np.float64)[JOINTS:] ** 2).sum() / HAND_SIGMA_RAD**2
+        return z, 0.5 * (cost + hands)
+
     def energy(self, rotvec: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """Half the squared latent, plus the deviation from the manifold and of the hands.  (P,23,3) -> (P,)."""
-        rotvec = np.asarray(rotvec, np.float64)
-        z = self.encode(rotvec)
-        out = 0.5 * (z * z).sum(1) + 0.5 * (rotvec[:, JOINTS:] ** 2).sum((1, 2)) / HAND_SIGMA_RAD**2
-        for p in range(len(z)):
-            rotmat, _ = self.decode(z[p])
-            off = so3.log(np.swapaxes(rotmat, -1, -2) @ so3.exp(rotvec[p, :JOINTS]))
-            out[p] += 0.5 * (off**2).sum() / self.off_manifold_rad**2
-        return out
+        return np.array([self.nearest(w)[1] for w in np.asarray(rotvec, np.float64).reshape(-1, 23, 3)])
 
     def gaussian(self, rotvec: np.ndarray, context: np.ndarray | None = None) -> PoseGaussian:
         """Probabilistic principal components around the pose's own latent."""
         rotvec = np.asarray(rotvec, np.float64).reshape(-1, 23, 3)
-        mean, precision = np.zeros((len(rotvec), 69)), np.zeros((len(rotvec), 69, 69))
+        mean, precision, energy = np.zeros((len(rotvec), 69)), np.zeros((len(rotvec), 69, 69)), np.zeros(len(rotvec))
         precision[:, POSE:, POSE:] = np.eye(6) / HAND_SIGMA_RAD**2
-        z = self.encode(rotvec)
         for p in range(len(rotvec)):
-            rotmat, turn = self.decode(z[p])
-            w = so3.log(rotmat)
+            z, energy[p] = self.nearest(rotvec[p])
+            rotmat, turn = self.decode(z)
+            w = _near(so3.log(rotmat), rotvec[p, :JOINTS])
             # Increments to rotation vectors: the inverse left Jacobian of each joint.
             d = np.einsum("jab,jbl->jal", _inverse_left_jacobian(w), turn.reshape(JOINTS, 3, -1)).reshape(POSE, -1)
-            mean[p, :POSE] = w.reshape(-1) - d @ z[p]
-            covariance = d @ d.T + self.off_manifold_rad**2 * np.eye(POSE)
-            precision[p, :POSE, :POSE] = np.linalg.inv(covariance)
-        return PoseGaussian(mean.reshape(-1, 23, 3), (precision + precision.transpose(0, 2, 1)) / 2, self.energy(rotvec))
+            mean[p, :POSE] = w.reshape(-1) - d @ z
+            precision[p, :POSE, :POSE] = np.linalg.inv(d @ d.T + self.off_manifold_rad**2 * np.eye(POSE))
+        return PoseGaussian(mean.reshape(-1, 23, 3), (precision + precision.transpose(0, 2, 1)) / 2, energy)
+
+
+def _near(w: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Of the two rotation vectors of one rotation, the one nearer to the reference."""
+    n = np.linalg.norm(w, axis=-1, keepdims=True)
+    other = w - w * (2 * np.pi / np.maximum(n, 1e-9))
+    swap = (n > 1e-6) & (
+        np.linalg.norm(other - reference, axis=-1, keepdims=True) < np.linalg.norm(w - reference, axis=-1, keepdims=True)
+    )
+    return np.where(swap, other, w)
 
 
 def _batch_norm(t: dict, name: str, x: np.ndarray) -> np.ndarray:
