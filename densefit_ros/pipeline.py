@@ -18,6 +18,7 @@ import numpy as np
 from . import steps
 from .config import Config
 from .displace.decode import decode
+from .evidence.depth import depth_points
 from .geometry import crop as crops
 from .models import CROP_SIZE_PX, Models, load_models
 from .track import state as tracking
@@ -67,23 +68,31 @@ def process(
     # there.  The fitter's guard keeps the start of anybody whose evidence does not speak for the result.
     params = steps.fuse(tracks, estimate, config, frame.stamp_ns)
     anchors = steps.anchors(tracks, estimate, config, frame.stamp_ns)
-    matches = Correspondences.empty()
+    on_scale = np.zeros(len(tracks), bool)
+    if frame.depth_m is not None:
+        with times("depth"):
+            params, anchors, on_scale = steps.scale_to_depth(models, params, anchors, frame, crop)
+    matches, depth = Correspondences.empty(), None
     for _ in range(config.displace.passes):
-        if models.displacer is not None:
+        if models.displacer is not None or on_scale.any():
             with times("render"):
                 surface = steps.render(models, params, tracks, camera, crop)
+        if on_scale.any():
+            with times("depth"):
+                depth = depth_points(frame.depth_m, surface, camera, on_scale)
+        if models.displacer is not None:
             with times("displace"):
                 field = models.displacer.predict(crop, surface)
             with times("decode"):
                 matches = decode(field, surface, crop, steps.decode_options(config))
         with times("fit"):
-            fit = models.fitter.solve(params, camera, matches, keypoints=estimate.keypoints, anchors=anchors)
+            fit = models.fitter.solve(params, camera, matches, keypoints=estimate.keypoints, depth=depth, anchors=anchors)
             params = fit.params
 
     # What was measured updates the tracks; what was not coasts, and is dropped after a while.
     with times("track"):
         posed = models.skinner.pose(fit.params)
-        people = steps.conclude(models, before, tracks, estimate, fit, posed, matches, frame)
+        people = steps.conclude(models, before, tracks, estimate, fit, posed, matches, on_scale, frame)
         people = steps.learn_appearance(models, people, crop, frame)
     return steps.finish(state, [p.track for p in people], frame, times.ms, [p.result for p in people])
 

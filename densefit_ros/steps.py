@@ -12,6 +12,7 @@ import numpy as np
 from .config import Config
 from .displace.decode import DecodeOptions
 from .errors import ShapeError
+from .evidence.depth import distance_ratio
 from .fit.solver import Anchor
 from .geometry.camera import project
 from .models import Models
@@ -60,6 +61,8 @@ def check_frame(frame: Frame) -> None:
             f"the image is {rgb.shape[1]}x{rgb.shape[0]} but its camera is {camera.width}x{camera.height}: "
             "camera_info belongs to another resolution"
         )
+    if frame.depth_m is not None and frame.depth_m.shape != rgb.shape[:2]:
+        raise ShapeError(f"expected depth aligned to the image, {rgb.shape[:2]}, got {frame.depth_m.shape}")
 
 
 def restart_if_clock_went_back(state: TrackerState, stamp_ns: int) -> TrackerState:
@@ -227,6 +230,31 @@ def anchors(tracks: Sequence[Track], estimate: Estimate, config: Config, stamp_n
     ]
 
 
+def scale_to_depth(
+    models: Models, params: BodyParams, anchors: Sequence[Anchor], frame: Frame, crop: Crop
+) -> tuple[BodyParams, list[Anchor], np.ndarray]:
+    """Move everybody along their ray to where the depth image says they are; (P,) bool tells whose depth is known.
+
+    The priors move along: they know the direction, and as long as size is a guess, nothing about the distance.
+    """
+    vertices = models.skinner.pose(params).vertices
+    face_id, rendered_m = models.renderer.render_depth(vertices, frame.camera, crop.image_from_crop, crop.size)
+    ratio = distance_ratio(frame.depth_m, face_id, rendered_m, crop.image_from_crop)
+    known = np.isfinite(ratio)
+    scale = np.where(known, ratio, 1.0)[:, None].astype(np.float32)
+
+    def moved(body: BodyParams) -> BodyParams:
+        return dataclasses.replace(body, t_camera_root=body.t_camera_root * scale)
+
+    moved_params = moved(params)
+    # One view's distance is a guess, a measured one is not: both anchors now stand where the depth put the start.
+    return (
+        moved_params,
+        [dataclasses.replace(a, params=dataclasses.replace(a.params, t_camera_root=moved_params.t_camera_root)) for a in anchors],
+        known,
+    )
+
+
 def render(models: Models, params: BodyParams, tracks: Sequence[Track], camera: Camera, crop: Crop) -> Surface:
     """Render the bodies with their own textures into their crops."""
     vertices = models.skinner.pose(params).vertices
@@ -247,6 +275,7 @@ def conclude(
     fit: FitResult,
     posed: PosedBody,
     matches: Correspondences,
+    on_scale: np.ndarray,
     frame: Frame,
 ) -> list[Concluded]:
     """Update each track with what the fit found, and say what is published of it."""
@@ -262,7 +291,10 @@ def conclude(
             track = predicted
         if tracking.is_lost(track, frame.stamp_ns, config.track):
             continue
-        people.append(Concluded(track, _result(models, track, i, measured, estimate, fit, posed, matches, frame), i, measured))
+        result = _result(models, track, i, measured, estimate, fit, posed, matches, frame)
+        if on_scale[i] and measured:
+            result = dataclasses.replace(result, scale_source="depth")
+        people.append(Concluded(track, result, i, measured))
     return people
 
 
