@@ -15,12 +15,12 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from . import steps
 from .config import Config
 from .displace.decode import decode
 from .evidence.depth import depth_points
 from .geometry import crop as crops
 from .models import CROP_SIZE_PX, Models, load_models
+from .steps import conclude, find, priors
 from .track import state as tracking
 from .track.state import TrackerState
 from .types import Correspondences, Frame, FrameResult
@@ -42,41 +42,41 @@ def process(
     than the last one drops all tracks: the camera's clock was set back, and a velocity across it would be nonsense.
     Raises ShapeError when the image does not fit its camera.
     """
-    steps.check_frame(frame)
+    find.check_frame(frame)
     times, config, camera = _Stopwatch(), models.config, frame.camera
-    state = steps.restart_if_clock_went_back(state, frame.stamp_ns)
+    state = find.restart_if_clock_went_back(state, frame.stamp_ns)
     before = {t.track_id: t for t in state.tracks}
 
     # Where are people: the tracks, moved on to this frame, and newcomers.
     with times("find"):
         tracks = [tracking.predicted(t, frame.stamp_ns) for t in state.tracks]
-        boxes = steps.mesh_boxes(models, tracks, camera)
-        newcomers, state = steps.find_newcomers(models, state, frame, boxes, boxes_xywh)
+        boxes = find.mesh_boxes(models, tracks, camera)
+        new_boxes, state = find.newcomers(models, state, frame, boxes, boxes_xywh)
     with times("crop"):
-        squares = [crops.square_around(b, config.render.crop_margin) for b in (*boxes, *newcomers)]
+        squares = [crops.square_around(b, config.render.crop_margin) for b in (*boxes, *new_boxes)]
         crop = crops.extract(frame.rgb, np.reshape(squares, (-1, 4)), CROP_SIZE_PX)
 
     # A first estimate of everybody; newcomers that look like people become tracks.
     with times("regress"):
-        estimate = steps.first_estimate(models, crop, camera, tracks)
-        state, tracks, kept = steps.admit(models, state, tracks, estimate, frame.stamp_ns)
-        crop, estimate = steps.take_crop(crop, kept), steps.take_estimate(estimate, kept)
+        estimate = find.first_estimate(models, crop, camera, tracks)
+        state, tracks, kept = find.admit(models, state, tracks, estimate, frame.stamp_ns)
+        crop, estimate = find.take_crop(crop, kept), find.take_estimate(estimate, kept)
     if not tracks:
-        return steps.finish(state, (), frame, times.ms, ())
+        return conclude.finish(state, (), frame, times.ms, ())
 
     # Render the start, ask the network where its pixels should go, and solve for the body that goes
     # there.  The fitter's guard keeps the start of anybody whose evidence does not speak for the result.
-    params = steps.fuse(tracks, estimate, config, frame.stamp_ns)
-    anchors = steps.anchors(tracks, estimate, config, frame.stamp_ns)
+    params = priors.fuse(tracks, estimate, config, frame.stamp_ns)
+    anchors = priors.anchors(tracks, estimate, config, frame.stamp_ns)
     on_scale = np.zeros(len(tracks), bool)
     if frame.depth_m is not None:
         with times("depth"):
-            params, anchors, on_scale = steps.scale_to_depth(models, params, anchors, frame, crop)
+            params, anchors, on_scale = priors.scale_to_depth(models, params, anchors, frame, crop)
     matches, depth = Correspondences.empty(), None
     for _ in range(config.displace.passes):
         if models.displacer is not None or on_scale.any():
             with times("render"):
-                surface = steps.render(models, params, tracks, camera, crop)
+                surface = priors.render(models, params, tracks, camera, crop)
         if on_scale.any():
             with times("depth"):
                 depth = depth_points(frame.depth_m, surface, camera, on_scale)
@@ -84,7 +84,7 @@ def process(
             with times("displace"):
                 field = models.displacer.predict(crop, surface)
             with times("decode"):
-                matches = decode(field, surface, crop, steps.decode_options(config))
+                matches = decode(field, surface, crop, priors.decode_options(config))
         with times("fit"):
             fit = models.fitter.solve(params, camera, matches, keypoints=estimate.keypoints, depth=depth, anchors=anchors)
             params = fit.params
@@ -92,9 +92,9 @@ def process(
     # What was measured updates the tracks; what was not coasts, and is dropped after a while.
     with times("track"):
         posed = models.skinner.pose(fit.params)
-        people = steps.conclude(models, before, tracks, estimate, fit, posed, matches, on_scale, frame)
-        people = steps.learn_appearance(models, people, crop, frame)
-    return steps.finish(state, [p.track for p in people], frame, times.ms, [p.result for p in people])
+        concluded = conclude.people(models, before, tracks, estimate, fit, posed, matches, on_scale, frame)
+        concluded = conclude.learn_appearance(models, concluded, crop, frame)
+    return conclude.finish(state, [c.track for c in concluded], frame, times.ms, [c.result for c in concluded])
 
 
 class _Stopwatch:

@@ -26,7 +26,7 @@ from ..evidence.keypoints import of_boxes, openpose_file, read_openpose
 from ..geometry.camera import project
 from ..models import Models
 from ..render.appearance import neutral_appearance
-from ..steps import decode_options
+from ..steps.priors import decode_options
 from ..types import BodyParams, Correspondences, Crop, Estimate, Keypoints, PosedBody, Surface
 from .sample import Sample
 

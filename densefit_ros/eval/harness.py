@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from ..fit.solver import Anchor
 from ..geometry import crop as crops
 from ..models import CROP_SIZE_PX, Models
-from ..steps import ESTIMATE_T_SIGMA_M, estimate_sigmas
+from ..steps.priors import ESTIMATE_T_SIGMA_M, estimate_sigmas
 from ..synth.perturb import disturb
 from ..types import BodyParams, Crop, Estimate, FitStatus
 from .evidence import EvidenceMaker, EvidenceOptions

@@ -1,0 +1,157 @@
+"""What a fitted frame means: for the tracks, for their textures, and for those who listen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..config import Config
+from ..geometry.camera import project
+from ..models import Models
+from ..render.appearance import update_appearance
+from ..track import state as tracking
+from ..track.state import Track, TrackerState
+from ..types import (
+    Camera,
+    Correspondences,
+    Crop,
+    Estimate,
+    FitResult,
+    FitStatus,
+    Frame,
+    FrameResult,
+    PersonResult,
+    PosedBody,
+)
+from .find import box_of
+
+
+@dataclass(frozen=True, eq=False)
+class Concluded:
+    """One person after the frame: what is remembered and what is published."""
+
+    track: Track
+    result: PersonResult
+    index: int  # person in this frame's batch
+    measured: bool
+
+
+def people(
+    models: Models,
+    before: Mapping[str, Track],
+    tracks: Sequence[Track],
+    estimate: Estimate,
+    fit: FitResult,
+    posed: PosedBody,
+    matches: Correspondences,
+    on_scale: np.ndarray,
+    frame: Frame,
+) -> list[Concluded]:
+    """Update each track with what the fit found, and say what is published of it."""
+    config, people = models.config, []
+    for i, predicted in enumerate(tracks):
+        measured = bool(_is_seen(config, estimate, fit, i, models.displacer is not None))
+        if measured:
+            last = before.get(predicted.track_id, predicted)
+            track = tracking.measured(
+                last, fit.params.person(i), fit.information[i], fit.joint_covariance[i], frame.stamp_ns, config.track
+            )
+        else:
+            track = predicted
+        if tracking.is_lost(track, frame.stamp_ns, config.track):
+            continue
+        result = _result(models, track, i, measured, estimate, fit, posed, matches, frame)
+        if on_scale[i] and measured:
+            result = dataclasses.replace(result, scale_source="depth")
+        people.append(Concluded(track, result, i, measured))
+    return people
+
+
+def _is_seen(config: Config, estimate: Estimate, fit: FitResult, i: int, dense: bool) -> bool:
+    if estimate.confidence[i] < config.regress.min_confidence or fit.status[i] == FitStatus.INVALID_START:
+        return False
+    return not dense or fit.inlier_share[i] >= config.track.min_inliers or estimate.keypoints is not None
+
+
+def _result(
+    models: Models,
+    track: Track,
+    i: int,
+    measured: bool,
+    estimate: Estimate,
+    fit: FitResult,
+    posed: PosedBody,
+    matches: Correspondences,
+    frame: Frame,
+) -> PersonResult:
+    if measured:
+        vertices, joints, covariance = posed.vertices[i], posed.joints[i], fit.joint_covariance[i]
+    else:
+        coasting = models.skinner.pose(track.params)
+        vertices, joints, covariance = coasting.vertices[0], coasting.joints[0], track.joint_covariance
+    return PersonResult(
+        track_id=track.track_id,
+        tracking_state=track.state,
+        status=FitStatus(int(fit.status[i])),
+        params=track.params,
+        first_estimate=estimate.params.person(i),
+        source=estimate.source,
+        vertices=np.array(vertices),
+        joints=np.array(joints),
+        joint_covariance=np.array(covariance),
+        box_xywh=box_of(project(frame.camera, vertices)),
+        fit_error_px=_median_residual_px(models, posed, matches, i, frame.camera),
+        iterations=int(fit.accepted[i]),
+        confidence=float(estimate.confidence[i]) if measured else 0.0,
+        scale_source="prior",
+    )
+
+
+def _median_residual_px(models: Models, posed: PosedBody, matches: Correspondences, i: int, camera: Camera) -> float:
+    mine = matches.person == i
+    if not mine.any():
+        return float("nan")
+    corners = posed.vertices[i][models.body.faces[matches.face[mine]]]
+    uv = project(camera, np.einsum("nk,nkc->nc", matches.bary[mine], corners))
+    return float(np.nanmedian(np.linalg.norm(uv - matches.target_uv[mine], axis=-1)))
+
+
+def learn_appearance(models: Models, people: list[Concluded], crop: Crop, frame: Frame) -> list[Concluded]:
+    """Fold this image into the textures of the people that were measured well in it."""
+    if not models.config.track.appearance or models.displacer is None:
+        return people
+    well = [p for p in people if p.measured and p.result.status in (FitStatus.CONVERGED, FitStatus.MAX_ITERATIONS)]
+    if not well:
+        return people
+    k = [p.index for p in well]
+    vertices = np.stack([p.result.vertices for p in well])
+    # Visibility comes from the refined body, not from the start that was rendered for the network.
+    _, depth_m = models.renderer.render_depth(vertices, frame.camera, crop.image_from_crop[k], crop.size)
+    learnt: dict[int, Any] = {}
+    for row, p in enumerate(well):
+        learnt[p.index] = update_appearance(
+            models.body,
+            p.track.appearance,
+            vertices[row],
+            crop.rgb[p.index],
+            crop.image_from_crop[p.index],
+            frame.camera,
+            depth_m[row],
+            crop.size,
+        )
+    return [
+        dataclasses.replace(p, track=dataclasses.replace(p.track, appearance=learnt.get(p.index, p.track.appearance)))
+        for p in people
+    ]
+
+
+def finish(
+    state: TrackerState, tracks: Sequence[Track], frame: Frame, stage_ms: dict[str, float], results: Sequence[PersonResult]
+) -> tuple[TrackerState, FrameResult]:
+    """The next state and the answer."""
+    state = dataclasses.replace(state, tracks=tuple(tracks), stamp_ns=frame.stamp_ns)
+    return state, FrameResult(frame.stamp_ns, frame.camera, tuple(results), stage_ms)

@@ -1,0 +1,142 @@
+"""Who is in the image: tracks moved on to it, newcomers, and which of them are people."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..config import Config
+from ..errors import ShapeError
+from ..geometry.camera import project
+from ..models import Models
+from ..render.appearance import neutral_appearance
+from ..track import association, shape
+from ..track import state as tracking
+from ..track.state import Track, TrackerState
+from ..types import (
+    BodyParams,
+    Camera,
+    Crop,
+    Estimate,
+    Frame,
+)
+
+MIN_OVERLAP = 0.3  # a detection that overlaps a track this much is that track's person
+
+
+def check_frame(frame: Frame) -> None:
+    """Raise ShapeError unless the image is (H,W,3) uint8 and as large as its camera says."""
+    rgb, camera = frame.rgb, frame.camera
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+        raise ShapeError(f"expected an (H,W,3) uint8 image, got {rgb.shape} {rgb.dtype}")
+    if rgb.shape[:2] != (camera.height, camera.width):
+        raise ShapeError(
+            f"the image is {rgb.shape[1]}x{rgb.shape[0]} but its camera is {camera.width}x{camera.height}: "
+            "camera_info belongs to another resolution"
+        )
+    if frame.depth_m is not None and frame.depth_m.shape != rgb.shape[:2]:
+        raise ShapeError(f"expected depth aligned to the image, {rgb.shape[:2]}, got {frame.depth_m.shape}")
+
+
+def restart_if_clock_went_back(state: TrackerState, stamp_ns: int) -> TrackerState:
+    """Drop all tracks when stamps do not advance; names go on counting."""
+    if state.stamp_ns is None or stamp_ns > state.stamp_ns:
+        return state
+    return TrackerState(born=state.born)
+
+
+def mesh_boxes(models: Models, tracks: Sequence[Track], camera: Camera) -> np.ndarray:
+    """Boxes (P,4) px around the projected meshes of the tracks."""
+    if not tracks:
+        return np.zeros((0, 4), np.float32)
+    posed = models.skinner.pose(BodyParams.stack([t.params for t in tracks]))
+    return np.stack([box_of(project(camera, v)) for v in posed.vertices])
+
+
+def box_of(uv: np.ndarray) -> np.ndarray:
+    """Smallest box x, y, w, h around points (N,2) px, NaN ignored; all NaN gives zeros."""
+    uv = uv[np.isfinite(uv).all(-1)]
+    if not len(uv):
+        return np.zeros(4, np.float32)
+    low = uv.min(0)
+    return np.concatenate([low, uv.max(0) - low]).astype(np.float32)
+
+
+def newcomers(
+    models: Models, state: TrackerState, frame: Frame, track_boxes: np.ndarray, boxes_xywh: np.ndarray | None
+) -> tuple[np.ndarray, TrackerState]:
+    """Boxes (N,4) px of people who are not tracked yet.
+
+    Given boxes are always used; the built-in finder looks at most every ``detect.interval_s`` and only while there is
+    room for another person.
+    """
+    config = models.config
+    room = config.track.max_people - len(track_boxes)
+    if boxes_xywh is not None:
+        boxes = np.asarray(boxes_xywh, np.float32)
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
+            raise ShapeError(f"expected finite boxes (N,4) of x, y, w, h in px, got {boxes.shape}")
+    elif models.finder is None or room <= 0 or not _search_is_due(state, frame.stamp_ns, config):
+        return np.zeros((0, 4), np.float32), state
+    else:
+        state = dataclasses.replace(state, searched_ns=frame.stamp_ns)
+        found = models.finder.detect(frame.rgb, enough=config.track.max_people)
+        found = [d.box_xywh for d in found if d.score >= config.detect.min_score]
+        boxes = np.reshape(found, (-1, 4)).astype(np.float32)
+    _, free = association.assign(track_boxes, boxes, MIN_OVERLAP)
+    return boxes[free[: max(room, 0)]], state
+
+
+def _search_is_due(state: TrackerState, stamp_ns: int, config: Config) -> bool:
+    # With nobody tracked a search is the only thing there is to do; it still keeps to half the interval, so that an
+    # empty room does not cost a detector run per frame.
+    interval_s = config.detect.interval_s * (1.0 if state.tracks else 0.5)
+    return state.searched_ns is None or (stamp_ns - state.searched_ns) * 1e-9 >= interval_s
+
+
+def first_estimate(models: Models, crop: Crop, camera: Camera, tracks: Sequence[Track]) -> Estimate:
+    """One estimate per crop; tracks come first in the batch, and their predictions help sources that can use them."""
+    if not len(crop.rgb):
+        return Estimate(BodyParams.rest(0), np.zeros(0, np.float32))
+    return models.estimator.estimate(crop, camera, warm=[t.params for t in tracks])
+
+
+def admit(
+    models: Models, state: TrackerState, tracks: Sequence[Track], estimate: Estimate, stamp_ns: int
+) -> tuple[TrackerState, list[Track], list[int]]:
+    """Start tracks for newcomers with enough confidence.  Returns the batch's tracks and the rows of it that stay."""
+    everyone, kept = list(tracks), list(range(len(tracks)))
+    for i in range(len(tracks), len(estimate.params)):
+        if estimate.confidence[i] >= models.config.regress.min_confidence:
+            belief = shape.ShapeBelief.prior(models.config.fit.betas_sigma)
+            state, track = tracking.birth(state, estimate.params.person(i), belief, neutral_appearance(models.body), stamp_ns)
+            everyone.append(track)
+            kept.append(i)
+    return state, everyone, kept
+
+
+def take_crop(crop: Crop, kept: Sequence[int]) -> Crop:
+    """The windows of some persons."""
+    k = list(kept)
+    return Crop(crop.rgb[k], crop.inside[k], crop.image_from_crop[k], crop.size)
+
+
+def take_estimate(estimate: Estimate, kept: Sequence[int]) -> Estimate:
+    """The estimates of some persons."""
+    k = list(kept)
+    keypoints = estimate.keypoints
+    if keypoints is not None:
+        xyz = keypoints.direction_xyz
+        keypoints = dataclasses.replace(
+            keypoints, uv=keypoints.uv[k], confidence=keypoints.confidence[k], direction_xyz=None if xyz is None else xyz[k]
+        )
+    return dataclasses.replace(
+        estimate,
+        params=BodyParams.stack([estimate.params.person(i) for i in k]),
+        confidence=estimate.confidence[k],
+        keypoints=keypoints,
+        feature=None if estimate.feature is None else estimate.feature[k],
+        rot_sigma_rad=None if estimate.rot_sigma_rad is None else estimate.rot_sigma_rad[k],
+    )

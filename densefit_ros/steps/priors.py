@@ -1,0 +1,126 @@
+"""What is believed before the image is looked at closely: where the fit starts, and what pulls on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..config import Config
+from ..displace.decode import DecodeOptions
+from ..evidence.depth import distance_ratio
+from ..fit.solver import Anchor
+from ..models import Models
+from ..track import motion
+from ..track.state import Track
+from ..types import (
+    BodyParams,
+    Camera,
+    Crop,
+    Estimate,
+    Frame,
+    Surface,
+    TrackingState,
+)
+
+NOMINAL_DT_S = 1 / 30  # the motion sigmas of FitConfig are for one frame at 30 Hz; they grow with the root of time
+KEYPOINT_ROT_SIGMA_RAD = 0.35  # how far a lifted pose may be off per joint; keypoints enter the fit a second time, so loose
+ESTIMATE_T_SIGMA_M = 0.25  # a single view leaves depth this loose at a few metres
+
+
+def prediction_sigmas(tracks: Sequence[Track], config: Config, stamp_ns: int) -> tuple[np.ndarray, np.ndarray]:
+    """How far the predictions may be off: rotations (P,1) rad, translation (P,1) m; infinite in the frame of birth."""
+    since_s = np.array([[(stamp_ns - t.measured_ns) * 1e-9] for t in tracks])
+    growth = np.where(since_s > 0, np.sqrt(np.maximum(since_s, 0) / NOMINAL_DT_S), np.inf)
+    return config.fit.prediction_rot_sigma_rad * growth, config.fit.prediction_t_sigma_m * growth
+
+
+def estimate_sigmas(estimate: Estimate, config: Config) -> np.ndarray:
+    """(P,24) rad: how far each joint rotation of the first estimate may be off."""
+    sigma = estimate.rot_sigma_rad
+    if sigma is None:
+        sigma = np.full((len(estimate.params), 24), KEYPOINT_ROT_SIGMA_RAD, np.float32)
+    return sigma * config.fit.estimate_sigma_scale
+
+
+def fuse(tracks: Sequence[Track], estimate: Estimate, config: Config, stamp_ns: int) -> BodyParams:
+    """The start of the fit: prediction and first estimate, each joint weighted by its precision.
+
+    Shape is the track's belief; where the estimate is worthless (confidence below regress.min_confidence) the
+    prediction stands alone.
+    """
+    predicted = BodyParams.stack([t.params for t in tracks])
+    rot_sigma, t_sigma = prediction_sigmas(tracks, config, stamp_ns)
+    usable = (estimate.confidence >= config.regress.min_confidence)[:, None]
+    newborn = ~np.isfinite(rot_sigma)
+    est2 = estimate_sigmas(estimate, config) ** 2
+    pre2 = np.where(newborn, 1.0, rot_sigma) ** 2
+    share = np.where(newborn, 1.0, pre2 / (pre2 + est2)) * usable
+    t_est2 = ESTIMATE_T_SIGMA_M**2
+    t_pre2 = np.where(newborn, 1.0, t_sigma) ** 2
+    t_share = np.where(newborn, 1.0, t_pre2 / (t_pre2 + t_est2)) * usable
+    start = motion.blend(predicted, estimate.params, share, t_share[:, 0])
+    betas = np.stack([t.shape.mean if t.state is not TrackingState.DETECTED else t.params.betas[0] for t in tracks])
+    return dataclasses.replace(start, betas=betas.astype(np.float32))
+
+
+def anchors(tracks: Sequence[Track], estimate: Estimate, config: Config, stamp_ns: int) -> list[Anchor]:
+    """The priors of the fit: the track's prediction and shape belief, and the first estimate with its own precision."""
+    rot_sigma, t_sigma = prediction_sigmas(tracks, config, stamp_ns)
+    predicted = dataclasses.replace(
+        BodyParams.stack([t.params for t in tracks]), betas=np.stack([t.shape.mean for t in tracks]).astype(np.float32)
+    )
+    usable = (estimate.confidence >= config.regress.min_confidence)[:, None]
+    everyone = len(tracks)
+    return [
+        Anchor(
+            params=predicted,
+            rot_sigma_rad=np.broadcast_to(rot_sigma, (everyone, 24)),
+            betas_sigma=np.stack([t.shape.sigma for t in tracks]),
+            t_sigma_m=np.broadcast_to(t_sigma, (everyone, 3)),
+        ),
+        Anchor(
+            params=estimate.params,
+            rot_sigma_rad=np.where(usable, estimate_sigmas(estimate, config), np.inf),
+            betas_sigma=np.full((everyone, 10), np.inf),
+            t_sigma_m=np.where(usable, ESTIMATE_T_SIGMA_M, np.inf) * np.ones((everyone, 3)),
+        ),
+    ]
+
+
+def scale_to_depth(
+    models: Models, params: BodyParams, anchors: Sequence[Anchor], frame: Frame, crop: Crop
+) -> tuple[BodyParams, list[Anchor], np.ndarray]:
+    """Move everybody along their ray to where the depth image says they are; (P,) bool tells whose depth is known.
+
+    The priors move along: they know the direction, and as long as size is a guess, nothing about the distance.
+    """
+    vertices = models.skinner.pose(params).vertices
+    face_id, rendered_m = models.renderer.render_depth(vertices, frame.camera, crop.image_from_crop, crop.size)
+    ratio = distance_ratio(frame.depth_m, face_id, rendered_m, crop.image_from_crop)
+    known = np.isfinite(ratio)
+    scale = np.where(known, ratio, 1.0)[:, None].astype(np.float32)
+
+    def moved(body: BodyParams) -> BodyParams:
+        return dataclasses.replace(body, t_camera_root=body.t_camera_root * scale)
+
+    moved_params = moved(params)
+    # One view's distance is a guess, a measured one is not: both anchors now stand where the depth put the start.
+    return (
+        moved_params,
+        [dataclasses.replace(a, params=dataclasses.replace(a.params, t_camera_root=moved_params.t_camera_root)) for a in anchors],
+        known,
+    )
+
+
+def render(models: Models, params: BodyParams, tracks: Sequence[Track], camera: Camera, crop: Crop) -> Surface:
+    """Render the bodies with their own textures into their crops."""
+    vertices = models.skinner.pose(params).vertices
+    return models.renderer.render(vertices, [t.appearance for t in tracks], camera, crop.image_from_crop, crop.size)
+
+
+def decode_options(config: Config) -> DecodeOptions:
+    """The settings of the decoder."""
+    d = config.displace
+    return DecodeOptions(max_sigma_px=d.max_sigma_px, sigma_scale=d.sigma_scale, max_points=config.fit.max_points)
