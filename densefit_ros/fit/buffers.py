@@ -155,8 +155,7 @@ def allocate(T, persons: int, points: int, chunks: int, history: int, device) ->
     return SimpleNamespace(
         capacity_rows=rows,
         # in: evidence
-        count=mirror(1, wp.int32),
-        person=mirror(n, wp.int32),
+        point_start=mirror(persons + 1, wp.int32),
         face=mirror(n, wp.int32),
         kind=mirror(n, wp.int32),
         bary=mirror(n, T.V3),

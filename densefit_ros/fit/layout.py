@@ -25,6 +25,9 @@ BLOCK = 8
 BLOCKS = WIDTH // BLOCK
 LOWER_BLOCKS = BLOCKS * (BLOCKS + 1) // 2
 
+# Rows are made and multiplied in chunks of this many points: 45 kB of rows stay in a core's cache in between.
+CHUNK_POINTS = 64
+
 KIND_PIXEL = 0
 KIND_PLANE = 1
 

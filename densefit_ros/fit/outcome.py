@@ -67,7 +67,7 @@ def noise_variance(r2: np.ndarray, scale: float, unknowns: float) -> float:
         return 1.0
     c2 = scale * scale
     variance = 1.0
-    for _ in range(4):  # weights depend on the scale being estimated: a fixed point, reached fast
+    for _ in range(3):  # weights depend on the scale being estimated: a fixed point, reached fast
         w = (c2 * variance / (c2 * variance + r2)) ** 2
         total = w.sum()
         if total <= 0:

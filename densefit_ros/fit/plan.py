@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 import warp as wp
 
-from .layout import LOWER_BLOCKS, WIDTH
+from .layout import CHUNK_POINTS, LOWER_BLOCKS, WIDTH
 from .options import INF, FitOptions
+
+
+TOGETHER = 4  # chunks a launch on a CPU: 180 kB of rows
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class Shape:
     """Everything that fixes the launches; one plan is recorded per value."""
 
     persons: int
-    points: int  # rounded up
+    points: int  # of the person with most, rounded up to whole chunks
     landmarks: str | None
     limbs: int
     pose_prior: bool
@@ -36,7 +39,7 @@ class Plan:
 
 
 def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOptions, capacity: int, slots: int, key_slots: int,
-          chunks: int, history: int, device, on_device: bool) -> Plan:  # fmt: skip
+          history: int, device, on_device: bool) -> Plan:  # fmt: skip
     """Record every launch for one shape."""
     k, p = kernels, shape.persons
     f = k.types.F
@@ -62,14 +65,6 @@ def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOpt
         rec(k.state.motion_of_shape, 24 * p, p, body.parents, body.joint_shapedirs, b.cur, b.local, b.rotation, b.motion,
             b.feature),
     ]  # fmt: skip
-    if shape.points:
-        evaluate.append(
-            rec(k.surface.rows, shape.points, b.count, p, slots, body.has_posedirs, b.person, b.face, b.kind, b.bary, b.target,
-                b.normal, b.sqrt_weight, b.row0, b.camera, f(options.z_min_m), *scale_args, f(options.independent_share),
-                body.faces, body.v_template, body.shapedirs,
-                body.posedirs, body.face_start, body.face_joint, body.face_weight, body.path_start,
-                body.path_joint, body.parents, b.cur, b.rotation, b.joint, b.carry, b.motion, b.beta, b.feature, b.rows, b.r2)
-        )  # fmt: skip
     if landmarks is not None:
         n = landmarks.count
         evaluate += [
@@ -88,10 +83,37 @@ def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOpt
     # The same memory seen as 8-vectors.
     rows8 = wp.array(ptr=b.rows.ptr, dtype=k.types.V8, shape=b.rows.size // 8, device=device)
     gram8 = wp.array(ptr=b.gram.ptr, dtype=k.types.V8, shape=b.gram.size // 8, device=device)
-    gram = [
-        rec(k.solve.gram, p * chunks * LOWER_BLOCKS, chunks, b.row_start, rows8, b.gram_part),
-        rec(k.solve.gram_sum, p * LOWER_BLOCKS, p, chunks, b.gram_part, b.cur, gram8),
-    ]
+
+    def rows_of_points(first_person, persons, first_point, count):
+        """``count`` points of each of ``persons`` persons."""
+        return rec(k.surface.rows, persons * count, first_person, first_point, count, b.point_start, p, slots, body.has_posedirs,
+            b.face, b.kind, b.bary, b.target, b.normal, b.sqrt_weight, b.row0, b.camera, f(options.z_min_m), *scale_args,
+            f(options.independent_share), body.faces, body.v_template, body.shapedirs, body.posedirs, body.face_start,
+            body.face_joint, body.face_weight, body.path_start, body.path_joint, body.parents, b.cur, b.rotation, b.joint,
+            b.carry, b.motion, b.beta, b.feature, b.rows, b.r2)  # fmt: skip
+
+    def gram_of_rows(first_person, persons, first_chunk, count):
+        return rec(k.solve.gram, persons * count * LOWER_BLOCKS, first_person, first_chunk, chunks, count, b.row_start, rows8,
+                   b.gram_part)  # fmt: skip
+
+    extra_rows = 0 if landmarks is None else 2 * landmarks.count + 3 * shape.limbs
+    chunks = -(-(2 * shape.points + extra_rows) // (2 * CHUNK_POINTS))
+    chunks_of_points = shape.points // CHUNK_POINTS
+    if wp.get_device(device).is_cpu:
+        # Persons and chunks one after the other, rows and product in turn, so that the rows are still in the cache.
+        gram = []
+        for i in range(p):
+            for c in range(0, chunks, TOGETHER):
+                here = min(TOGETHER, chunks - c)
+                points = min(here, chunks_of_points - c)
+                if points > 0:
+                    gram.append(rows_of_points(i, 1, c * CHUNK_POINTS, points * CHUNK_POINTS))
+                gram.append(gram_of_rows(i, 1, c, here))
+    else:
+        gram = [rows_of_points(0, p, 0, shape.points)] if shape.points else []
+        if chunks:
+            gram.append(gram_of_rows(0, p, 0, chunks))
+    gram.append(rec(k.solve.gram_sum, p * LOWER_BLOCKS, p, chunks, b.gram_part, b.cur, gram8))
 
     def priors_into(matrix):
         out = [
@@ -113,7 +135,7 @@ def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOpt
             b.cur, b.scale, b.damping, b.growth, b.cost, b.done, b.accepted, b.iteration, b.history)
     ]  # fmt: skip
     if shape.points:
-        begin.append(rec(k.solve.keep, shape.points, b.r2, b.r2_start))
+        begin.append(rec(k.solve.keep, min(p * shape.points, slots), b.r2, b.r2_start))
     if landmarks is not None:
         begin.append(rec(k.solve.keep, p * landmarks.count, b.key_r2, b.key_r2_start))
     propose = []

@@ -19,12 +19,11 @@ from .. import warp_setup
 from ..errors import BackendUnavailable, ShapeError
 from ..types import BodyParams, Camera, Correspondences, DepthPoints, FitResult, FitStatus, Keypoints
 from . import guard, linear, outcome, stage
-from .layout import COL_RESIDUAL, MAX_LANDMARKS, WIDTH
+from .layout import CHUNK_POINTS, COL_RESIDUAL, MAX_LANDMARKS, MAX_LIMBS, WIDTH
 from .options import Anchor, FitOptions, PoseGaussian
 
 _JOINTS = SimpleNamespace(joint_weights=np.eye(24), vertex_index=np.zeros((24, 0), np.int32), vertex_weight=np.zeros((24, 0)))
 HISTORY = 256  # most iterations of one solve
-POINT_ROUNDING = 64
 
 
 class Fitter:
@@ -54,7 +53,8 @@ class Fitter:
             raise BackendUnavailable(message) from error
         self.linear = linear.choose(self.options.linear, self._device.is_cpu)
         scalar = wp.float32 if self.options.dtype == "float32" else wp.float64
-        self._chunks = 1 if self._device.is_cpu else 16
+        most_rows = 2 * self.max_points + 2 * MAX_LANDMARKS + 3 * MAX_LIMBS
+        self._chunks = -(-most_rows // (2 * CHUNK_POINTS))
         self._kernels = buffers.make_kernels(scalar)
         self._constants = buffers.upload_body(body, self._kernels.types, self._device)
         self._b = buffers.allocate(self._kernels.types, self.max_persons, self.max_points, self._chunks, HISTORY, self._device)
@@ -114,7 +114,7 @@ class Fitter:
         if keypoints is not None:
             evidence = evidence + stage.stage_keypoints(b, keypoints, landmarks, persons, limbs, self.options)
         stage.stage_anchors(b, anchors, persons, self.max_persons)
-        return stage.Staged(persons, n, ok, evidence, person, is_pixel, landmarks, limbs, start)
+        return stage.Staged(persons, n, int(np.max(counts, initial=0)), ok, evidence, person, is_pixel, landmarks, limbs, start)
 
     def _landmark_set(self, name: str):
         if name not in self._landmarks:
@@ -139,13 +139,13 @@ class Fitter:
         else:
             b.pose_cost.host[: 23 * p] = 0
             b.pose_cost.push()
-        points = -(-staged.points // POINT_ROUNDING) * POINT_ROUNDING
+        points = -(-staged.most_points // CHUNK_POINTS) * CHUNK_POINTS
         name = keypoints.set_name if keypoints is not None else None
-        key = plan.Shape(p, min(points, self.max_persons * self.max_points), name, staged.limbs, gaussian is not None)
+        key = plan.Shape(p, points, name, staged.limbs, gaussian is not None)
         if key not in self._plans:
             self._plans[key] = plan.build(
                 self._kernels, self._constants, b, key, staged.landmarks, self._joints, self.options, self.max_persons,
-                self.max_persons * self.max_points, self.max_persons * MAX_LANDMARKS, self._chunks, HISTORY, self._device,
+                self.max_persons * self.max_points, self.max_persons * MAX_LANDMARKS, HISTORY, self._device,
                 self.linear == "tile",
             )  # fmt: skip
         return self._plans[key]

@@ -21,7 +21,8 @@ class Staged:
     """What came through: numbers that select a recorded plan, and what the result needs later."""
 
     persons: int
-    points: int
+    points: int  # of all persons
+    most_points: int  # of one person
     valid_start: np.ndarray  # (P,) bool
     evidence: np.ndarray  # (P,) usable matches plus keypoints
     person_of_point: np.ndarray  # (points,)
@@ -106,8 +107,9 @@ def stage_points(
         person, face, bary, target, normal, weight, kind = (a[order] for a in (person, face, bary, target, normal, weight, kind))
     n = len(person)
     b = buffers
-    b.count.host[0] = n
-    b.person.host[:n], b.face.host[:n], b.kind.host[:n] = person, face, kind
+    b.point_start.host[0] = 0
+    np.cumsum(counts, out=b.point_start.host[1 : persons + 1])
+    b.face.host[:n], b.kind.host[:n] = face, kind
     b.bary.host[:n], b.target.host[:n], b.normal.host[:n] = bary, target, normal
     b.sqrt_weight.host[:n] = weight
     row_start = b.row_start.host
@@ -117,7 +119,7 @@ def stage_points(
     b.row0.host[:n] = 2 * np.arange(n) + rows_extra * person
     # The kernels write a point's non-zero columns only, and those never change within a solve.
     b.rows.clear(int(row_start[persons]) * WIDTH)
-    for m in (b.count, b.person, b.face, b.kind, b.bary, b.target, b.normal, b.sqrt_weight, b.row0, b.row_start):
+    for m in (b.point_start, b.face, b.kind, b.bary, b.target, b.normal, b.sqrt_weight, b.row0, b.row_start):
         m.push()
     return n, person, kind == KIND_PIXEL, counts
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import warp as wp
 
-from ..layout import BLOCKS, COL_COST_NEXT, COL_COST_NOW, COL_RESIDUAL, LOWER_BLOCKS, WIDTH
+from ..layout import BLOCKS, CHUNK_POINTS, COL_COST_NEXT, COL_COST_NOW, COL_RESIDUAL, LOWER_BLOCKS, WIDTH
 from . import common
 
 TILE = wp.constant(WIDTH)
@@ -25,28 +25,35 @@ def make(F):
     col_res = wp.constant(COL_RESIDUAL)
     now = wp.constant(COL_COST_NOW * WIDTH + COL_COST_NOW)
     next = wp.constant(COL_COST_NEXT * WIDTH + COL_COST_NEXT)
+    chunk_rows = wp.constant(2 * CHUNK_POINTS)
     tile = WIDTH
 
     @wp.kernel(enable_backward=False, module="unique")
-    def gram(chunks: int, row_start: wp.array(dtype=int), rows: wp.array(dtype=V8), out: wp.array(dtype=M88)):
-        """One 8 x 8 block of J^T J over one share of a person's rows per thread."""
+    def gram(
+        person: int,
+        chunk: int,
+        chunks: int,
+        chunks_here: int,
+        row_start: wp.array(dtype=int),
+        rows: wp.array(dtype=V8),
+        out: wp.array(dtype=M88),
+    ):
+        """One 8 x 8 block of J^T J over one chunk of a person's rows per thread; this launch starts at (person, chunk)."""
         i = wp.tid()
         pc = i / lower_blocks
         block = i - pc * lower_blocks
-        p = pc / chunks
-        chunk = pc - p * chunks
+        p = person + pc / chunks_here
+        c = chunk + pc - (pc / chunks_here) * chunks_here
         bi = int(0)  # noqa: UP018 - Warp takes a plain 0 for a constant
         while (bi + 1) * (bi + 2) / 2 <= block:
             bi += 1
         bj = block - bi * (bi + 1) / 2
-        lo = row_start[p]
-        n = row_start[p + 1] - lo
-        first = lo + n * chunk / chunks
-        last = lo + n * (chunk + 1) / chunks
+        first = row_start[p] + c * chunk_rows
+        last = wp.min(first + chunk_rows, row_start[p + 1])
         acc = M88()
         for r in range(first, last):
             acc += wp.outer(rows[r * blocks + bi], rows[r * blocks + bj])
-        out[i] = acc
+        out[(p * chunks + c) * lower_blocks + block] = acc
 
     @wp.kernel(enable_backward=False, module="unique")
     def gram_sum(persons: int, chunks: int, part: wp.array(dtype=M88), cur: wp.array(dtype=int), out: wp.array(dtype=V8)):

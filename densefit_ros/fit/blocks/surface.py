@@ -50,11 +50,13 @@ def make(F):
 
     @wp.kernel(enable_backward=False, module="unique")
     def rows(
-        count: wp.array(dtype=int),
+        first_person: int,
+        first_point: int,
+        points_here: int,
+        point_start: wp.array(dtype=int),
         persons: int,
         slots: int,
         has_posedirs: int,
-        person: wp.array(dtype=int),
         face: wp.array(dtype=int),
         kind: wp.array(dtype=int),
         bary: wp.array(dtype=V3),
@@ -88,10 +90,12 @@ def make(F):
         out: wp.array(dtype=F),
         out_r2: wp.array(dtype=F),
     ):
-        i = wp.tid()
-        if i >= count[0]:
+        # This launch covers points_here points of each person from first_point on.
+        n = wp.tid()
+        p = first_person + n / points_here
+        i = point_start[p] + first_point + n - (n / points_here) * points_here
+        if i >= point_start[p + 1]:
             return
-        p = person[i]
         slot = 1 - cur[p]
         s = slot * persons + p
         base = s * 24
@@ -109,9 +113,9 @@ def make(F):
         turn0 = M33()
         turn1 = M33()
         turn2 = M33()
-        for n in range(face_start[f], face_start[f + 1]):
-            k = face_joint[n]
-            w3 = wp.cw_mul(face_weight[n], bc)
+        for m in range(face_start[f], face_start[f + 1]):
+            k = face_joint[m]
+            w3 = wp.cw_mul(face_weight[m], bc)
             w = w3[0] + w3[1] + w3[2]
             g = rotation[base + k]
             y = g * (w3[0] * v0 + w3[1] * v1 + w3[2] * v2) + w * carry[base + k]
@@ -177,8 +181,8 @@ def make(F):
         shape = turn0 * shapedirs[corners[0]]
         shape += turn1 * shapedirs[corners[1]]
         shape += turn2 * shapedirs[corners[2]]
-        for n in range(path_start[f], path_start[f + 1]):
-            k = path_joint[n]
+        for m in range(path_start[f], path_start[f + 1]):
+            k = path_joint[m]
             y4 = acc[k]
             if k > 0:
                 acc[parents[k]] = acc[parents[k]] + y4
