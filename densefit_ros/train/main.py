@@ -43,6 +43,10 @@ def main(argv: list[str] | None = None) -> int:
         from .evaluate import main as evaluate
 
         return evaluate(argv[1:])
+    if argv[:1] == ["card"]:
+        from .card import main as card
+
+        return card(argv[1:])
     args = _parser().parse_args(argv)
     if args.task == "plot":
         from .plots import plot_run
@@ -97,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     plot = tasks.add_parser("plot", help="draw the curves of a run")
     plot.add_argument("run", help="directory of the run")
     tasks.add_parser("evaluate", help="held-out numbers of exported networks")
+    tasks.add_parser("card", help="write the measured part of the model card")
     tasks.add_parser("preview", help="write a contact sheet of training samples")
     return parser
 

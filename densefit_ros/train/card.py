@@ -1,0 +1,138 @@
+"""The measured part of docs/MODEL_CARD.md, written from the runs and the evaluation: ``densefit train card``."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import AssetError
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+_FLAGS = ("seed", "minutes", "batch", "made", "chunk", "reuse", "lr", "lr_floor", "warmup", "ema", "init")
+
+
+def card(chains: dict[str, list[Path]], evaluation: dict[str, Any]) -> str:
+    """Markdown of how each network came about, phase by phase, and of its held-out numbers.
+
+    ``chains`` names the run directories of each network in order; ``evaluation`` is the JSON of ``densefit train evaluate``.
+    """
+    parts = []
+    for task, runs in chains.items():
+        records = [_record(run) for run in runs]
+        total = sum(r["steps"] * r["config"]["batch"] for r in records)
+        parts.append(f"### How the {task} network was trained\n")
+        parts.append(_table(_RUN_HEAD, [_run_row(r) for r in records]))
+        parts.append(
+            f"\n{total:,} samples in all. Where the table's minutes are fewer than the command's, the run was stopped there.\n"
+        )
+        parts.append("```bash\n" + "\n".join(_command(task, r) for r in records) + "\n```\n")
+    parts.append("### Held-out numbers\n")
+    parts.append(f"Evaluation seed {evaluation['seed']}, {evaluation['regressor']['people']:.0f} labelled people.\n")
+    parts.append(_table(_REGRESSOR_HEAD, [_regressor_row(evaluation["regressor"])]) + "\n")
+    rows = [_displacement_row(k.removeprefix("displacement_"), v) for k, v in evaluation.items() if k.startswith("displacement_")]
+    parts.append(_table(_DISPLACEMENT_HEAD, rows))
+    return "\n".join(parts) + "\n"
+
+
+def insert(text: str, measured: str) -> str:
+    """``text`` with everything between the two markers replaced.  Raises AssetError when they are missing."""
+    if BEGIN not in text or END not in text:
+        raise AssetError(f"the model card has no '{BEGIN}' and '{END}' lines to write between")
+    head, tail = text.split(BEGIN)[0], text.split(END)[1]
+    return f"{head}{BEGIN}\n{measured}{END}{tail}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="densefit train card", description=__doc__)
+    parser.add_argument(
+        "--displacement", nargs="+", type=Path, required=True, metavar="RUN", help="its run directories, in order"
+    )
+    parser.add_argument("--regressor", nargs="+", type=Path, required=True, metavar="RUN", help="its run directories, in order")
+    parser.add_argument("--evaluation", type=Path, required=True, help="JSON written by densefit train evaluate")
+    parser.add_argument("--card", type=Path, default=Path("docs/MODEL_CARD.md"))
+    args = parser.parse_args(argv)
+    chains = {"displacement": args.displacement, "regressor": args.regressor}
+    measured = card(chains, json.loads(args.evaluation.read_text()))
+    args.card.write_text(insert(args.card.read_text(), measured))
+    print(f"wrote the measured part of {args.card}")
+    return 0
+
+
+def _record(run: Path) -> dict[str, Any]:
+    try:
+        provenance = json.loads((run / "provenance.json").read_text())
+        with (run / "log.csv").open(newline="") as f:
+            last = list(csv.DictReader(f))[-1]
+    except (OSError, ValueError, IndexError) as error:
+        raise AssetError(f"{run}: expected a training run with provenance.json and log.csv ({error})") from error
+    return {"name": run.name, "out": str(run), **provenance, "steps": int(last["step"]), "minutes": float(last["minutes"])}
+
+
+_RUN_HEAD = ("run", "seed", "commit", "crop px", "easy share", "minutes", "steps", "samples")
+
+
+def _run_row(r: dict[str, Any]) -> Sequence[str]:
+    data, c = r["config"]["data"], r["config"]
+    commit = r["commit"][:10] + ("+" if r["commit"].endswith("+") else "")
+    samples = f"{r['steps'] * c['batch']:,}"
+    easy = f"{float(data.get('easy', 0)):g}"
+    return (
+        r["name"],
+        str(c["seed"]),
+        f"`{commit}`",
+        str(data.get("size", 192)),
+        easy,
+        f"{r['minutes']:.1f}",
+        str(r["steps"]),
+        samples,
+    )
+
+
+def _command(task: str, r: dict[str, Any]) -> str:
+    config = r["config"]
+    flags = [f"--{n.replace('_', '-')} {_text(config[n])}" for n in _FLAGS if config.get(n) not in (None, "")]
+    data = shlex.quote(json.dumps(config["data"]))
+    return f"densefit train {task} --out {r['out']} {' '.join(flags)} --data {data}"
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+_REGRESSOR_HEAD = (
+    "MPJPE mm", "PVE mm", "joint angle deg", "root angle deg", "2D joints px of 192", "PCK@0.1",
+    "relative depth error", "rotation z^2 (1: calibrated)", "person or none told",
+)  # fmt: skip
+
+
+def _regressor_row(e: dict[str, float]) -> Sequence[str]:
+    near = [f"{e[k]:.0f}" for k in ("mpjpe_mm", "pve_mm")] + [f"{e[k]:.1f}" for k in ("angle_deg", "root_deg", "placed_px")]
+    return near + [f"{e[k]:.2f}" for k in ("pck10", "depth_relative", "rot_z2", "confidence_right")]
+
+
+_DISPLACEMENT_HEAD = (
+    "starts", "EPE / zero px", "ratio", "small starts", "medium", "large", "surer half", "z^2",
+    "PVE mm start -> refined", "reprojection px start -> refined", "with true flow",
+)  # fmt: skip
+
+
+def _displacement_row(name: str, d: dict[str, float]) -> Sequence[str]:
+    def pair(kind: str) -> str:
+        return f"{d[f'epe{kind}_px']:.2f} / {d[f'zero{kind}_px']:.2f}"
+
+    moved = [f"{d[f'start_{k}']:.1f} -> {d[f'refined_{k}']:.1f}" for k in ("pve_mm", "reproj_px")]
+    true = f"{d['true_flow_pve_mm']:.0f} mm, {d['true_flow_reproj_px']:.1f} px"
+    start = name.replace("_deg", " deg a joint")
+    pairs = [pair("_small"), pair("_medium"), pair("_large"), pair("_sure")]
+    return [start, pair(""), f"{d['epe_ratio']:.2f}", *pairs, f"{d['z2']:.2f}", *moved, true]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,49 @@
+"""The model card's measured part: written from records, between its markers, and nothing else touched."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from densefit_ros.errors import AssetError
+from densefit_ros.train.card import BEGIN, END, card, insert
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "regressor1"
+    folder.mkdir()
+    config = {"seed": 3, "minutes": 14.0, "batch": 8, "lr": 0.001, "init": "", "data": {"size": 128, "easy": True}}
+    (folder / "provenance.json").write_text(json.dumps({"commit": "a" * 40 + "+", "config": config}))
+    (folder / "log.csv").write_text("step,minutes\n20,1.0\n400,9.06\n")
+    return folder
+
+
+def evaluation():
+    shared = dict.fromkeys(("small", "medium", "large", "sure"), 1.0)
+    displacement = {f"{a}_{k}_px": v for a in ("epe", "zero") for k, v in shared.items()}
+    displacement |= {"epe_px": 2.0, "zero_px": 5.0, "epe_ratio": 0.4, "z2": 1.1}
+    displacement |= {f"{a}_{k}": 12.34 for a in ("start", "refined", "true_flow") for k in ("pve_mm", "reproj_px")}
+    names = "mpjpe_mm pve_mm angle_deg root_deg placed_px pck10 depth_relative rot_z2 confidence_right people".split()
+    return {"seed": 5, "regressor": dict.fromkeys(names, 1.0), "displacement_10_deg": displacement}
+
+
+def test_runs_and_numbers_become_tables(run):
+    text = card({"regressor": [run]}, evaluation())
+    assert "| regressor1 | 3 | `aaaaaaaaaa+` | 128 | 1 | 9.1 | 400 | 3,200 |" in text
+    assert "densefit train regressor --out" in text and "--init" not in text and '"size": 128' in text
+    assert "| 10 deg a joint | 2.00 / 5.00 | 0.40 |" in text and "12.3 -> 12.3" in text
+
+
+def test_only_the_measured_part_is_replaced():
+    text = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    new = insert(text, "fresh\n")
+    assert new == f"before\n{BEGIN}\nfresh\n{END}\nafter\n" and insert(new, "fresh\n") == new
+    with pytest.raises(AssetError, match="measured"):
+        insert("no markers", "fresh")
+
+
+def test_a_directory_without_records_is_named(tmp_path):
+    with pytest.raises(AssetError, match="nothing"):
+        card({"regressor": [tmp_path / "nothing"]}, evaluation())
