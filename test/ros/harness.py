@@ -151,11 +151,11 @@ class Client:
         goal = self.count(topic) + n
         return self.until(lambda: self.count(topic) >= goal, timeout_s, each or self.send)
 
-    def falls_silent(self, topic: str, window_s: float = 0.6) -> bool:
-        """Whether, while images are sent, a whole window passes without a message; late ones may come before."""
+    def falls_silent(self, topic: str, window_s: float = 0.6, sending: bool = True) -> bool:
+        """Whether, while images are sent (or not), a window passes without a message; late ones may come before."""
         for _ in range(int(WAIT_S / window_s)):
             before = self.count(topic)
-            self.until(lambda: False, window_s, self.send)
+            self.until(lambda: False, window_s, self.send if sending else None)
             if self.count(topic) == before:
                 return True
         return False

@@ -83,6 +83,7 @@ def test_two_cameras_in_namespaces():
             for client, name in ((left, "left"), (right, "right")):
                 client.listen(SmplBodyArray, f"/{name}/densefit/bodies")
                 assert client.more(f"/{name}/densefit/bodies"), name
+            assert right.falls_silent("/right/densefit/bodies", sending=False)
             other = right.count("/right/densefit/bodies")
             assert left.more("/left/densefit/bodies")
             right.until(lambda: False, 0.2)
