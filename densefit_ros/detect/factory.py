@@ -9,7 +9,7 @@ from ..errors import AssetError, BackendUnavailable, ConfigError
 from .protocol import Detector
 
 BACKENDS = ("auto", "network", "mediapipe", "hog", "none")
-AUTO_ORDER = ("network", "mediapipe", "hog")  # by measurement, docs/MODEL_CARD.md
+AUTO_ORDER = ("mediapipe", "network", "hog")  # by measurement, docs/MODEL_CARD.md
 
 
 def make_detector(
@@ -23,14 +23,16 @@ def make_detector(
     """A person finder; ``none`` gives None.
 
     ``auto`` is the first of AUTO_ORDER that runs here; when that is not the first of all, the log says why.  ``onnx``,
-    ``runtime``, ``device`` and ``threads`` concern the network alone: its file (empty: the one that ships), and the
-    arguments of :func:`densefit_ros.runtime.factory.make_runtime`.  Raises BackendUnavailable or AssetError for a named
+    ``runtime``, ``device`` and ``threads`` concern the network alone: its file (empty: the one that ships; a named file
+    makes ``auto`` the network), and the arguments of :func:`densefit_ros.runtime.factory.make_runtime`.  Raises BackendUnavailable or AssetError for a named
     backend that is missing, ConfigError for an unknown name.
     """
     if backend == "none":
         return None
     if backend not in BACKENDS:
         raise ConfigError(f"detect.backend: expected one of {', '.join(BACKENDS)}, got '{backend}'")
+    if backend == "auto" and onnx:
+        backend = "network"
     if backend != "auto":
         return _make(backend, onnx, runtime, device, threads)
     reasons: list[str] = []
@@ -38,8 +40,6 @@ def make_detector(
         try:
             found = _make(name, onnx, runtime, device, threads)
         except (BackendUnavailable, AssetError) as e:
-            if name == "network" and onnx:  # a file that was asked for is not replaced in silence
-                raise
             reasons.append(str(e))
             continue
         if reasons:
