@@ -24,8 +24,8 @@ def make_detector(
 
     ``auto`` is the first of AUTO_ORDER that runs here; when that is not the first of all, the log says why.  ``onnx``,
     ``runtime``, ``device`` and ``threads`` concern the network alone: its file (empty: the one that ships; a named file
-    makes ``auto`` the network), and the arguments of :func:`densefit_ros.runtime.factory.make_runtime`.  Raises BackendUnavailable or AssetError for a named
-    backend that is missing, ConfigError for an unknown name.
+    makes ``auto`` the network), and the arguments of :func:`densefit_ros.runtime.factory.make_runtime`.  Raises
+    BackendUnavailable or AssetError for a named backend that is missing, ConfigError for an unknown name.
     """
     if backend == "none":
         return None
