@@ -107,8 +107,8 @@ def test_a_failing_worker_is_reported_with_its_reason():
 
 
 def config(out, **kwargs):
-    values = {"task": "displacement", "out": str(out), "steps": 8, "batch": 4, "made": 4, "chunk": 2, "bf16": False, "network": SMALL}
-    values |= {"validation_batches": 2, "validate_minutes": 100.0, "log_steps": 2, "lr": 5e-3}
+    values = {"task": "displacement", "out": str(out), "steps": 8, "batch": 4, "made": 4, "chunk": 2, "bf16": False}
+    values |= {"validation_batches": 2, "validate_minutes": 100.0, "log_steps": 2, "lr": 5e-3, "network": SMALL}
     return TrainConfig(**{**values, **kwargs})
 
 
