@@ -65,7 +65,8 @@ def process(
         return conclude.finish(state, (), frame, times.ms, ())
 
     # Render the start, ask the network where its pixels should go, and solve for the body that goes
-    # there.  The fitter's guard keeps the start of anybody whose evidence does not speak for the result.
+    # there.  Whoever the fitter's guard rejects, because the displacements do not speak for the result, is solved again
+    # from the other evidence alone.
     params = priors.fuse(tracks, estimate, config, frame.stamp_ns)
     anchors = priors.anchors(tracks, estimate, config, frame.stamp_ns)
     on_scale = np.zeros(len(tracks), bool)
@@ -86,7 +87,9 @@ def process(
             with times("decode"):
                 matches = decode(field, surface, crop, priors.decode_options(config))
         with times("fit"):
-            fit = models.fitter.solve(params, camera, matches, keypoints=estimate.keypoints, depth=depth, anchors=anchors)
+            sober = {"keypoints": estimate.keypoints, "depth": depth, "anchors": anchors}
+            fit = models.fitter.solve(params, camera, matches, **sober)
+            fit = conclude.without_rejected(models, fit, params, camera, **sober)
             params = fit.params
 
     # What was measured updates the tracks; what was not coasts, and is dropped after a while.

@@ -9,7 +9,7 @@ from densefit_ros.errors import ShapeError
 from densefit_ros.geometry import so3
 from densefit_ros.geometry.camera import project
 from densefit_ros.regress.contract import REGRESSOR_CONTRACT
-from densefit_ros.regress.decode import crop_intrinsics, decode, pelvis_position, ray_rotation
+from densefit_ros.regress.decode import CONFIDENT_SIGMA, crop_intrinsics, decode, pelvis_position, ray_rotation
 from densefit_ros.regress.network_regressor import NetworkRegressor
 from densefit_ros.types import Camera, Crop
 
@@ -102,7 +102,7 @@ def test_keypoints_are_full_image_pixels_and_halve_in_confidence_with_twice_the_
     estimate = decode(fake_outputs(1), StickBody, CAMERA, affines((100, 50, 384)), 192)
     assert estimate.keypoints.set_name == "smpl24"
     np.testing.assert_allclose(estimate.keypoints.uv[0], np.tile([292.0, 242.0], (24, 1)), atol=1e-3)
-    np.testing.assert_allclose(estimate.keypoints.confidence, 0.5, rtol=1e-5)
+    np.testing.assert_allclose(estimate.keypoints.confidence, CONFIDENT_SIGMA / 0.024, rtol=1e-5)  # fake_outputs claims 0.024
 
 
 def test_losses_and_decoding_agree_on_the_camera():
