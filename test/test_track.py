@@ -87,6 +87,21 @@ def test_shape_belief_tightens_and_never_beyond_its_floor():
     assert np.all(np.diff(sigmas) <= 1e-9) and sigmas[-1] == pytest.approx(shape.MAX_PRECISION**-0.5, rel=1e-4)
 
 
+def test_shape_belief_averages_the_frames_and_keeps_its_prior():
+    """Frames that say +-2 about a mean of 0.5, each fitted with the belief as its prior: the belief finds the mean of prior
+    and images and does not wander, however long it runs."""
+    rng = np.random.default_rng(0)
+    belief, wandered = shape.ShapeBelief.prior(1.0), []
+    for _ in range(3000):
+        said, weight = 0.5 + rng.normal(0, 2, 10), 5.0
+        fitted = (belief.precision * belief.mean + weight * said) / (belief.precision + weight)
+        info = np.diag(np.r_[np.ones(75), belief.precision + weight])
+        belief = shape.update(belief, fitted, info, 1 / 30)
+        wandered.append(np.abs(belief.mean).max())
+    assert max(wandered) < 1.5
+    np.testing.assert_allclose(belief.mean, 0.5, atol=0.25)
+
+
 def test_shape_learns_only_what_pose_leaves_over():
     """Betas that pose can explain away (a singular Schur complement) gain nothing."""
     row = np.zeros((1, 85))

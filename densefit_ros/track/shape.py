@@ -50,6 +50,10 @@ def update(belief: ShapeBelief, betas: np.ndarray, information: np.ndarray, dt_s
     if not (np.all(np.isfinite(marginal)) and np.all(np.isfinite(betas))):
         return belief
     share = min(max(dt_s, 0.0) / CORRELATION_S, 1.0)
-    gained = np.maximum(marginal - belief.precision, 0.0) * share
-    precision = np.minimum(belief.precision + gained, np.maximum(MAX_PRECISION, belief.precision))
-    return ShapeBelief(np.asarray(betas, np.float32), precision.astype(np.float32))
+    gained = np.maximum(marginal - belief.precision, 0.0)
+    # What the image alone said, in natural parameters; a share of it counts.  Taking the fit's betas for the new mean would
+    # count the image in full every time and forget where the belief began: bodies then grew into giants within seconds.
+    said = (belief.precision + gained) * betas - belief.precision * belief.mean
+    precision = belief.precision + share * gained
+    mean = (belief.precision * belief.mean + share * said) / precision
+    return ShapeBelief(mean.astype(np.float32), np.minimum(precision, MAX_PRECISION).astype(np.float32))
