@@ -30,8 +30,7 @@ _FLOW_UNIT_PX = 8.0  # the last layer works in units of a typical displacement
 _DEPTH_UNIT_M = 0.3
 _RENDER_CHANNELS = 10
 # Trained at 128 px and answering 192 px crops from a smaller copy: with minutes of CPU training, 2.25 times as many
-# samples bring more than the finer grid (held-out error 0.69 of zero displacement after 30 minutes, against 0.75 for a
-# third phase at 192), and inference takes half the time.
+# samples bring more than the finer grid, and inference takes 5.5 instead of 8.3 ms.
 WORKING_SIZE_PX = 128
 MATCH_STRIDE_PX = 8
 _REACH_CELLS = 5.0  # standard deviation of the matching step's prior: near cells first
