@@ -252,7 +252,9 @@ def main(argv: list[str] | None = None, make_engine: Callable[[Config], Engine] 
         node = DensefitNode(make_engine)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        executor.spin()
+        # Not spin(): it waits without limit, and a signal between two waits was seen to leave it waiting (once in 25 ends).
+        while rclpy.ok():
+            executor.spin_once(timeout_sec=0.5)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass  # the orderly end: ctrl-C or SIGTERM
     finally:
