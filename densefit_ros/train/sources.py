@@ -143,12 +143,36 @@ def mirror(batch: Batch, which: np.ndarray) -> Batch:
     out["cam"][which, 0] *= -1
     out["joints_uv"][which] = batch["joints_uv"][which][:, flip] * np.float32([-1, 1])
     if "body_colour" in out:
-        # Colours are a function of the rest position, x first: the other side's colour has its x reversed.
-        colour = batch["body_colour"][which][..., ::-1].copy()
-        seen = colour.astype(np.float32).sum(1) > 0
-        colour[:, 0] = np.where(seen, _COLOUR_SUM - colour[:, 0], 0)
-        out["body_colour"][which] = colour
+        out["body_colour"][which] = mirrored_colour(batch["body_colour"][which][..., ::-1])
     out["joints_z"][which] = batch["joints_z"][which][:, flip]
+    return out
+
+
+def mirror_pairs(batch: Batch, which: np.ndarray) -> Batch:
+    """Mirror the chosen pairs of picture and rendering left to right.
+
+    The column x goes to S - x, so that the pixel a cell is read at (stride * c + stride / 2) is again such a pixel.
+    """
+    out = {k: v.copy() for k, v in batch.items()}
+    for name in ("image", "rendering"):
+        flipped = batch[name][which][:, :, ::-1]
+        out[name][which] = np.concatenate([flipped[:, :, :1], flipped[:, :, :-1]], 2)
+    rendering = out["rendering"][which]
+    rendering[..., 4] *= -1  # normals
+    seen = rendering[..., 7:10].any(-1)
+    rendering[..., 7] = np.where(seen, _COLOUR_SUM - rendering[..., 7], 0)
+    out["rendering"][which] = rendering
+    for name in ("flow", "valid", "visible", "body_colour"):
+        out[name][which] = batch[name][which][..., ::-1]
+    out["flow"][which, 0] *= -1
+    out["body_colour"][which] = mirrored_colour(out["body_colour"][which])
+    return out
+
+
+def mirrored_colour(colour: np.ndarray) -> np.ndarray:
+    """Body colours (P,3,h,w) of the other side's points: a function of the rest position, x first, 0 where nobody is."""
+    out = colour.copy()
+    out[:, 0] = np.where(colour.any(1), _COLOUR_SUM - colour[:, 0], 0)
     return out
 
 
@@ -187,8 +211,10 @@ class DisplacementSource(_People):
         }
 
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        """Change the picture's light and colour; the rendering keeps its own."""
-        return {**batch, "image": recolour(batch["image"], rng)}
+        """Mirror half of the pairs; change the picture's light and colour, while the rendering keeps its own."""
+        out = mirror_pairs(batch, rng.random(len(batch["image"])) < 0.5)
+        out["image"] = recolour(out["image"], rng)
+        return out
 
 
 def recolour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
