@@ -38,6 +38,7 @@ class Models:
     estimator: FirstEstimator
     displacer: Any  # displace.Displacer, or None when switched off
     fitter: Any  # fit.Fitter
+    lifting: Any  # regress.lifting.LiftingRegressor, for keypoints that come with a frame
     backends: dict[str, str]  # what really runs, for diagnostics: {"render": "warp:cpu", ...}
 
 
@@ -49,6 +50,7 @@ def load_models(config: Config) -> Models:
     from .body.assets import load_body
     from .body.skin import Skinner
     from .fit.solver import FitOptions, Fitter
+    from .regress.lifting import make_lifting
     from .render.factory import make_renderer
 
     device = resolve_device(config.device)
@@ -81,6 +83,7 @@ def load_models(config: Config) -> Models:
         estimator,
         displacer,
         fitter,
+        make_lifting(body, config.track.max_people, device),
         {
             "device": device,
             "body": body.name,

@@ -38,6 +38,7 @@ def process(
 ) -> tuple[TrackerState, FrameResult]:
     """Answer one frame.
 
+    ``frame.keypoints``, when given, replaces both the finder and the first estimate.
     ``boxes_xywh`` (N,4) px, when given, replaces the built-in person finder in this frame.  A stamp that is not newer
     than the last one drops all tracks: the camera's clock was set back, and a velocity across it would be nonsense.
     Raises ShapeError when the image does not fit its camera.
@@ -53,12 +54,13 @@ def process(
         boxes = find.mesh_boxes(models, tracks, camera)
         new_boxes, state = find.newcomers(models, state, frame, boxes, boxes_xywh)
     with times("crop"):
-        squares = [crops.square_around(b, config.render.crop_margin) for b in (*boxes, *new_boxes)]
+        boxes = np.concatenate([boxes, new_boxes])
+        squares = [crops.square_around(b, config.render.crop_margin) for b in boxes]
         crop = crops.extract(frame.rgb, np.reshape(squares, (-1, 4)), CROP_SIZE_PX)
 
     # A first estimate of everybody; newcomers that look like people become tracks.
     with times("regress"):
-        estimate = find.first_estimate(models, crop, camera, tracks)
+        estimate = find.first_estimate(models, crop, frame, tracks, boxes)
         state, tracks, kept = find.admit(models, state, tracks, estimate, frame.stamp_ns)
         crop, estimate = find.take_crop(crop, kept), find.take_estimate(estimate, kept)
     if not tracks:

@@ -40,6 +40,8 @@ class Frame:
     stamp_ns: int  # the image's own stamp, never the time of arrival
     camera: Camera
     depth_m: np.ndarray | None = None  # (H,W) float32 metres, aligned to rgb; NaN or <= 0 where unknown
+    # People as somebody else's detector sees them, in this image's px: they take the place of finder and first estimate.
+    keypoints: Keypoints | None = None
 
 
 @dataclass(frozen=True)

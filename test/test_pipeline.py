@@ -16,6 +16,7 @@ from densefit_ros.fit.solver import FitOptions, Fitter
 from densefit_ros.geometry.camera import camera_from_fov, crop_camera, project
 from densefit_ros.models import Models
 from densefit_ros.pipeline import initial_state, process
+from densefit_ros.regress.lifting import make_lifting
 from densefit_ros.render.protocol import Appearance
 from densefit_ros.render.warp_renderer import WarpRenderer
 from densefit_ros.track import motion
@@ -147,7 +148,7 @@ def make(parts, body, people: int = 1, **overrides) -> tuple[Models, World]:
     config = with_overrides(Config(), {"track.max_people": people, "detect.interval_s": 0.3, **overrides})
     skinner, renderer, fitter = parts
     oracles = OracleFinder(world, body), OracleEstimator(world, body), OracleDisplacer(world, body)
-    return Models(config, body, skinner, renderer, *oracles, fitter, {}), world
+    return Models(config, body, skinner, renderer, *oracles, fitter, make_lifting(body), {}), world
 
 
 def run(models: Models, world: World, frames: int, state=None, first: int = 0):

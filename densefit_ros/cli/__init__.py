@@ -74,6 +74,12 @@ def run_command(arguments: list[str]) -> int:
     parser.add_argument("input", type=Path, help="video file, picture, or folder of pictures")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for results.jsonl, run.json and overlays")
     parser.add_argument("--boxes", type=Path, metavar="FILE.json", help="people to fit: {file name: [[x, y, w, h], ...]}, px")
+    parser.add_argument(
+        "--keypoints",
+        type=Path,
+        metavar="DIR|FILE",
+        help="lift these keypoints: a folder of OpenPose *_keypoints.json, or COCO-style JSON (docs/KEYPOINTS.md)",
+    )
     lens = parser.add_mutually_exclusive_group()
     lens.add_argument("--camera", type=Path, metavar="FILE.yaml", help="calibration as ROS writes it (camera_info)")
     lens.add_argument("--fov", type=float, metavar="DEG", help="diagonal field of view; without either 60 degrees are assumed")
@@ -94,6 +100,7 @@ def run_command(arguments: list[str]) -> int:
             source=args.input,
             out=args.out,
             boxes=args.boxes,
+            keypoints=args.keypoints,
             camera=read_camera(args.camera) if args.camera else CameraChoice(fov_deg=args.fov),
             independent=args.independent,
             config=load_config(args.config, overrides),

@@ -45,6 +45,14 @@ class Calibrated:
         uv = cv2.projectPoints(points[:, None], np.zeros(3), np.zeros(3), _k(c), self.distortion)[0][:, 0]
         return np.where(points[:, 2:] > 0, uv + ROS_PIXEL_SHIFT_PX, np.nan)
 
+    def from_picture(self, uv: np.ndarray) -> np.ndarray:
+        """Pixels (...,2) of the picture as it was taken to pixels of the pinhole's picture; NaN stays NaN."""
+        if self.distortion is None or not uv.size:
+            return uv
+        taken = np.asarray(uv, np.float64).reshape(-1, 1, 2) - ROS_PIXEL_SHIFT_PX
+        plain = cv2.undistortPoints(taken, _k(self.camera), self.distortion, P=_k(self.camera))
+        return (plain + ROS_PIXEL_SHIFT_PX).reshape(uv.shape).astype(uv.dtype)
+
 
 @dataclass(frozen=True, eq=False)
 class CameraChoice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import time
@@ -15,10 +16,12 @@ import numpy as np
 from ..body.model import BodyModel
 from ..config import Config, with_overrides
 from ..errors import AssetError
+from ..evidence.keypoint_files import KeypointFiles
+from ..evidence.keypoints import projected
 from ..models import Models
 from ..pipeline import initial_state, load_models, process
 from ..render.warp_renderer import WarpRenderer
-from ..types import BodyParams, Camera, Frame, FrameResult, PosedBody
+from ..types import BodyParams, Camera, Frame, FrameResult, Keypoints, PosedBody
 from ..viz import overlay
 from ..viz.video import VideoWriter
 from .cameras import ASSUMED_FOV_DEG, Calibrated, CameraChoice
@@ -37,6 +40,7 @@ class RunOptions:
     source: Path
     out: Path
     boxes: Path | None = None
+    keypoints: Path | None = None  # folder of OpenPose files, or a JSON file in COCO's manner
     camera: CameraChoice = field(default_factory=CameraChoice)
     independent: bool = False
     config: Config = field(default_factory=Config)
@@ -66,7 +70,8 @@ def run(options: RunOptions, load: Callable[[Config], Models] = load_models) -> 
     source = open_source(options.source)
     names = {source.path.name} if source.is_video else {f.name for f in getattr(source, "files", ())}
     boxes = read_boxes(options.boxes, names) if options.boxes else None
-    config = adapted(options.config, boxes, options.overrides)
+    keypoints = _read_keypoints(options, names, source) if options.keypoints else None
+    config = adapted(options.config, boxes, keypoints, options.overrides)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         results_file = open(options.out / "results.jsonl", "w")
@@ -75,7 +80,7 @@ def run(options: RunOptions, load: Callable[[Config], Models] = load_models) -> 
     models = load(config)
     log.info("running: %s", ", ".join(f"{k} {v}" for k, v in models.backends.items()))
     with results_file, _Overlays(options.out, source, models.body) as overlays:
-        loop = _Loop(models, options, boxes, source.fps)
+        loop = _Loop(models, options, boxes, keypoints, source)
         for item in _progress(source, options.progress):
             answer = loop.step(item)
             if answer is None:
@@ -92,24 +97,44 @@ def run(options: RunOptions, load: Callable[[Config], Models] = load_models) -> 
     return summary
 
 
-def adapted(config: Config, boxes: dict[str, np.ndarray] | None, overrides: tuple[str, ...]) -> Config:
-    """Settings that follow from given boxes: as many people as boxes, and everybody in a box is answered."""
-    if boxes is None:
-        return config
+def adapted(
+    config: Config, boxes: dict[str, np.ndarray] | None, keypoints: KeypointFiles | None, overrides: tuple[str, ...]
+) -> Config:
+    """Settings that follow from what is given: room for as many people, and everybody in a box is answered."""
     changes: dict[str, object] = {}
-    most = max((len(b) for b in boxes.values()), default=1)
+    most = max((len(b) for b in boxes.values()), default=1) if boxes is not None else 1
+    most = max(most, keypoints.most_people if keypoints is not None else 1)
     if "track.max_people" not in overrides:
         changes["track.max_people"] = int(np.clip(most, config.track.max_people, 16))
-    if "regress.min_confidence" not in overrides:
+    if boxes is not None and "regress.min_confidence" not in overrides:
         changes["regress.min_confidence"] = 0.0
+    if keypoints is not None and boxes is None and "detect.backend" not in overrides:
+        changes["detect.backend"] = "none"
     return with_overrides(config, changes)
+
+
+def _read_keypoints(options: RunOptions, names: set[str], source: Source) -> KeypointFiles:
+    """Raises AssetError when the files are of other pictures."""
+    found = KeypointFiles(options.keypoints)
+    frames = range(max(source.count, 1)) if source.is_video else (0,)
+    if not any(found.of(name, frame, source.is_video) for name in names for frame in frames):
+        raise AssetError(f"{options.keypoints}: no keypoints of {sorted(names)[0]} or any other picture of the input")
+    return found
 
 
 class _Loop:
     """State from one image to the next."""
 
-    def __init__(self, models: Models, options: RunOptions, boxes: dict[str, np.ndarray] | None, fps: float) -> None:
-        self._models, self._options, self._boxes, self._fps = models, options, boxes, fps
+    def __init__(
+        self,
+        models: Models,
+        options: RunOptions,
+        boxes: dict[str, np.ndarray] | None,
+        keypoints: KeypointFiles | None,
+        source: Source,
+    ) -> None:
+        self._models, self._options, self._boxes, self._keypoints = models, options, boxes, keypoints
+        self._fps, self._is_video = source.fps, source.is_video
         self._state = initial_state()
         self._size: tuple[int, int] | None = None
         self._given: set[str] = set()
@@ -134,7 +159,7 @@ class _Loop:
             self._state = initial_state()
         self._size = (width, height)
         rgb = calibrated.rectify(item.rgb)
-        frame = Frame(rgb, round(item.index * 1e9 / self._fps), calibrated.camera)
+        frame = Frame(rgb, round(item.index * 1e9 / self._fps), calibrated.camera, keypoints=self._keypoints_of(item, calibrated))
         begin = time.perf_counter()
         self._state, result = process(self._models, self._state, frame, self._boxes_of(item))
         self.frame_ms.append((time.perf_counter() - begin) * 1e3)
@@ -146,6 +171,15 @@ class _Loop:
             return calibrated, rgb, result, PosedBody(np.zeros((0, 0, 3)), np.zeros((0, 24, 3)))
         first = self._models.skinner.pose(BodyParams.stack([p.first_estimate for p in result.people]))
         return calibrated, rgb, result, first
+
+    def _keypoints_of(self, item: Item, calibrated: Calibrated) -> Keypoints | None:
+        if self._keypoints is None:
+            return None
+        found = self._keypoints.of(item.file, item.index, self._is_video)
+        if found is None:
+            log.warning("%s: no keypoints of %s, frame %d: nobody is measured in it", self._keypoints.path, item.file, item.index)
+            return Keypoints("openpose25", np.zeros((0, 25, 2), np.float32), np.zeros((0, 25), np.float32))
+        return projected(dataclasses.replace(found, uv=calibrated.from_picture(found.uv)), calibrated.camera)
 
     def _boxes_of(self, item: Item) -> np.ndarray | None:
         # The boxes of a video are those of its first frame; from there on the tracks know better.

@@ -78,6 +78,25 @@ class LiftingRegressor:
         confidence = np.where((seen > 0.1).sum(1) >= MIN_KEYPOINTS, seen.mean(1) * support, 0.0)
         return Estimate(params, confidence.astype(np.float32), weighted, source, rot_sigma_rad=sigma)
 
+    def estimate(
+        self, keypoints: Keypoints, crop: Crop, camera: Camera, warm: Sequence[BodyParams] = (), source: str = "keypoints"
+    ) -> Estimate:
+        """:meth:`lift` with one row of keypoints per window of ``crop``.
+
+        Windows without a person's keypoints keep confidence 0 and get the prediction, or somebody who stands in them.
+        """
+        estimate = self.lift(keypoints, camera, warm, source)
+        unseen = np.flatnonzero(estimate.confidence <= 0)
+        if not len(unseen):
+            return estimate
+        # Confidence 0 says that this is no measurement; it is still the best answer for a window that somebody gave.
+        people = [estimate.params.person(i) for i in range(len(estimate.params))]
+        sigma = estimate.rot_sigma_rad.copy()
+        for i in unseen:
+            people[i] = warm[i] if i < len(warm) else self.upright(crop.image_from_crop[i], crop.size, camera)
+            sigma[i] = UNSEEN_SIGMA_RAD
+        return dataclasses.replace(estimate, params=BodyParams.stack(people), rot_sigma_rad=sigma)
+
     def upright(self, image_from_crop: np.ndarray, size: int, camera: Camera) -> BodyParams:
         """A person of mean shape who stands in the middle of a window (2,3), as tall as a window's person usually is."""
         scale = float(image_from_crop[0, 0])
@@ -128,28 +147,20 @@ class KeypointEstimator:
 
     def estimate(self, crop: Crop, camera: Camera, warm: Sequence[BodyParams] | None = None) -> Estimate:
         """One estimate per window; ``warm`` are predictions for the first ``len(warm)`` windows."""
-        keypoints = self._source.keypoints(crop, camera)
-        warm = warm or ()
-        estimate = self._lifting.lift(keypoints, camera, warm, "mediapipe")
-        unseen = np.flatnonzero(estimate.confidence <= 0)
-        if not len(unseen):
-            return estimate
-        # Confidence 0 says that this is no measurement; it is still the best answer for a window that somebody gave.
-        people = [estimate.params.person(i) for i in range(len(estimate.params))]
-        sigma = estimate.rot_sigma_rad.copy()
-        for i in unseen:
-            people[i] = warm[i] if i < len(warm) else self._lifting.upright(crop.image_from_crop[i], crop.size, camera)
-            sigma[i] = UNSEEN_SIGMA_RAD
-        return dataclasses.replace(estimate, params=BodyParams.stack(people), rot_sigma_rad=sigma)
+        return self._lifting.estimate(self._source.keypoints(crop, camera), crop, camera, warm or (), "mediapipe")
 
 
 def make_mediapipe_estimator(
     body: BodyModel, task_file: str | Path | None = None, max_persons: int = 1, device: str = "cpu"
 ) -> KeypointEstimator:
     """MediaPipe keypoints lifted to ``body``.  Raises BackendUnavailable without the extra, AssetError on a bad .task file."""
-    source = make_keypoint_source(task_file)
+    return KeypointEstimator(make_keypoint_source(task_file), make_lifting(body, max_persons, device))
+
+
+def make_lifting(body: BodyModel, max_persons: int = 1, device: str = "cpu") -> LiftingRegressor:
+    """Lifting with a fitter for the usual number of people; more are lifted in several turns."""
     fitter = Fitter(body, device, max_persons=max(1, min(max_persons, MAX_LIFTED)), max_points=64, options=LIFTING_OPTIONS)
-    return KeypointEstimator(source, LiftingRegressor(body, fitter))
+    return LiftingRegressor(body, fitter)
 
 
 def _rows(keypoints: Keypoints, rows: slice) -> Keypoints:

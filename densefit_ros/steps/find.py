@@ -9,6 +9,7 @@ import numpy as np
 
 from ..config import Config
 from ..errors import ShapeError
+from ..evidence.keypoints import boxes_of_keypoints, of_boxes
 from ..geometry.camera import project
 from ..models import Models
 from ..render.appearance import neutral_appearance
@@ -69,11 +70,13 @@ def newcomers(
 ) -> tuple[np.ndarray, TrackerState]:
     """Boxes (N,4) px of people who are not tracked yet.
 
-    Given boxes are always used; the built-in finder looks at most every ``detect.interval_s`` and only while there is
-    room for another person.
+    Given boxes and given keypoints are always used; the built-in finder looks at most every ``detect.interval_s`` and only
+    while there is room for another person.
     """
     config = models.config
     room = config.track.max_people - len(track_boxes)
+    if boxes_xywh is None and frame.keypoints is not None:
+        boxes_xywh = boxes_of_keypoints(frame.keypoints)
     if boxes_xywh is not None:
         boxes = np.asarray(boxes_xywh, np.float32)
         if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
@@ -96,11 +99,17 @@ def _search_is_due(state: TrackerState, stamp_ns: int, config: Config) -> bool:
     return state.searched_ns is None or (stamp_ns - state.searched_ns) * 1e-9 >= interval_s
 
 
-def first_estimate(models: Models, crop: Crop, camera: Camera, tracks: Sequence[Track]) -> Estimate:
-    """One estimate per crop; tracks come first in the batch, and their predictions help sources that can use them."""
+def first_estimate(models: Models, crop: Crop, frame: Frame, tracks: Sequence[Track], boxes: np.ndarray) -> Estimate:
+    """One estimate per crop; tracks come first in the batch, and their predictions help sources that can use them.
+
+    Given keypoints are lifted; whose they are is told by ``boxes`` (P,4) px, of which the crops are windows.
+    """
     if not len(crop.rgb):
         return Estimate(BodyParams.rest(0), np.zeros(0, np.float32))
-    return models.estimator.estimate(crop, camera, warm=[t.params for t in tracks])
+    warm = [t.params for t in tracks]
+    if frame.keypoints is not None:
+        return models.lifting.estimate(of_boxes(frame.keypoints, boxes), crop, frame.camera, warm)
+    return models.estimator.estimate(crop, frame.camera, warm=warm)
 
 
 def admit(
