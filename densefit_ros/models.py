@@ -49,7 +49,7 @@ def load_models(config: Config) -> Models:
     """Load and warm up.  Raises AssetError, ConfigError or BackendUnavailable; never starts with a part missing."""
     from .body.assets import load_body
     from .body.skin import Skinner
-    from .fit.solver import FitOptions, Fitter
+    from .fit.solver import Fitter
     from .regress.lifting import make_lifting
     from .render.factory import make_renderer
 
@@ -62,14 +62,7 @@ def load_models(config: Config) -> Models:
         device=device,
         max_persons=people,
         max_points=config.fit.max_points,
-        options=FitOptions(
-            iterations=config.fit.iterations,
-            robust_scale=config.fit.robust_scale,
-            robust_start=config.fit.robust_scale,
-            keypoint_sigma_share=config.fit.keypoint_sigma_share,
-            independent_share=config.displace.independent_share,
-            shape_sigma=float("inf"),  # the track's shape belief takes the place of the population prior
-        ),
+        options=fit_options(config),
     )
     estimator = _make_estimator(config, body, device)
     displacer = _make_displacer(config, device) if config.displace.enabled else None
@@ -96,6 +89,20 @@ def load_models(config: Config) -> Models:
     )
     _warm_up(models)
     return models
+
+
+def fit_options(config: Config) -> Any:
+    """The fitter's options as the tracker uses them."""
+    from .fit.options import FitOptions
+
+    return FitOptions(
+        iterations=config.fit.iterations,
+        robust_scale=config.fit.robust_scale,
+        robust_start=config.fit.robust_scale,
+        keypoint_sigma_share=config.fit.keypoint_sigma_share,
+        independent_share=config.displace.independent_share,
+        shape_sigma=float("inf"),  # the track's shape belief takes the place of the population prior
+    )
 
 
 def resolve_device(name: str) -> str:
@@ -134,7 +141,8 @@ def _make_estimator(config: Config, body: Any, device: str) -> FirstEstimator:
     from .weights import weights_path
 
     path = config.regress.onnx or weights_path("regressor.onnx")
-    return NetworkRegressor(body, make_runtime(path, config.runtime.backend, device, config.runtime.threads))
+    runtime = config.runtime
+    return NetworkRegressor(body, make_runtime(path, runtime.backend, device, runtime.threads, precision=runtime.precision))
 
 
 def _make_displacer(config: Config, device: str) -> Any:
@@ -143,7 +151,8 @@ def _make_displacer(config: Config, device: str) -> Any:
     from .weights import weights_path
 
     path = config.displace.onnx or weights_path("displacement.onnx")
-    return Displacer(make_runtime(path, config.runtime.backend, device, config.runtime.threads))
+    runtime = config.runtime
+    return Displacer(make_runtime(path, runtime.backend, device, runtime.threads, precision=runtime.precision))
 
 
 def _make_finder(config: Config, device: str) -> Any:
