@@ -105,7 +105,14 @@ def _collection(items: object = ()) -> list:
     return list(items)
 
 
+def _default(factory: object = None) -> dict:
+    """In place of collections.defaultdict: a dictionary whose missing entries stay missing."""
+    return {}
+
+
 def _key(key: object) -> object:
+    if isinstance(key, _Scalar):
+        key = _Plain().convert(key).item()
     if not isinstance(key, (str, bytes, int, float)):
         raise pickle.UnpicklingError(f"expected text or numbers as keys, got {type(key).__name__}")
     return key
@@ -121,10 +128,12 @@ _ADMITTED: dict[tuple[str, str], object] = {
     ("numpy", "ndarray"): _Class(),
     **{(m, "object"): _Class() for m in _BUILTIN},
     **{(m, n): _collection for m in _BUILTIN for n in ("set", "frozenset")},
+    **{(m, n): _Class() for m in _BUILTIN for n in ("dict", "list")},
     **{(m, "bytes"): _no_bytes for m in _BUILTIN},
     **{(m, "_reconstructor"): _new_object for m in ("copy_reg", "copyreg")},
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): _mapping,
+    ("collections", "defaultdict"): _default,
     **{
         (f"scipy.sparse{m}", f"{cls.__name__[1:].lower()}_matrix"): cls
         for cls in (_Csc, _Csr, _Coo)
