@@ -103,6 +103,12 @@ class TrackConfig:
     )
     appearance: bool = _opt(True, "learn each person's texture while tracking (personalisation)")
 
+    reidentify_s: float = _opt(
+        3.0,
+        "a dropped person who comes back within this time keeps the name, if place, shape and colours agree, s; 0: never",
+        0.0,
+        60.0,
+    )
 
 @dataclass(frozen=True)
 class Config:

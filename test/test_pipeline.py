@@ -204,7 +204,7 @@ def test_two_people_keep_their_names(parts, body):
 
 
 def test_one_who_leaves_coasts_then_is_dropped_and_returns_under_a_new_name(parts, body):
-    models, world = make(parts, body, **{"track.lost_after_s": 0.2})
+    models, world = make(parts, body, **{"track.lost_after_s": 0.2, "track.reidentify_s": 0.0})
     state, results = run(models, world, 6)
     name = results[-1].people[0].track_id
     world.visible = set()

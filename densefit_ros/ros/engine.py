@@ -51,6 +51,7 @@ LIVE_SETTINGS = frozenset(
 
 
 class PipelineEngine:
+        "track.reidentify_s",
     """:mod:`densefit_ros.pipeline` with its state."""
 
     def __init__(self, config: Config) -> None:

@@ -95,7 +95,10 @@ def people(
 def _is_seen(config: Config, estimate: Estimate, fit: FitResult, i: int, dense: bool) -> bool:
     if estimate.confidence[i] < config.regress.min_confidence or fit.status[i] == FitStatus.INVALID_START:
         return False
-    return not dense or fit.inlier_share[i] >= config.track.min_inliers or estimate.keypoints is not None
+    agrees, source = dense and fit.inlier_share[i] >= config.track.min_inliers, estimate.source_of(i)
+    if source == "track":
+        return agrees  # nothing but the displacements has looked at this image
+    return agrees or not dense or source == "external" or estimate.keypoints is not None
 
 
 def _result(
@@ -120,7 +123,7 @@ def _result(
         status=FitStatus(int(fit.status[i])),
         params=track.params,
         first_estimate=estimate.params.person(i),
-        source=estimate.source,
+        source=estimate.source_of(i),
         vertices=np.array(vertices),
         joints=np.array(joints),
         joint_covariance=np.array(covariance),
@@ -171,8 +174,16 @@ def learn_appearance(models: Models, people: list[Concluded], crop: Crop, frame:
 
 
 def finish(
-    state: TrackerState, tracks: Sequence[Track], frame: Frame, stage_ms: dict[str, float], results: Sequence[PersonResult]
+    config: Config,
+    state: TrackerState,
+    tracks: Sequence[Track],
+    frame: Frame,
+    stage_ms: dict[str, float],
+    results: Sequence[PersonResult],
 ) -> tuple[TrackerState, FrameResult]:
     """The next state and the answer."""
-    state = dataclasses.replace(state, tracks=tuple(tracks), stamp_ns=frame.stamp_ns)
+    present = {t.track_id for t in tracks}
+    gone = [t for t in (*state.lost, *state.tracks) if t.track_id not in present]
+    lost = tracking.still_known(gone, frame.stamp_ns, config.track)
+    state = dataclasses.replace(state, tracks=tuple(tracks), stamp_ns=frame.stamp_ns, lost=lost)
     return state, FrameResult(frame.stamp_ns, frame.camera, tuple(results), stage_ms)

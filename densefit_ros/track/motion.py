@@ -50,6 +50,12 @@ def predict(params: BodyParams, velocity: Velocity, dt_s: float) -> BodyParams:
     return BodyParams(out.betas, out.root_rotvec, out.joint_rotvec, params.t_camera_root + velocity.t_m_s * np.float32(path_s))
 
 
+def faded(velocity: Velocity, dt_s: float) -> Velocity:
+    """The velocity after ``dt_s`` without a measurement."""
+    keep = np.float32(np.exp(-max(dt_s, 0.0) / COAST_TAU_S))
+    return Velocity(velocity.rot_rad_s * keep, velocity.t_m_s * keep)
+
+
 def update_velocity(velocity: Velocity, before: BodyParams, after: BodyParams, dt_s: float, tau_s: float) -> Velocity:
     """First-order low-pass of the finite difference, time constant ``tau_s``; 0 keeps the velocity at zero."""
     if tau_s <= 0 or dt_s <= 0:

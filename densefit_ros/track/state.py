@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,10 @@ class TrackerState:
     born: int = 0
     searched_ns: int | None = None
     stamp_ns: int | None = None
+    lost: tuple[Track, ...] = ()  # dropped a moment ago: somebody who returns takes the old name back
+
+
+MAX_LOST = 32
 
 
 def birth(
@@ -63,6 +68,7 @@ def predicted(track: Track, stamp_ns: int) -> Track:
     return dataclasses.replace(
         track,
         params=motion.predict(track.params, track.velocity, dt_s),
+        velocity=motion.faded(track.velocity, dt_s),  # frame by frame the same path as in one step
         stamp_ns=max(stamp_ns, track.stamp_ns),
         state=TrackingState.PREDICTED,
     )
@@ -91,3 +97,15 @@ def measured(
 def is_lost(track: Track, stamp_ns: int, config: TrackConfig) -> bool:
     """Not measured for longer than the configured time."""
     return (stamp_ns - track.measured_ns) * 1e-9 > config.lost_after_s
+
+
+def still_known(lost: Sequence[Track], stamp_ns: int, config: TrackConfig) -> tuple[Track, ...]:
+    """Those of the lost who may still be recognised, the newest MAX_LOST of them."""
+    window_s = config.lost_after_s + config.reidentify_s
+    known = [t for t in lost if config.reidentify_s > 0 and (stamp_ns - t.measured_ns) * 1e-9 <= window_s]
+    return tuple(sorted(known, key=lambda t: t.measured_ns)[-MAX_LOST:])
+
+
+def returned(newborn: Track, known: Track) -> Track:
+    """The same person again: pose of today, name, shape belief and colours of before."""
+    return dataclasses.replace(newborn, track_id=known.track_id, shape=known.shape, appearance=known.appearance)

@@ -1,0 +1,136 @@
+"""Several people through the whole frame, painted into the picture: crossing, leaving and returning, being replaced."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from test_pipeline import CAMERA, DT_NS, World, make, truth_at
+
+from densefit_ros.body.assets import load_body
+from densefit_ros.body.model import pose
+from densefit_ros.body.skin import Skinner
+from densefit_ros.fit.solver import FitOptions, Fitter
+from densefit_ros.pipeline import initial_state, process
+from densefit_ros.render.protocol import Appearance
+from densefit_ros.render.warp_renderer import WarpRenderer
+from densefit_ros.types import Frame, TrackingState
+
+RED, BLUE, GREEN = (0.8, 0.15, 0.1), (0.1, 0.2, 0.8), (0.1, 0.7, 0.15)
+
+
+@pytest.fixture(scope="module")
+def body():
+    return load_body()
+
+
+@pytest.fixture(scope="module")
+def parts(body):
+    fitter = Fitter(body, max_persons=2, max_points=1000, options=FitOptions(shape_sigma=float("inf")))
+    return Skinner(body, max_persons=2), WarpRenderer(body), fitter
+
+
+class Street(World):
+    """People walk along x past one another; the second one is farther away."""
+
+    speed_m = (0.0, 0.0)  # per frame
+    start_m = (-0.7, 0.7)
+    colors = [RED, BLUE]
+
+    def truth(self, person: int):
+        true = truth_at(self.i)
+        place = np.array([[self.start_m[person] + self.speed_m[person] * self.i, 0.1, 3.4 + 0.7 * person]], np.float32)
+        return dataclasses.replace(true, t_camera_root=place)
+
+    def picture(self, body, renderer: WarpRenderer) -> np.ndarray:
+        rgb = np.full((480, 640, 3), 90, np.uint8)
+        seen = sorted(self.visible)
+        if seen:
+            vertices = np.concatenate([pose(body, self.truth(k)).vertices for k in seen]).astype(np.float32)
+            shape = body.v_template.shape
+            looks = [Appearance(vertex_rgb=np.broadcast_to(np.float32(self.colors[k]), shape).copy()) for k in seen]
+            scene = renderer.render_window(vertices, looks, CAMERA)
+            inside = scene.person_id[0] >= 0
+            rgb[inside] = np.round(255 * scene.rgb[0][inside]).astype(np.uint8)
+        return rgb
+
+
+def street(parts, body, people: int, **overrides):
+    models, _ = make(parts, body, people, **overrides)
+    world = Street(people)
+    for oracle in (models.finder, models.estimator, models.displacer):
+        oracle.world = world
+    return models, world
+
+
+def walk(models, world, body, frames: range, state=None):
+    state, results = state or initial_state(), []
+    for world.i in frames:
+        frame = Frame(world.picture(body, models.renderer), world.i * DT_NS, CAMERA)
+        state, result = process(models, state, frame)
+        results.append(result)
+    return state, results
+
+
+def names_by_depth(result) -> list[str]:
+    return [p.track_id for p in sorted(result.people, key=lambda p: float(p.joints[0, 2]))]
+
+
+def test_people_who_cross_keep_their_names(parts, body):
+    models, world = street(parts, body, 2, **{"track.lost_after_s": 1.0})
+    world.speed_m = (0.03, -0.03)
+    _, results = walk(models, world, body, range(48))
+    assert len(results[8].people) == 2
+    before = {p.track_id: float(p.joints[0, 0]) for p in results[8].people}
+    after = {p.track_id: float(p.joints[0, 0]) for p in results[-1].people}
+    assert before.keys() == after.keys(), "nobody was renamed"
+    left, right = sorted(before, key=before.get)
+    assert after[left] > 0.4 and after[right] < -0.4, "both went on in their direction"
+    hidden = [p for r in results for p in r.people if p.tracking_state is TrackingState.PREDICTED]
+    assert hidden, "while one is behind the other its track coasts"
+
+
+@pytest.mark.parametrize("who, same", [(RED, True), (GREEN, False)])
+def test_one_who_comes_back_is_recognised_by_the_colours(parts, body, who, same):
+    """The person leaves; half a second after the loss somebody stands in the same place again."""
+    models, world = street(parts, body, 1, **{"track.lost_after_s": 0.2})
+    world.start_m = (0.0, 0.0)
+    state, results = walk(models, world, body, range(8))
+    name = results[-1].people[0].track_id
+    world.visible = set()
+    state, results = walk(models, world, body, range(8, 26), state)
+    assert results[-1].people == () and [t.track_id for t in state.lost] == [name]
+    world.visible, world.colors = {0}, [who]
+    state, results = walk(models, world, body, range(26, 36), state)
+    (person,) = results[-1].people
+    assert (person.track_id == name) is same
+    assert {p.track_id for r in results for p in r.people} == {person.track_id}, "the name is right from the first answer on"
+    assert len(person.track_id) == 5 and person.track_id.isalpha() and person.track_id.islower()
+
+
+def test_after_the_window_even_the_same_person_is_new(parts, body):
+    models, world = street(parts, body, 1, **{"track.lost_after_s": 0.2, "track.reidentify_s": 0.3})
+    state, results = walk(models, world, body, range(6))
+    name = results[-1].people[0].track_id
+    world.visible = set()
+    state, _ = walk(models, world, body, range(6, 30), state)
+    assert state.lost == ()
+    world.visible = {0}
+    _, results = walk(models, world, body, range(30, 40), state)
+    assert results[-1].people[0].track_id != name
+
+
+def test_somebody_found_elsewhere_leaves_no_ghost(parts, body):
+    """A jump while coasting: the finder sees the person in another place, the coasting track ends there and then."""
+    models, world = street(parts, body, 2, **{"track.lost_after_s": 2.0, "detect.interval_s": 0.1})
+    world.visible, world.start_m = {0}, (-0.4, 0.0)
+    state, results = walk(models, world, body, range(8))
+    name = results[-1].people[0].track_id
+    world.visible = set()
+    state, results = walk(models, world, body, range(8, 14), state)
+    assert [p.tracking_state for p in results[-1].people] == [TrackingState.PREDICTED]
+    world.visible, world.start_m = {0}, (0.35, 0.0)
+    _, results = walk(models, world, body, range(14, 24), state)
+    assert [p.track_id for p in results[-1].people] == [name]
+    assert results[-1].people[0].joints[0, 0] > 0.2
