@@ -97,18 +97,18 @@ class FitConfig:
 class TrackConfig:
     max_people: int = _opt(1, "people tracked at once", 1, 16)
     lost_after_s: float = _opt(0.5, "a person not measured for this long is dropped, s", 0.0, 60.0)
-    velocity_tau_s: float = _opt(0.1, "time constant of the velocity filter, s; 0 switches prediction off", 0.0, 10.0)
-    min_inliers: float = _opt(
-        0.25, "share of displacement matches that must agree with the fit, or the frame counts as not seen", 0.0, 1.0
-    )
-    appearance: bool = _opt(True, "learn each person's texture while tracking (personalisation)")
-
     reidentify_s: float = _opt(
         3.0,
         "a dropped person who comes back within this time keeps the name, if place, shape and colours agree, s; 0: never",
         0.0,
         60.0,
     )
+    velocity_tau_s: float = _opt(0.1, "time constant of the velocity filter, s; 0 switches prediction off", 0.0, 10.0)
+    min_inliers: float = _opt(
+        0.25, "share of displacement matches that must agree with the fit, or the frame counts as not seen", 0.0, 1.0
+    )
+    appearance: bool = _opt(True, "learn each person's texture while tracking (personalisation)")
+
 
 @dataclass(frozen=True)
 class Config:

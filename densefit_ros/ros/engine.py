@@ -43,6 +43,7 @@ LIVE_SETTINGS = frozenset(
         "fit.estimate_sigma_scale",
         "fit.betas_sigma",
         "track.lost_after_s",
+        "track.reidentify_s",
         "track.velocity_tau_s",
         "track.min_inliers",
         "track.appearance",
@@ -51,7 +52,6 @@ LIVE_SETTINGS = frozenset(
 
 
 class PipelineEngine:
-        "track.reidentify_s",
     """:mod:`densefit_ros.pipeline` with its state."""
 
     def __init__(self, config: Config) -> None:
