@@ -72,7 +72,12 @@ class DisplaceConfig:
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    backend: str = _opt("auto", "network runtime", choices=("auto", "onnxruntime", "tensorrt", "torch"))
+    backend: str = _opt(
+        "auto",
+        "network runtime; onnxruntime-tensorrt is ONNX Runtime with its TensorRT provider",
+        choices=("auto", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "torch"),
+    )
+    precision: str = _opt("fp16", "of TensorRT engines; int8 needs densefit build-engine first", choices=("fp16", "fp32", "int8"))
     threads: int = _opt(1, "CPU threads per network", 1, 64)
 
 

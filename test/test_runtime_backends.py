@@ -65,6 +65,18 @@ def test_all_runtimes_give_the_trained_modules_answer(files, network, persons):
             np.testing.assert_allclose(value, truth.numpy(), atol=2e-3, err_msg=f"{backend} {name}")
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+def test_bound_passes_work_on_the_callers_memory(files, backend):
+    runtime = make_runtime(files["displacement"][0], backend, "cpu")
+    inputs = _inputs(2)
+    flow = np.full((2, 2, 48, 48), np.nan, np.float32)
+    run_pass = runtime.bind(inputs, {"flow": flow}, stream=0)
+    for shift in (0, 40):
+        inputs["image"] += np.uint8(shift)  # in place: the pass reads it where it is
+        run_pass()
+        np.testing.assert_allclose(flow, runtime(inputs)["flow"], atol=1e-4)
+
+
 def test_persons_do_not_influence_each_other(files):
     runtime = make_runtime(files["displacement"][0], "onnxruntime", "cpu")
     both = _inputs(2)
@@ -134,6 +146,62 @@ def test_a_named_backend_that_is_missing_raises_with_the_hint(files, monkeypatch
     with pytest.raises(BackendUnavailable, match=r"(?i)tensorrt.*install"):
         monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
         make_runtime(path, "tensorrt")
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "onnxruntime-tensorrt", "onnxruntime", "torch"])
+def test_every_gpu_runtime_by_name_fails_with_a_hint_without_a_gpu(files, backend):
+    if factory.cuda_device_count():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(BackendUnavailable, match="install"):
+        make_runtime(files["displacement"][0], backend, "cuda")
+
+
+def test_onnxruntimes_providers_get_their_options_and_stream(files, monkeypatch, tmp_path):
+    """A stand-in of the session: which providers are asked for, and what a bound pass hands over."""
+    import types
+
+    asked, bound = [], {}
+
+    class Binding:
+        def bind_input(self, *arguments):
+            bound[arguments[0]] = arguments[1:]
+
+        bind_output = bind_input
+
+    class Session:
+        def __init__(self, path, options, providers):
+            asked.append(providers)
+
+        def get_providers(self):
+            return [p if isinstance(p, str) else p[0] for p in asked[-1]]
+
+        def get_inputs(self):
+            return [types.SimpleNamespace(name="image", shape=["P", 4], type="tensor(uint8)")]
+
+        def get_outputs(self):
+            return [types.SimpleNamespace(name="flow", shape=["P", 4], type="tensor(float)")]
+
+        def io_binding(self):
+            return Binding()
+
+        def run_with_iobinding(self, binding, options):
+            bound["sync"] = options.get_run_config_entry("disable_synchronize_execution_providers")
+
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    every = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: every)
+    runtime = OnnxRuntime(files["displacement"][0], "tensorrt", precision="fp16", cache_dir=tmp_path)
+    assert [p if isinstance(p, str) else p[0] for p in asked[0]] == every
+    assert asked[0][0][1]["trt_engine_cache_path"] == str(tmp_path) and asked[0][0][1]["trt_fp16_enable"] == "1"
+    image, flow = torch.zeros((2, 4), dtype=torch.uint8), torch.zeros((2, 4))
+    runtime.bind({"image": image}, {"flow": flow}, stream=99)()
+    assert [p[1]["user_compute_stream"] for p in asked[1][:2]] == ["99", "99"]
+    assert bound["image"] == ("cuda", 0, np.dtype("uint8"), (2, 4), image.data_ptr())
+    assert bound["flow"][-1] == flow.data_ptr() and bound["sync"] == "1"
+    runtime.bind({"image": image}, {"flow": flow}, stream=99)
+    assert len(asked) == 2  # one session per stream
 
 
 def test_auto_falls_back_and_says_so_once(files, monkeypatch, caplog):

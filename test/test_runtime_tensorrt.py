@@ -1,124 +1,230 @@
-"""Building engines against the parts of the API that TensorRT 8.5 to 11 share, played by a small stand-in.
+"""TensorRT against a stand-in that plays the API of version 8.5 and that of 11, engines included.
 
-The stand-in checks the calls' order and arguments; what NVIDIA's library makes of them runs where there is a GPU.
+The stand-in checks the calls' order and arguments and, as an engine, doubles its input; what NVIDIA's library makes of the
+calls runs where there is a GPU.
 """
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import dataclasses
+import logging
+import sys
+import types
 
 import numpy as np
 import pytest
+import tensorrt_stand_in as stand_in
 
-from densefit_ros.errors import AssetError, BackendUnavailable, ConfigError
-from densefit_ros.runtime.tensorrt_backend import MAX_BATCH, TensorRTRuntime, build_engine
+from densefit_ros.errors import AssetError, BackendUnavailable, ConfigError, ShapeError
+from densefit_ros.runtime import tensorrt_backend, tensorrt_build
+from densefit_ros.runtime.tensorrt_backend import MAX_BATCH, TensorRTRuntime, quantised_path
+from densefit_ros.runtime.tensorrt_build import build_engine
 
-
-class Recorder:
-    """What the builder was told."""
-
-    def __init__(self):
-        self.flags, self.profiles, self.network_flags, self.workspace = [], [], None, 0
-
-
-def fake_trt(told: Recorder, version="8.5.2", explicit_flag=True, half=True, readable=True, buildable=True):
-    tensors = [
-        SimpleNamespace(name="image", shape=(-1, 192, 192, 3)),
-        SimpleNamespace(name="rendering", shape=(-1, 192, 192, 10)),
-    ]
-    network = SimpleNamespace(num_inputs=2, get_input=lambda i: tensors[i])
-    config = SimpleNamespace(
-        set_memory_pool_limit=lambda pool, size: setattr(told, "workspace", size),
-        set_flag=told.flags.append,
-        add_optimization_profile=lambda profile: told.profiles.append(profile.shapes),
-    )
-
-    def profile():
-        shapes = {}
-        return SimpleNamespace(shapes=shapes, set_shape=lambda name, low, best, high: shapes.update({name: (low, best, high)}))
-
-    def create_network(flags):
-        told.network_flags = flags
-        return network
-
-    builder = SimpleNamespace(
-        create_network=create_network,
-        create_builder_config=lambda: config,
-        create_optimization_profile=profile,
-        build_serialized_network=lambda n, c: b"engine" if buildable else None,
-    )
-    error = SimpleNamespace(desc=lambda: "Unsupported operator Foo")
-    parser = SimpleNamespace(parse=lambda data: readable, num_errors=1, get_error=lambda i: error)
-    return SimpleNamespace(
-        __version__=version,
-        Builder=lambda logger: builder,
-        OnnxParser=lambda n, logger: parser,
-        NetworkDefinitionCreationFlag=SimpleNamespace(EXPLICIT_BATCH=0) if explicit_flag else SimpleNamespace(),
-        MemoryPoolType=SimpleNamespace(WORKSPACE="workspace"),
-        BuilderFlag=SimpleNamespace(FP16="fp16") if half else SimpleNamespace(),
-    )
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+GENERATIONS = ("8.5.2", "10.3.0", "11.2.0")
 
 
 @pytest.fixture
-def onnx_file(tmp_path):
-    path = tmp_path / "net.onnx"
-    path.write_bytes(b"onnx")
-    return str(path)
+def network(tmp_path):
+    return stand_in.write_network(tmp_path / "net.onnx")
 
 
-def test_an_engine_takes_one_to_sixteen_people_in_half_precision(onnx_file):
-    told = Recorder()
-    assert build_engine(fake_trt(told), None, onnx_file, "fp16", MAX_BATCH) == b"engine"
-    assert told.network_flags == 1 and told.flags == ["fp16"] and told.workspace > 0
-    assert told.profiles == [
-        {
-            "image": ((1, 192, 192, 3), (1, 192, 192, 3), (16, 192, 192, 3)),
-            "rendering": ((1, 192, 192, 10), (1, 192, 192, 10), (16, 192, 192, 10)),
-        }
-    ]
+@pytest.fixture(params=GENERATIONS)
+def trt(request, monkeypatch):
+    """tensorrt of one generation, with torch as if it had a GPU."""
+    module = stand_in.make(request.param)
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    stand_in.pretend_cuda(monkeypatch, torch)
+    return module
 
 
-def test_versions_without_the_explicit_batch_flag_get_none(onnx_file):
-    told = Recorder()
-    build_engine(fake_trt(told, "10.3", explicit_flag=False), None, onnx_file, "fp32", 4)
-    assert told.network_flags == 0 and told.flags == []
+def test_an_engine_takes_one_to_sixteen_people(trt, network):
+    assert build_engine(trt, None, network, "fp16", MAX_BATCH)
+    built = trt.told.builds[-1]
+    assert built.profile == {"image": ((1, 8, 8, 3), (1, 8, 8, 3), (16, 8, 8, 3))}
+    assert built.explicit_batch == trt.__version__.startswith(("8", "10"))
+    assert built.workspace > 0
+    ops = [(n.op_type, n.input[0]) for n in onnx.load_from_string(built.graph).graph.node]
+    assert ops[0] == ("Cast", "image")  # bytes are cast before anything else
 
 
-def test_versions_without_half_precision_say_what_to_do(onnx_file):
-    with pytest.raises(BackendUnavailable, match="precision fp32"):
-        build_engine(fake_trt(Recorder(), "11.0", half=False), None, onnx_file, "fp16", 4)
+def test_precision_is_a_flag_up_to_10_and_in_the_graph_from_11_on(trt, network):
+    build_engine(trt, None, network, "fp16", 4)
+    built = trt.told.builds[-1]
+    kinds = {t.data_type for t in onnx.load_from_string(built.graph).graph.initializer}
+    if trt.__version__.startswith("11"):
+        assert built.flags == [] and onnx.TensorProto.FLOAT16 in kinds
+    else:
+        assert built.flags == ["FP16"] and onnx.TensorProto.FLOAT16 not in kinds
+    build_engine(trt, None, network, "fp32", 4)
+    assert trt.told.builds[-1].flags == []
 
 
-def test_a_network_that_cannot_be_read_or_built_is_named(onnx_file):
+def test_int8_builds_the_quantised_network_and_nothing_else(trt, network, tmp_path):
+    with pytest.raises(BackendUnavailable, match="build-engine --precision int8"):
+        TensorRTRuntime(network, "int8", tmp_path)
+    quantised = quantised_path(network, tmp_path)
+    quantised.write_bytes(b"quantised")
+    TensorRTRuntime(network, "int8", tmp_path)
+    built = trt.told.builds[-1]
+    assert built.graph == b"quantised"
+    assert built.flags == ([] if trt.__version__.startswith("11") else ["INT8", "FP16"])
+
+
+def test_a_cached_engine_is_not_built_again_and_a_foreign_or_stale_one_is(trt, network, tmp_path, monkeypatch, caplog):
+    def load():
+        return TensorRTRuntime(network, cache_dir=tmp_path)
+
+    load()
+    load()
+    assert len(trt.told.builds) == 1
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Another GPU")
+    load()
+    assert len(trt.told.builds) == 2  # another machine's engine has another name, and stays
+    stand_in.write_network(network, factor=3.0)
+    load()
+    assert len(trt.told.builds) == 3  # other weights
+    engine = next(p for p in sorted(tmp_path.glob("*.engine"), key=lambda p: p.stat().st_mtime_ns)[::-1])
+    engine.write_bytes(engine.read_bytes()[:-3])
+    load()
+    assert len(trt.told.builds) == 4 and "damaged or incomplete" in caplog.text
+    trt.told.refuse = 1  # the header fits, the library says no: a driver update does that
+    load()
+    assert len(trt.told.builds) == 5 and "refused the stored one" in caplog.text
+    trt.told.refuse = 2
+    with pytest.raises(BackendUnavailable, match="just built"):
+        load()
+
+
+def test_what_the_builder_measured_is_kept(trt, network, tmp_path):
+    TensorRTRuntime(network, "fp16", tmp_path)
+    TensorRTRuntime(network, "fp32", tmp_path)
+    assert [b.timings for b in trt.told.builds] == [b"", b"measured"]
+    (timings,) = tmp_path.glob("timings-*.cache")
+    timings.write_bytes(b"of another machine")
+    stand_in.write_network(network, factor=5.0)
+    TensorRTRuntime(network, "fp16", tmp_path)
+    assert trt.told.builds[-1].timings == b"" and timings.read_bytes() == b"measured"
+
+
+def test_a_long_build_says_that_it_is_alive(trt, network, monkeypatch, caplog):
+    monkeypatch.setattr(tensorrt_build, "HEARTBEAT_S", 0.01)
+    trt.told.build_s = 0.08
+    with caplog.at_level(logging.WARNING):
+        build_engine(trt, None, network, "fp32", 4)
+    beats = [r.message for r in caplog.records if "so far" in r.message]
+    assert beats and all("net.onnx" in b for b in beats)
+    assert any("tactics 2/5" in b for b in beats) == (not trt.__version__.startswith("8"))
+    assert "built the TensorRT engine" in caplog.records[-1].message
+
+
+def test_passes_run_on_the_callers_memory_and_stream(trt, network, tmp_path):
+    runtime = TensorRTRuntime(network, cache_dir=tmp_path)
+    image = torch.randint(0, 100, (2, 8, 8, 3), dtype=torch.uint8)
+    out = torch.zeros((2, 3, 8, 8))
+    run_pass = runtime.bind({"image": image}, {"twice": out}, stream=77)
+    run_pass()
+    np.testing.assert_array_equal(out.numpy(), 2 * image.numpy().transpose(0, 3, 1, 2))
+    image.fill_(5)  # the same addresses again: nothing is bound anew
+    run_pass()
+    assert float(out.max()) == 10 and trt.told.streams == [77, 77] and trt.told.contexts == 1
+
+
+def test_calls_with_arrays_give_what_the_engine_computes(trt, network, tmp_path):
+    runtime = TensorRTRuntime(network, cache_dir=tmp_path)
+    assert runtime.name == "tensorrt:fp16" and str(runtime.inputs["image"]) == "uint8(P,8,8,3)"
+    for persons in (1, 3, 1):
+        image = np.random.default_rng(persons).integers(0, 100, (persons, 8, 8, 3)).astype(np.uint8)
+        got = runtime({"image": image})
+        np.testing.assert_array_equal(got["twice"], 2.0 * image.transpose(0, 3, 1, 2))
+    assert trt.told.contexts == 2  # one per batch size
+    with pytest.raises(ShapeError, match="at most 16"):
+        runtime({"image": np.zeros((17, 8, 8, 3), np.uint8)})
+    trt.told.fails = True
+    with pytest.raises(BackendUnavailable, match="failed on the device"):
+        runtime({"image": image})
+
+
+def test_a_network_that_cannot_be_read_or_built_is_named(trt, network, tmp_path):
+    trt.told.readable = False
     with pytest.raises(AssetError, match=r"net\.onnx.*Unsupported operator Foo"):
-        build_engine(fake_trt(Recorder(), readable=False), None, onnx_file, "fp32", 4)
+        build_engine(trt, None, network, "fp32", 4)
+    trt.told.readable, trt.told.buildable = True, False
     with pytest.raises(AssetError, match=r"net\.onnx.*could not build"):
-        build_engine(fake_trt(Recorder(), buildable=False), None, onnx_file, "fp32", 4)
+        build_engine(trt, None, network, "fp32", 4)
+    with pytest.raises(AssetError, match="not found"):
+        TensorRTRuntime(tmp_path / "none.onnx", cache_dir=tmp_path)
+    network.write_bytes(b"noise")
+    with pytest.raises(AssetError, match=r"net\.onnx"):
+        TensorRTRuntime(network, cache_dir=tmp_path)
 
 
-def test_unknown_precision_is_a_configuration_error(onnx_file):
+def test_unknown_precision_is_a_configuration_error(network):
     with pytest.raises(ConfigError, match="int4"):
-        TensorRTRuntime(onnx_file, precision="int4")
+        TensorRTRuntime(network, precision="int4")
+
+
+def test_the_key_covers_all_that_an_engine_depends_on():
+    assert {f.name for f in dataclasses.fields(tensorrt_backend.EngineKey)} == {
+        "onnx_sha256", "gpu", "compute_capability", "tensorrt", "precision", "max_batch",
+    }  # fmt: skip
+
+
+def test_build_engine_command(trt, network, tmp_path, monkeypatch, capsys):
+    from densefit_ros.cli import build_engine as command
+    from densefit_ros.cli import calibration
+
+    asked = []
+    monkeypatch.setattr(calibration, "network_of", lambda inputs: inputs)
+    monkeypatch.setattr(
+        calibration, "feeds", lambda network, crops: asked.append(crops) or iter([{"image": np.ones((4, 8, 8, 3), np.uint8)}])
+    )
+    arguments = [str(network), "--cache", str(tmp_path / "c"), "--precision", "int8", "--crops", "4"]
+    for _ in range(2):
+        assert command.main(arguments) == 0
+    assert asked == [4] and len(trt.told.builds) == 1  # once, then kept
+    assert "tensorrt:int8 ready" in capsys.readouterr().out
+
+
+def test_build_engine_without_tensorrt_names_the_hint(network, monkeypatch, capsys):
+    from densefit_ros import cli
+
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert cli.main(["build-engine", str(network)]) == cli.EXIT_ERROR
+    assert "install NVIDIA TensorRT" in capsys.readouterr().err
+
+
+def test_without_a_gpu_tensorrt_says_so(network, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", types.ModuleType("tensorrt"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BackendUnavailable, match="CUDA device"):
+        TensorRTRuntime(network)
+
+
+# On a GPU against ONNX Runtime on the CPU: mean difference over the outputs' cells.  Displacements are in crop px.
+TOLERANCE = {"fp32": 0.01, "fp16": 0.1, "int8": 0.6}
 
 
 @pytest.mark.gpu
-def test_engine_agrees_with_onnxruntime(tmp_path):
-    """On a machine with TensorRT: the shipped displacement network, half precision, twice (built, then from the cache)."""
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_engine_agrees_with_onnxruntime(tmp_path, precision):
+    """The shipped displacement network on crops of synthetic people, twice (built, then from the cache)."""
     pytest.importorskip("tensorrt")
-    torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
+    from densefit_ros.cli import build_engine as command
+    from densefit_ros.cli.calibration import feeds, network_of
     from densefit_ros.runtime.onnxruntime_backend import OnnxRuntime
     from densefit_ros.weights import weights_path
 
     path = weights_path("displacement.onnx")
-    rng = np.random.default_rng(0)
-    inputs = {
-        "image": rng.integers(0, 256, (3, 192, 192, 3)).astype(np.uint8),
-        "rendering": rng.random((3, 192, 192, 10)).astype(np.float32),
-    }
-    expected = OnnxRuntime(path)(inputs)
+    reference = OnnxRuntime(path)
+    inputs = next(feeds(network_of(set(reference.inputs)), 8))
+    expected = reference(inputs)
+    if precision == "int8":
+        command.quantise(path, tmp_path, 64)
     for _ in range(2):
-        got = TensorRTRuntime(path, cache_dir=tmp_path)(inputs)
-        assert float(np.abs(got["flow"] - expected["flow"]).mean()) < 0.1
+        got = TensorRTRuntime(path, precision, tmp_path)(inputs)
+        assert float(np.abs(got["flow"] - expected["flow"]).mean()) < TOLERANCE[precision]
     assert len(list(tmp_path.glob("*.engine"))) == 1

@@ -23,6 +23,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "bench": ("densefit_ros.bench.fit_bench", "time the fit against the baselines"),
     "train": ("densefit_ros.train.main", "train the networks on synthetic people"),
     "export": ("densefit_ros.train.export", "write a trained network as ONNX"),
+    "build-engine": ("densefit_ros.cli.build_engine", "build TensorRT engines for this machine"),
     "preview": ("densefit_ros.synth.preview", "pictures of the synthetic training data"),
 }
 

@@ -27,7 +27,8 @@ def make_runtime(
     """Load a network file.
 
     backend: one of BACKENDS; device: one of DEVICES; threads: CPU threads of this network; precision and cache_dir
-    concern TensorRT only.  A backend or device given by name either runs or raises BackendUnavailable; only "auto"
+    concern TensorRT only ("fp16", "fp32" or "int8").
+    A backend or device given by name either runs or raises BackendUnavailable; only "auto"
     falls back, and says so once in the log.  Raises AssetError for a missing or damaged file, ConfigError for an
     unknown name.
     """
@@ -74,7 +75,7 @@ def _make(name: str, place: str, path: str | Path, threads: int, precision: str,
     if name == "onnxruntime-tensorrt":
         from .onnxruntime_backend import OnnxRuntime
 
-        return OnnxRuntime(path, "tensorrt", threads)
+        return OnnxRuntime(path, "tensorrt", threads, precision, cache_dir)
     if name == "torch":
         from .torch_backend import TorchRuntime
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import AssetError, BackendUnavailable
+from .engine_cache import default_cache_dir
 from .protocol import TensorSpec, check_inputs
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -22,33 +24,94 @@ class OnnxRuntime:
     Raises AssetError when the file is missing or damaged, BackendUnavailable when the provider cannot run here.
     """
 
-    def __init__(self, path: str | Path, provider: str = "cpu", threads: int = 1) -> None:
-        ort = _import()
-        self.path = str(path)
+    capturable = False  # ONNX Runtime queues copies and host work of its own
+
+    def __init__(
+        self,
+        path: str | Path,
+        provider: str = "cpu",
+        threads: int = 1,
+        precision: str = "fp16",
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        """``precision`` and ``cache_dir`` concern the provider "tensorrt"."""
+        self._ort = ort = _import()
+        self.path, self._provider, self._threads = str(path), provider, threads
+        self._precision, self._cache_dir = precision, Path(cache_dir) if cache_dir else default_cache_dir()
         wanted = PROVIDERS[provider]
         if wanted not in ort.get_available_providers():
             have = ", ".join(ort.get_available_providers())
             raise BackendUnavailable(f"onnxruntime has no {wanted} here (it has {have}): pip install onnxruntime-gpu")
         if not Path(path).is_file():
             raise AssetError(f"{path}: network file not found (expected an .onnx file)")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = max(1, int(threads))
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        chain = [wanted] if provider == "cpu" else [wanted, PROVIDERS["cpu"]]
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=chain)
-        except Exception as error:  # the binding raises a dozen unrelated types for one cause: it cannot read the file
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise AssetError(f"{path}: not a readable ONNX network, damaged or incomplete download? ({first_line})") from error
-        running = self._session.get_providers()[0]
-        if running != wanted:
-            raise BackendUnavailable(f"onnxruntime started {running}, not {wanted}: check the CUDA and cuDNN libraries")
+        self._session = self._open()
+        self._on_stream: dict[int, Any] = {}
         self.name = f"onnxruntime:{provider}"
         self.inputs: Mapping[str, TensorSpec] = {i.name: _spec(i) for i in self._session.get_inputs()}
         self.outputs: Mapping[str, TensorSpec] = {o.name: _spec(o) for o in self._session.get_outputs()}
         self._names = list(self.outputs)
+
+    def _open(self, stream: int = 0) -> Any:
+        """A session; with a stream, its kernels are queued there."""
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = max(1, int(self._threads))
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        chain = self._chain(stream)
+        try:
+            session = self._ort.InferenceSession(self.path, options, providers=chain)
+        except Exception as error:  # the binding raises a dozen unrelated types for one cause: it cannot read the file
+            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise AssetError(
+                f"{self.path}: not a readable ONNX network, damaged or incomplete download? ({first_line})"
+            ) from error
+        running, wanted = session.get_providers()[0], PROVIDERS[self._provider]
+        if running != wanted:
+            raise BackendUnavailable(f"onnxruntime started {running}, not {wanted}: check the CUDA and cuDNN libraries")
+        return session
+
+    def _chain(self, stream: int) -> list[Any]:
+        """Providers with their options, the wanted one first."""
+        on_stream = {"user_compute_stream": str(stream)} if stream else {}
+        cpu = PROVIDERS["cpu"]
+        if self._provider == "cpu":
+            return [cpu]
+        cuda = (PROVIDERS["cuda"], on_stream)
+        if self._provider == "cuda":
+            return [cuda, cpu]
+        self._cache_dir.mkdir(parents=True, exist_ok=True)
+        folder = str(self._cache_dir)
+        engines = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": folder, "trt_timing_cache_enable": "1",
+                   "trt_timing_cache_path": folder, "trt_fp16_enable": "1" if self._precision == "fp16" else "0"}  # fmt: skip
+        return [(PROVIDERS["tensorrt"], {**engines, **on_stream}), cuda, cpu]
+
+    def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], stream: int) -> Callable[[], None]:
+        """See :class:`densefit_ros.runtime.protocol.DeviceRuntime`."""
+        names = list(outputs)
+        if self._provider == "cpu":
+
+            def run_on_cpu() -> None:
+                for name, value in zip(names, self._session.run(names, inputs)):
+                    outputs[name][...] = value
+
+            return run_on_cpu
+        if stream not in self._on_stream:
+            self._on_stream[stream] = self._open(stream)
+        session = self._on_stream[stream]
+        binding = session.io_binding()
+        for name, tensor in inputs.items():
+            binding.bind_input(name, "cuda", 0, np.dtype(self.inputs[name].dtype), tuple(tensor.shape), tensor.data_ptr())
+        for name, tensor in outputs.items():
+            binding.bind_output(name, "cuda", 0, np.dtype(self.outputs[name].dtype), tuple(tensor.shape), tensor.data_ptr())
+        options = self._ort.RunOptions()
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        held = (inputs, outputs)
+
+        def run_on_device(held: Any = held) -> None:
+            session.run_with_iobinding(binding, options)
+
+        return run_on_device
 
     @property
     def metadata(self) -> dict[str, str]:

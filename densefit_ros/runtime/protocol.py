@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -41,6 +41,21 @@ class Runtime(Protocol):
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once.  Raises ShapeError on a missing input or another shape or dtype than declared."""
+        ...
+
+
+class DeviceRuntime(Runtime, Protocol):
+    """A runtime that can also work on memory that stays where it is."""
+
+    capturable: bool  # a pass may be recorded into a CUDA graph
+
+    def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], stream: int) -> Callable[[], None]:
+        """A function that queues one pass from ``inputs`` into ``outputs`` and does not wait for it.
+
+        Both map names to arrays of one batch size: torch tensors on CUDA, where ``stream`` is the handle of the stream to
+        queue on; NumPy arrays on the CPU, where a pass is over when the function returns.  Outputs that are not named are
+        not delivered.  The arrays are held.
+        """
         ...
 
 

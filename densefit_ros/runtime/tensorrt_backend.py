@@ -1,14 +1,14 @@
-"""Networks in TensorRT: all that differs between its versions 8.5 to 11 is in this file.
+"""Networks as TensorRT engines, 8.5 to 11: built once per machine, cached, run on memory that torch and Warp share.
 
-Only the part of the API that these versions share is used: explicit batch, one optimisation profile, named tensors
-(``set_tensor_address``, ``execute_async_v3``).  Device memory and the stream are torch's, so that the buffers can be
-shared with the renderer and the solver.
+Running uses what these versions have in common: named tensors (``set_tensor_address``) and ``execute_async_v3`` on a
+stream of ours.  Building is in tensorrt_build.py.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,49 +17,49 @@ import numpy as np
 from ..errors import AssetError, BackendUnavailable, ConfigError, ShapeError
 from .engine_cache import EngineKey, default_cache_dir, file_sha256, read_engine, write_engine
 from .protocol import TensorSpec, check_inputs
+from .tensorrt_build import PRECISIONS, build_engine
 
 MAX_BATCH = 16
-_WORKSPACE_BYTES = 1 << 30
 _HINT = (
     "install NVIDIA TensorRT 8.5 or later (JetPack brings it; on a PC: pip install tensorrt), or use runtime.backend onnxruntime"
 )
+# Not trt.nptype: in 8.5 it names NumPy types that NumPy has since dropped.
+_DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32", "INT64": "int64", "UINT8": "uint8"}
 _log = logging.getLogger(__name__)
 
 
 class TensorRTRuntime:
     """A network as a TensorRT engine, built on first use and cached.
 
-    ``precision`` is "fp16" or "fp32"; batches of 1 to ``max_batch`` run.  Raises BackendUnavailable without TensorRT or
-    a CUDA device, AssetError when the network file is missing, damaged or cannot be built.
+    ``precision`` is "fp16", "fp32" or "int8" (whose quantised network ``densefit build-engine`` makes); batches of 1 to
+    ``max_batch`` run.  Raises BackendUnavailable without TensorRT, a CUDA device or the quantised network, AssetError when
+    the network file is missing, damaged or cannot be built.
     """
+
+    capturable = True  # a pass can be part of a CUDA graph
 
     def __init__(
         self, path: str | Path, precision: str = "fp16", cache_dir: str | Path | None = None, max_batch: int = MAX_BATCH
     ) -> None:
-        if precision not in ("fp16", "fp32"):
-            raise ConfigError(f"tensorrt precision expects fp16 or fp32, got {precision!r}")
+        if precision not in PRECISIONS:
+            raise ConfigError(f"tensorrt precision expects one of {', '.join(PRECISIONS)}, got {precision!r}")
         self._trt, self._torch = trt, torch = _import()
         self.path, self.max_batch = str(path), max_batch
-        if not Path(path).is_file():
-            raise AssetError(f"{path}: network file not found (expected an .onnx file)")
         logger = trt.Logger(trt.Logger.WARNING)
-        engine_bytes = self._cached_or_built(logger, precision, Path(cache_dir) if cache_dir else default_cache_dir())
         self._runtime = trt.Runtime(logger)
-        self._engine = self._runtime.deserialize_cuda_engine(engine_bytes)
-        if self._engine is None:
-            raise BackendUnavailable(f"TensorRT {trt.__version__} refused the engine of {path}: delete the engine cache")
-        self._context = self._engine.create_execution_context()
+        self._engine = self._load(logger, precision, Path(cache_dir) if cache_dir else default_cache_dir())
         self._stream = torch.cuda.Stream()
         self.name = f"tensorrt:{precision}"
-        specs = {True: {}, False: {}}
+        specs: dict[bool, dict[str, TensorSpec]] = {True: {}, False: {}}
         for index in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(index)
             is_input = self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
             shape = tuple(None if n < 0 else int(n) for n in self._engine.get_tensor_shape(name))
-            specs[is_input][name] = TensorSpec(shape, np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))).name)
+            specs[is_input][name] = TensorSpec(shape, _dtype(trt, self._engine.get_tensor_dtype(name)))
         self.inputs: Mapping[str, TensorSpec] = specs[True]
         self.outputs: Mapping[str, TensorSpec] = specs[False]
         self._buffers = {name: self._allocate(spec) for name, spec in {**self.inputs, **self.outputs}.items()}
+        self._passes: dict[int, Callable[[], None]] = {}
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See :class:`densefit_ros.runtime.protocol.Runtime`."""
@@ -72,12 +72,11 @@ class TensorRTRuntime:
                 device, host = self._buffers[name]
                 host[:batch].copy_(torch.from_numpy(np.ascontiguousarray(inputs[name])))
                 device[:batch].copy_(host[:batch], non_blocking=True)
-                self._context.set_input_shape(name, tuple(inputs[name].shape))
-                self._context.set_tensor_address(name, device.data_ptr())
-            for name in self.outputs:
-                self._context.set_tensor_address(name, self._buffers[name][0].data_ptr())
-            if not self._context.execute_async_v3(self._stream.cuda_stream):
-                raise BackendUnavailable(f"{self.name}: execution of {self.path} failed on the device (its log says why)")
+            if batch not in self._passes:
+                views = {name: device[:batch] for name, (device, _) in self._buffers.items()}
+                outputs = {name: views[name] for name in self.outputs}
+                self._passes[batch] = self.bind({name: views[name] for name in self.inputs}, outputs, self._stream.cuda_stream)
+            self._passes[batch]()
             for name in self.outputs:
                 device, host = self._buffers[name]
                 host[:batch].copy_(device[:batch], non_blocking=True)
@@ -85,60 +84,85 @@ class TensorRTRuntime:
         # Copies: the pinned buffers are overwritten by the next call.
         return {name: self._buffers[name][1][:batch].numpy().copy() for name in self.outputs}
 
+    def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], stream: int) -> Callable[[], None]:
+        """See :class:`densefit_ros.runtime.protocol.DeviceRuntime`.  Each binding has an execution context of its own."""
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise BackendUnavailable(f"{self.name}: no execution context for {self.path} (out of device memory?)")
+        batch = len(next(iter(inputs.values())))
+        held = {**inputs, **outputs}
+        for name in self.inputs:
+            context.set_input_shape(name, tuple(inputs[name].shape))
+        for name, spec in self.outputs.items():
+            if name not in held:  # the engine writes every output, read or not
+                shape = (batch, *(1 if n is None else n for n in spec.shape[1:]))
+                held[name] = self._torch.empty(shape, dtype=getattr(self._torch, spec.dtype), device="cuda")
+        for name in (*self.inputs, *self.outputs):
+            context.set_tensor_address(name, held[name].data_ptr())
+
+        def run_pass(context: Any = context, held: dict[str, Any] = held) -> None:
+            if not context.execute_async_v3(stream):
+                raise BackendUnavailable(f"{self.name}: execution of {self.path} failed on the device (its log says why)")
+
+        return run_pass
+
     def _allocate(self, spec: TensorSpec) -> tuple[Any, Any]:
         torch = self._torch
         shape = (self.max_batch, *(1 if n is None else n for n in spec.shape[1:]))
         dtype = getattr(torch, spec.dtype)
         return torch.empty(shape, dtype=dtype, device="cuda"), torch.empty(shape, dtype=dtype, pin_memory=True)
 
-    def _cached_or_built(self, logger: Any, precision: str, cache_dir: Path) -> bytes:
+    def _load(self, logger: Any, precision: str, cache_dir: Path) -> Any:
         trt, torch = self._trt, self._torch
+        source = source_of(self.path, precision, cache_dir)
         major, minor = torch.cuda.get_device_capability()
-        key = EngineKey(
-            file_sha256(Path(self.path)),
-            torch.cuda.get_device_name(),
-            f"{major}.{minor}",
-            trt.__version__,
-            precision,
-            self.max_batch,
-        )
+        gpu = torch.cuda.get_device_name()
+        key = EngineKey(file_sha256(source), gpu, f"{major}.{minor}", trt.__version__, precision, self.max_batch)
         path = cache_dir / key.file_name(Path(self.path).stem)
-        engine, reason = read_engine(path, key)
+        stored, reason = read_engine(path, key)
+        engine = self._runtime.deserialize_cuda_engine(stored) if stored is not None else None
         if engine is not None:
             return engine
+        reason = reason or "TensorRT refused the stored one"
         _log.warning("building the TensorRT engine of %s (%s): this takes minutes, once", Path(self.path).name, reason)
-        engine = build_engine(trt, logger, self.path, precision, self.max_batch)
-        write_engine(path, key, engine)
+        timings = cache_dir / f"timings-{re.sub('[^A-Za-z0-9.]+', '-', f'{gpu}-{trt.__version__}').lower()}.cache"
+        built = build_engine(trt, logger, source, precision, self.max_batch, timings)
+        write_engine(path, key, built)
+        engine = self._runtime.deserialize_cuda_engine(built)
+        if engine is None:
+            raise BackendUnavailable(f"TensorRT {trt.__version__} refused the engine that it has just built of {self.path}")
         return engine
 
 
-def build_engine(trt: Any, logger: Any, path: str, precision: str, max_batch: int) -> bytes:
-    """Parse the ONNX file and build an engine with a batch profile of 1 to ``max_batch``.  Raises AssetError."""
-    builder = trt.Builder(logger)
-    # Explicit batch is a flag up to version 9 and the only mode from 10 on, where the flag may be gone.
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
-    network = builder.create_network(1 << int(flag) if flag is not None else 0)
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(Path(path).read_bytes()):
-        first = parser.get_error(0).desc() if parser.num_errors else "no reason given"
-        raise AssetError(f"{path}: TensorRT {trt.__version__} cannot read this network ({first})")
-    config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE_BYTES)
-    if precision == "fp16":
-        half = getattr(trt.BuilderFlag, "FP16", None)
-        if half is None:
-            raise BackendUnavailable(f"TensorRT {trt.__version__} builds strongly typed networks only: set precision fp32")
-        config.set_flag(half)
-    profile = builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        rest = tuple(tensor.shape)[1:]
-        profile.set_shape(tensor.name, (1, *rest), (1, *rest), (max_batch, *rest))
-    config.add_optimization_profile(profile)
-    serialized = builder.build_serialized_network(network, config)
-    if serialized is None:
-        raise AssetError(f"{path}: TensorRT {trt.__version__} could not build an engine (its log says why)")
-    return bytes(serialized)
+def source_of(path: str | Path, precision: str, cache_dir: Path) -> Path:
+    """The network file that an engine is built from.  Raises AssetError, BackendUnavailable for int8 not yet quantised."""
+    if not Path(path).is_file():
+        raise AssetError(f"{path}: network file not found (expected an .onnx file)")
+    if precision != "int8":
+        return Path(path)
+    quantised = quantised_path(path, cache_dir)
+    if not quantised.is_file():
+        raise BackendUnavailable(
+            f"{Path(path).name} has not been quantised on this machine: run densefit build-engine --precision int8 first"
+        )
+    return quantised
+
+
+def quantised_path(path: str | Path, cache_dir: Path) -> Path:
+    """Where ``densefit build-engine`` keeps the int8 form of a network file."""
+    return cache_dir / f"{Path(path).stem}-int8-{file_sha256(Path(path))[:12]}.onnx"
+
+
+def check_available() -> None:
+    """Raise BackendUnavailable with the install hint unless TensorRT and a CUDA device are here."""
+    _import()
+
+
+def _dtype(trt: Any, dtype: Any) -> str:
+    for name, numpy_name in _DTYPES.items():
+        if hasattr(trt.DataType, name) and dtype == getattr(trt.DataType, name):
+            return numpy_name
+    raise AssetError(f"TensorRT tensor of type {dtype}: expected one of {', '.join(_DTYPES.values())}")
 
 
 def _import() -> tuple[Any, Any]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +34,8 @@ class TorchRuntime:
     Raises AssetError when the file is missing, damaged or of an unknown network, BackendUnavailable without torch,
     onnx or the device.
     """
+
+    capturable = True  # the networks ask nothing back from the device
 
     def __init__(self, path: str | Path, device: str = "cpu", threads: int = 1) -> None:
         torch = _import("torch")
@@ -62,6 +66,21 @@ class TorchRuntime:
             tensors = [torch.from_numpy(np.ascontiguousarray(inputs[n])).to(self._device, non_blocking=True) for n in self.inputs]
             results = self._net(*tensors)
         return {name: value.float().cpu().numpy() for name, value in zip(self.outputs, results)}
+
+    def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], stream: int) -> Callable[[], None]:
+        """See :class:`densefit_ros.runtime.protocol.DeviceRuntime`."""
+        torch = self._torch
+        sources = [torch.as_tensor(inputs[name]) for name in self.inputs]
+        targets = {name: torch.as_tensor(value) for name, value in outputs.items()}
+        on_stream = torch.cuda.stream(torch.cuda.ExternalStream(stream)) if self._device.type == "cuda" else nullcontext()
+
+        def run_pass() -> None:
+            with torch.no_grad(), on_stream:
+                for name, value in zip(self.outputs, self._net(*sources)):
+                    if name in targets:
+                        targets[name].copy_(value)
+
+        return run_pass
 
 
 def _read(path: str | Path):

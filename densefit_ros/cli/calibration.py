@@ -1,0 +1,49 @@
+"""Calibration data for int8 engines: crops of synthetic people, with renderings of wrong estimates as a tracker meets them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..body.assets import load_body
+from ..body.model import rest_joints
+from ..detect.contract import FINDER_CONTRACT, HEIGHT_PX, WIDTH_PX
+from ..displace.contract import DISPLACEMENT_CONTRACT, SIZE_PX
+from ..regress.contract import REGRESSOR_CONTRACT
+from ..render.factory import make_renderer
+from ..runtime.protocol import NetworkContract
+from ..synth.backgrounds import load_backgrounds
+from ..synth.crops import make_crops
+from ..synth.displacement import make_pairs
+from ..synth.engine import SynthEngine
+from ..synth.perturb import disturb
+from ..synth.scenes import make_scenes
+
+BATCH = 8
+SEED = 20
+
+
+def network_of(inputs: set[str]) -> NetworkContract:
+    """Which network has these inputs."""
+    contracts = (REGRESSOR_CONTRACT, DISPLACEMENT_CONTRACT, FINDER_CONTRACT)
+    return next(c for c in contracts if set(c.inputs) == inputs)
+
+
+def feeds(network: NetworkContract, crops: int) -> Iterator[dict[str, np.ndarray]]:
+    """At least ``crops`` samples of a network's inputs, in batches; the same ones every time."""
+    body, batches = load_body(), -(-crops // BATCH)
+    # One subject per batch or so: looks take turns as people do in front of a robot.
+    engine = SynthEngine(body, make_renderer(body, "warp", "cpu"), load_backgrounds("train"), subjects=max(batches, 2))
+    for index in range(batches):
+        rng = np.random.default_rng([SEED, index])
+        if network is FINDER_CONTRACT:
+            yield {"image": make_scenes(rng, engine, BATCH, WIDTH_PX, HEIGHT_PX).rgb}
+            continue
+        batch = make_crops(rng, engine, BATCH, SIZE_PX)
+        if network is REGRESSOR_CONTRACT:
+            yield {"image": batch.rgb, "intrinsics": (batch.intrinsics / batch.size).astype(np.float32)}
+        else:
+            start = disturb(rng, batch.params, rest_joints(body, batch.params.betas)[:, 0])
+            pairs = make_pairs(rng, engine, batch, start)
+            yield {"image": pairs.image, "rendering": pairs.rendering}

@@ -1,0 +1,234 @@
+"""A small TensorRT for tests: the API of 8.5, 10 or 11 as documented, and one engine, which doubles its image."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+
+@dataclass
+class Build:
+    """What one build was told."""
+
+    graph: bytes = b""
+    flags: list = field(default_factory=list)
+    profile: dict = field(default_factory=dict)
+    explicit_batch: bool = False
+    workspace: int = 0
+    timings: bytes = b""
+
+
+@dataclass
+class Told:
+    """What happened, and what is to happen."""
+
+    builds: list = field(default_factory=list)
+    streams: list = field(default_factory=list)
+    contexts: int = 0
+    readable: bool = True
+    buildable: bool = True
+    build_s: float = 0.0
+    refuse: int = 0  # this many engines are refused when they are read
+    fails: bool = False  # execution fails
+
+
+def write_network(path: Path, factor: float = 2.0) -> Path:
+    """image uint8 (P,8,8,3) -> twice float32 (P,3,8,8), transposed as bytes, as exporters write it, then a convolution."""
+    weight = np.zeros((3, 3, 1, 1), np.float32)
+    weight[[0, 1, 2], [0, 1, 2]] = factor
+    nodes = [
+        helper.make_node("Transpose", ["image"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["planes"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["x", "weight"], ["twice"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "net",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["P", 8, 8, 3])],
+        [helper.make_tensor_value_info("twice", TensorProto.FLOAT, ["P", 3, 8, 8])],
+        [onnx.numpy_helper.from_array(weight, "weight")],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
+def pretend_cuda(monkeypatch, torch) -> None:
+    """Let torch answer as on a machine with one GPU, with plain memory behind it."""
+    empty = torch.empty
+    stream = SimpleNamespace(cuda_stream=1, synchronize=lambda: None)
+
+    class Nothing:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 7))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Orin")
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda s: Nothing())
+    monkeypatch.setattr(torch, "empty", lambda shape, dtype=None, device=None, pin_memory=False: empty(shape, dtype=dtype))
+
+
+class _Context:
+    def __init__(self, told):
+        self._told, self._shape, self._address = told, {}, {}
+
+    def set_input_shape(self, name, shape):
+        self._shape[name] = shape
+
+    def set_tensor_address(self, name, address):
+        self._address[name] = address
+
+    def execute_async_v3(self, stream):
+        if self._told.fails:
+            return False
+        assert set(self._address) == {"image", "twice"}  # every tensor, input or output, needs an address
+        self._told.streams.append(stream)
+        shape = self._shape["image"]
+        count = int(np.prod(shape))
+        image = np.ctypeslib.as_array((ctypes.c_uint8 * count).from_address(self._address["image"])).reshape(shape)
+        out = np.ctypeslib.as_array((ctypes.c_float * count).from_address(self._address["twice"]))
+        out.reshape(shape[0], 3, 8, 8)[:] = 2.0 * image.transpose(0, 3, 1, 2)
+        return True
+
+
+class _Engine:
+    num_io_tensors = 2
+
+    def __init__(self, trt):
+        self._trt = trt
+
+    def get_tensor_name(self, index):
+        return ("image", "twice")[index]
+
+    def get_tensor_mode(self, name):
+        return self._trt.TensorIOMode.INPUT if name == "image" else self._trt.TensorIOMode.OUTPUT
+
+    def get_tensor_shape(self, name):
+        return (-1, 8, 8, 3) if name == "image" else (-1, 3, 8, 8)
+
+    def get_tensor_dtype(self, name):
+        return self._trt.DataType.UINT8 if name == "image" else self._trt.DataType.FLOAT
+
+    def create_execution_context(self):
+        self._trt.told.contexts += 1
+        return _Context(self._trt.told)
+
+
+def make(version: str) -> ModuleType:
+    """The module ``tensorrt`` of one version; what it is told is in ``told``."""
+    generation = int(version.split(".")[0])
+    told = Told()
+    trt = ModuleType("tensorrt")
+    trt.__version__, trt.told = version, told
+
+    class Logger:
+        WARNING = 2
+
+        def __init__(self, level):
+            pass
+
+    class Config:
+        def __init__(self):
+            self.build, self.cache, self.progress_monitor = Build(), None, None
+
+        def set_memory_pool_limit(self, pool, size):
+            self.build.workspace = size
+
+        def set_flag(self, flag):
+            self.build.flags.append(flag)
+
+        def add_optimization_profile(self, profile):
+            self.build.profile = profile.shapes
+
+        def create_timing_cache(self, stored):
+            return bytes(stored)
+
+        def set_timing_cache(self, cache, ignore_mismatch):
+            assert ignore_mismatch is False
+            if cache not in (b"", b"measured"):
+                return False
+            self.cache = self.build.timings = cache
+            return True
+
+        def get_timing_cache(self):
+            return SimpleNamespace(serialize=lambda: b"measured")
+
+    class Profile:
+        def __init__(self):
+            self.shapes = {}
+
+        def set_shape(self, name, low, best, high):
+            self.shapes[name] = (low, best, high)
+
+    class Builder:
+        def __init__(self, logger):
+            pass
+
+        def create_network(self, flags):
+            image = SimpleNamespace(name="image", shape=(-1, 8, 8, 3))
+            return SimpleNamespace(num_inputs=1, get_input=lambda i: image, flags=flags, graph=b"")
+
+        def create_builder_config(self):
+            return Config()
+
+        def create_optimization_profile(self):
+            return Profile()
+
+        def build_serialized_network(self, network, config):
+            monitor = config.progress_monitor
+            if monitor is not None:
+                monitor.phase_start("tactics", None, 5)
+                monitor.step_complete("tactics", 1)
+            time.sleep(told.build_s)
+            if monitor is not None:
+                monitor.phase_finish("tactics")
+            if not told.buildable:
+                return None
+            config.build.graph, config.build.explicit_batch = network.graph, bool(network.flags)
+            told.builds.append(config.build)
+            return b"engine"
+
+    class OnnxParser:
+        num_errors = 1
+
+        def __init__(self, network, logger):
+            self._network = network
+
+        def parse(self, graph):
+            self._network.graph = graph
+            return told.readable
+
+        def get_error(self, index):
+            return SimpleNamespace(desc=lambda: "Unsupported operator Foo")
+
+    class Runtime:
+        def __init__(self, logger):
+            pass
+
+        def deserialize_cuda_engine(self, stored):
+            if told.refuse:
+                told.refuse -= 1
+                return None
+            assert stored == b"engine"
+            return _Engine(trt)
+
+    trt.Logger, trt.Builder, trt.OnnxParser, trt.Runtime = Logger, Builder, OnnxParser, Runtime
+    trt.MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
+    trt.TensorIOMode = SimpleNamespace(INPUT="in", OUTPUT="out")
+    trt.DataType = SimpleNamespace(FLOAT="float", HALF="half", INT8="int8", INT32="int32", UINT8="uint8")
+    weak = generation <= 10  # precision flags and calibrators are gone in 11
+    trt.BuilderFlag = SimpleNamespace(FP16="FP16", INT8="INT8") if weak else SimpleNamespace()
+    trt.NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0) if weak else SimpleNamespace()
+    if generation >= 10:
+        trt.IProgressMonitor = type("IProgressMonitor", (), {"__init__": lambda self: None})
+    return trt

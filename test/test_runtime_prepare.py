@@ -1,0 +1,87 @@
+"""What networks go through on their way to TensorRT, each form judged by what it computes in ONNX Runtime."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from densefit_ros.errors import AssetError
+from densefit_ros.runtime import onnx_prepare
+from densefit_ros.runtime.onnxruntime_backend import OnnxRuntime
+from densefit_ros.weights import weights_path
+
+onnx = pytest.importorskip("onnx")
+NETWORKS = ("displacement", "regressor")
+
+
+@lru_cache
+def crops(name: str) -> dict[str, np.ndarray]:
+    """A batch of what the network meets: synthetic people."""
+    from densefit_ros.cli.calibration import feeds, network_of
+
+    return next(feeds(network_of(set(OnnxRuntime(weights_path(f"{name}.onnx")).inputs)), 8))
+
+
+def run(model, path, inputs):
+    onnx.save(model, str(path))
+    return OnnxRuntime(path)(inputs)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_folding_and_casting_first_change_nothing(name, tmp_path):
+    path, inputs = weights_path(f"{name}.onnx"), crops(name)
+    expected = OnnxRuntime(path)(inputs)
+    model = onnx_prepare.bytes_cast_first(onnx_prepare.folded(path))
+    onnx.checker.check_model(model)
+    got = run(model, tmp_path / "x.onnx", inputs)
+    for key, value in expected.items():
+        np.testing.assert_allclose(got[key], value, atol=1e-4, err_msg=key)
+    readers = [n.op_type for n in model.graph.node if "image" in n.input]
+    assert readers == ["Cast"] and not {n.op_type for n in model.graph.node} & {"Mod", "Loop", "If"}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_half_precision_in_the_graph_keeps_the_border_and_the_answers(name, tmp_path):
+    path, inputs = weights_path(f"{name}.onnx"), crops(name)
+    expected = OnnxRuntime(path)(inputs)
+    model = onnx_prepare.half(onnx_prepare.bytes_cast_first(onnx_prepare.folded(path)))
+    onnx.checker.check_model(model)
+    assert sum(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer) > 20
+    got = run(model, tmp_path / "x.onnx", inputs)
+    key = {"displacement": "flow", "regressor": "joints_uv"}[name]
+    scale = {"displacement": 0.1, "regressor": 2e-3}[name]  # crop px; of the crop's side
+    assert got[key].dtype == np.float32 and float(np.abs(got[key] - expected[key]).mean()) < scale
+
+
+def test_int8_from_synthetic_crops_stays_near(tmp_path):
+    path, inputs = weights_path("displacement.onnx"), crops("displacement")
+    expected = OnnxRuntime(path)(inputs)
+    out = onnx_prepare.quantise(path, tmp_path / "cache" / "int8.onnx", [inputs])
+    model = onnx.load(str(out))
+    scales = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
+    zero_points = {t.name: t for t in model.graph.initializer}
+    assert len(scales) > 15
+    for node in scales:  # TensorRT takes symmetric int8 only
+        zero = onnx.numpy_helper.to_array(zero_points[node.input[2]])
+        assert zero.dtype == np.int8 and not zero.any()
+    got = OnnxRuntime(out)(inputs)
+    assert float(np.abs(got["flow"] - expected["flow"]).mean()) < 0.6
+    assert out.stat().st_size < 0.5 * path.stat().st_size
+    with pytest.raises(AssetError, match="at least one batch"):
+        onnx_prepare.quantise(path, tmp_path / "none.onnx", [])
+
+
+def test_calibration_is_the_same_every_time_and_covers_every_network():
+    from densefit_ros.cli.calibration import feeds, network_of
+
+    for name in (*NETWORKS, "finder"):
+        runtime = OnnxRuntime(weights_path(f"{name}.onnx"))
+        contract = network_of(set(runtime.inputs))
+        assert contract.name == name
+        first = next(feeds(contract, 1))
+        runtime({k: v[:1] for k, v in first.items()})  # raises ShapeError when a feed does not fit
+        if name == "displacement":
+            for key, value in next(feeds(contract, 8)).items():
+                np.testing.assert_array_equal(value, first[key])
