@@ -42,8 +42,9 @@ class DetectConfig:
 class RegressConfig:
     backend: str = _opt(
         "auto",
-        "first estimate: the built-in network, or MediaPipe keypoints lifted to the body (an optional extra)",
-        choices=("auto", "network", "mediapipe"),
+        "first estimate: the built-in network, MediaPipe keypoints lifted to the body (an optional extra), or external: none of "
+        "our own, people come from given estimates or keypoints and are carried from one to the next by the displacements",
+        choices=("auto", "network", "mediapipe", "external"),
     )
     onnx: str = _opt("", "regressor network (.onnx); empty: the weights that ship with the package")
     mediapipe_task: str = _opt(

@@ -30,3 +30,7 @@ class CameraError(DensefitError):
 
 class ImageError(DensefitError):
     """An image message or file is empty, truncated, damaged or in an encoding that carries no picture."""
+
+
+class MessageError(DensefitError):
+    """A message of another program (boxes, keypoints, first estimates) does not say what its type promises."""

@@ -136,6 +136,10 @@ def _make_estimator(config: Config, body: Any, device: str) -> FirstEstimator:
             if config.regress.backend == "mediapipe":
                 raise
             _log().info("first estimate: built-in network (%s)", e)
+    if config.regress.backend == "external":
+        from .regress.carried import CarriedEstimator
+
+        return CarriedEstimator()
     from .regress.network_regressor import NetworkRegressor
     from .runtime.factory import make_runtime
     from .weights import weights_path

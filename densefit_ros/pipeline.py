@@ -20,10 +20,10 @@ from .displace.decode import decode
 from .evidence.depth import depth_points
 from .geometry import crop as crops
 from .models import CROP_SIZE_PX, Models, load_models
-from .steps import conclude, find, identify, priors
+from .steps import conclude, find, given, identify, priors
 from .track import state as tracking
 from .track.state import TrackerState
-from .types import Correspondences, Frame, FrameResult
+from .types import Correspondences, Estimate, Frame, FrameResult
 
 __all__ = ["Config", "Models", "TrackerState", "initial_state", "load_models", "process"]
 
@@ -34,13 +34,18 @@ def initial_state() -> TrackerState:
 
 
 def process(
-    models: Models, state: TrackerState, frame: Frame, boxes_xywh: np.ndarray | None = None
+    models: Models,
+    state: TrackerState,
+    frame: Frame,
+    boxes_xywh: np.ndarray | None = None,
+    estimates: Estimate | None = None,
 ) -> tuple[TrackerState, FrameResult]:
     """Answer one frame.
 
     ``frame.keypoints``, when given, replaces both the finder and the first estimate.
-    ``boxes_xywh`` (N,4) px, when given, replaces the built-in person finder in this frame.  A stamp that is not newer
-    than the last one drops all tracks: the camera's clock was set back, and a velocity across it would be nonsense.
+    ``boxes_xywh`` (N,4) px, when given, replaces the built-in person finder in this frame; ``estimates``, of anybody in any
+    order, replaces the finder, and the first estimate of the people whom it holds.  A stamp that is not newer than the last
+    one drops all tracks: the camera's clock was set back, and a velocity across it would be nonsense.
     Raises ShapeError when the image does not fit its camera.
     """
     find.check_frame(frame)
@@ -52,6 +57,9 @@ def process(
     with times("find"):
         tracks = [tracking.predicted(t, frame.stamp_ns) for t in state.tracks]
         boxes = find.mesh_boxes(models, tracks, camera)
+        if estimates is not None:
+            given_boxes = given.mesh_boxes(models, estimates, camera)
+            boxes_xywh = given.proposals(boxes_xywh, given_boxes)
         new_boxes, state = find.newcomers(models, state, frame, boxes, boxes_xywh)
     with times("crop"):
         boxes = np.concatenate([boxes, new_boxes])
@@ -60,7 +68,10 @@ def process(
 
     # A first estimate of everybody; newcomers that look like people become tracks.
     with times("regress"):
-        estimate = find.first_estimate(models, crop, frame, tracks, boxes)
+        if estimates is None:
+            estimate = find.first_estimate(models, crop, frame, tracks, boxes)
+        else:
+            estimate = given.first_estimate(models, crop, frame, tracks, boxes, estimates, given_boxes)
         crop, estimate = identify.settle(models, tracks, crop, estimate, frame)
         state, tracks, kept = find.admit(models, state, tracks, estimate, frame.stamp_ns)
         crop, estimate = find.take_crop(crop, kept), find.take_estimate(estimate, kept)

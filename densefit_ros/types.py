@@ -239,9 +239,14 @@ class Estimate:
     params: BodyParams
     confidence: np.ndarray  # (P,) in [0,1]
     keypoints: Keypoints | None = None  # the 2D evidence that it was lifted from, if any
-    source: str = ""  # "network", "mediapipe", "external", "track"
+    source: str = ""  # "network", "mediapipe", "keypoints", "external", "track"
     feature: np.ndarray | None = None  # (P,C) image feature for conditional priors, if the source has one
     rot_sigma_rad: np.ndarray | None = None  # (P,24) rad, standard deviation of each local rotation, per axis
+    sources: tuple[str, ...] = ()  # of each person, where they differ
+
+    def source_of(self, index: int) -> str:
+        """Where the estimate of one person came from."""
+        return self.sources[index] if self.sources else self.source
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 
 from ..errors import CameraError
-from ..geometry.camera import camera_from_fov, camera_from_k
+from ..geometry.camera import ROS_PIXEL_SHIFT_PX, camera_from_fov, camera_from_k
 from ..types import Camera
 
 _COUNTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,), "fisheye": (4,)}
+_FISHEYE = ("equidistant", "fisheye")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,7 @@ class Calibration:
     camera: Camera
     maps: tuple[np.ndarray, np.ndarray] | None  # for cv2.remap: int16 positions and interpolation indices
     state: str  # one word for diagnostics: "pinhole", "rectified", "undistorting", "assumed"
+    lens: tuple[np.ndarray, np.ndarray, bool] | None = None  # K (3,3) as in ROS, D, fisheye: where maps are not None
 
     def undistort(self, image: np.ndarray) -> np.ndarray:
         """Image or depth as the pinhole camera would have seen it; the same array where there is no distortion."""
@@ -35,6 +37,18 @@ class Calibration:
         fill = np.nan if nearest else 0
         flags = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
         return cv2.remap(image, *self.maps, flags, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
+
+    def undistort_points(self, uv_px: np.ndarray) -> np.ndarray:
+        """Points (...,2) px of the image as it came -> px of the undistorted image; centres at half-integers in both."""
+        if self.lens is None or not uv_px.size:
+            return uv_px
+        k, d, fisheye = self.lens
+        points = np.asarray(uv_px, np.float64).reshape(-1, 1, 2) - ROS_PIXEL_SHIFT_PX
+        if fisheye:
+            out = cv2.fisheye.undistortPoints(points, k, d.reshape(4, 1), P=k)
+        else:
+            out = cv2.undistortPoints(points, k, d, P=k)
+        return (out + ROS_PIXEL_SHIFT_PX).reshape(uv_px.shape).astype(uv_px.dtype)
 
 
 def assumed(width: int, height: int, fov_deg: float) -> Calibration:
@@ -60,7 +74,8 @@ def calibration(info: Any, width: int, height: int, rectified: bool) -> Calibrat
     d = np.asarray(info.d, np.float64)
     if d.size == 0 or not d.any():
         return Calibration(camera, None, "pinhole")
-    return Calibration(camera, _maps(k, d, str(info.distortion_model), width, height), "undistorting")
+    model = str(info.distortion_model)
+    return Calibration(camera, _maps(k, d, model, width, height), "undistorting", (k, d, model in _FISHEYE))
 
 
 def _scaled_k(info: Any, width: int, height: int, rectified: bool) -> tuple[np.ndarray, tuple[int, int]]:
@@ -92,7 +107,7 @@ def _maps(k: np.ndarray, d: np.ndarray, model: str, width: int, height: int) -> 
     if model not in _COUNTS or d.size not in _COUNTS[model] or not np.all(np.isfinite(d)):
         known = "; ".join(f"{m} with {' or '.join(map(str, n))} numbers" for m, n in _COUNTS.items())
         raise CameraError(f"camera_info distortion '{model[:32]}' with {d.size} numbers is unknown; expected {known}")
-    if model in ("equidistant", "fisheye"):
+    if model in _FISHEYE:
         maps = cv2.fisheye.initUndistortRectifyMap(k, d.reshape(4, 1), np.eye(3), k, (width, height), cv2.CV_16SC2)
     else:
         maps = cv2.initUndistortRectifyMap(k, d, None, k, (width, height), cv2.CV_16SC2)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from typing import Any, Protocol
 
+import numpy as np
+
 from ..config import Config
-from ..types import Frame, FrameResult
+from ..types import Estimate, Frame, FrameResult
 
 
 class Engine(Protocol):
@@ -15,12 +18,17 @@ class Engine(Protocol):
     body: Any  # body.BodyModel: faces, topology_id, joints
     backends: dict[str, str]  # what really runs
 
-    def process(self, frame: Frame) -> FrameResult:
-        """Answer one frame.  Raises DensefitError."""
+    def process(
+        self, frame: Frame, boxes_xywh: np.ndarray | None = None, estimates: Estimate | None = None, camera: str = ""
+    ) -> FrameResult:
+        """Answer one frame of a camera; boxes and first estimates of other programs as in pipeline.process.
+
+        Raises DensefitError.
+        """
         ...
 
-    def reset(self) -> None:
-        """Forget all tracks."""
+    def reset(self, camera: str | None = None) -> None:
+        """Forget all tracks of a camera, or of all."""
         ...
 
     def retune(self, config: Config) -> None:
@@ -52,7 +60,7 @@ LIVE_SETTINGS = frozenset(
 
 
 class PipelineEngine:
-    """:mod:`densefit_ros.pipeline` with its state."""
+    """:mod:`densefit_ros.pipeline`: one set of models, and a state per camera."""
 
     def __init__(self, config: Config) -> None:
         """Loads and warms up.  Raises DensefitError when a file or backend is missing."""
@@ -60,16 +68,24 @@ class PipelineEngine:
 
         self._pipeline = pipeline
         self._models = pipeline.load_models(config)
-        self._state = pipeline.initial_state()
+        self._states: dict[str, Any] = {}
+        # People named so far: a name is never used again, not by another camera and not after a reset.  It begins anywhere,
+        # because the bodies of other nodes are on the same /tf.
+        self._born = secrets.randbelow(1 << 23)
         self.body = self._models.body
         self.backends = dict(self._models.backends)
 
-    def process(self, frame: Frame) -> FrameResult:
-        self._state, result = self._pipeline.process(self._models, self._state, frame)
+    def process(
+        self, frame: Frame, boxes_xywh: np.ndarray | None = None, estimates: Estimate | None = None, camera: str = ""
+    ) -> FrameResult:
+        state = dataclasses.replace(self._states.get(camera) or self._pipeline.initial_state(), born=self._born)
+        state, result = self._pipeline.process(self._models, state, frame, boxes_xywh, estimates)
+        self._states[camera], self._born = state, state.born
         return result
 
-    def reset(self) -> None:
-        self._state = self._pipeline.initial_state()
+    def reset(self, camera: str | None = None) -> None:
+        for name in list(self._states) if camera is None else [camera]:
+            self._states.pop(name, None)
 
     def retune(self, config: Config) -> None:
         self._models = dataclasses.replace(self._models, config=config)

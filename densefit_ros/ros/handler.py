@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..errors import CameraError, DensefitError
-from ..types import Frame, FrameResult
-from . import convert
+from ..errors import CameraError, DensefitError, ImageError
+from ..types import Estimate, Frame, FrameResult, Keypoints
+from . import convert, external
 from .camera_info import Calibration, assumed, calibration
 from .diagnostics import Faults, Stats
 from .engine import Engine
-from .params import RosConfig
+from .params import RosConfig, words
+from .sync import Companion
 
 CLOCK_RESET_NS = 1_000_000_000  # stamps further back than this mean a restarted bag or clock, not a late image
 
@@ -28,36 +29,14 @@ class Job:
 
     image: Any  # sensor_msgs/Image or CompressedImage
     info: Any | None  # the newest CameraInfo
-
-
-class DepthBuffer:
-    """The last few depth images, to be matched by stamp."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._messages: deque[Any] = deque(maxlen=8)
-
-    def add(self, message: Any) -> None:
-        """A depth image has arrived."""
-        with self._changed:
-            self._messages.append(message)
-            self._changed.notify_all()
-
-    def match(self, stamp_ns: int, slop_s: float, wait_s: float) -> Any | None:
-        """The depth image nearest to a stamp, within ``slop_s``; waits up to ``wait_s`` for one to arrive."""
-
-        def nearest() -> Any | None:
-            close = [(abs(convert.stamp_ns(m) - stamp_ns), n) for n, m in enumerate(self._messages)]
-            gap, n = min(close, default=(1 << 62, 0))
-            return self._messages[n] if gap <= slop_s * 1e9 else None
-
-        with self._changed:
-            self._changed.wait_for(lambda: nearest() is not None, wait_s)
-            return nearest()
+    arrived_s: float  # time.monotonic()
 
 
 class Handler:
-    """Answers jobs with an engine.  Everything runs on the worker thread except the constructor and request_reset."""
+    """Answers the images of one camera with an engine.
+
+    Everything runs on the worker thread except the constructor and request_reset; patience runs with its lock held.
+    """
 
     def __init__(
         self,
@@ -67,10 +46,13 @@ class Handler:
         faults: Faults,
         stats: Stats,
         rectified: bool,
-        depth: DepthBuffer | None = None,
+        companions: Mapping[str, Companion],
+        camera: str = "",
     ) -> None:
+        """``companions``: "depth", "detections", "keypoints", "initial", those that the node listens to."""
         self._engine, self._ros, self._publish = engine, ros, publish
-        self._faults, self._stats, self._rectified, self._depth = faults, stats, rectified, depth
+        self._faults, self._stats, self._rectified = faults, stats, rectified
+        self._companions, self._camera = companions, camera
         self._reset = threading.Event()
         self._last_ns = -1
         self._known: tuple[Any, Calibration] | None = None
@@ -79,11 +61,21 @@ class Handler:
         """Forget all tracks before the next image; from any thread."""
         self._reset.set()
 
+    def patience(self, job: Job) -> float:
+        """How many seconds an image should still wait for its depth, boxes, keypoints and first estimates."""
+        waited_s, stamp_ns = time.monotonic() - job.arrived_s, convert.stamp_ns(job.image)
+        left = [
+            self._wait_s(name) - waited_s
+            for name, source in self._companions.items()
+            if source.may_come(stamp_ns, self._slop_s(name))
+        ]
+        return max(left, default=0.0)
+
     def __call__(self, job: Job) -> None:
         """Answer one image, or report why not.  Raises only what is a bug."""
         begin = time.perf_counter()
         try:
-            frame = self._frame(job)
+            frame, calib = self._frame(job)
         except DensefitError as e:
             self._faults.report("camera_info" if isinstance(e, CameraError) else "image", str(e))
             return
@@ -91,22 +83,66 @@ class Handler:
             return
         if self._reset.is_set():
             self._reset.clear()
-            self._engine.reset()
+            self._engine.reset(self._camera)
+        boxes, estimates = self._boxes_of(job, calib), self._estimates_of(job)
+        frame = dataclasses.replace(frame, keypoints=self._keypoints_of(job, calib))
         try:
-            result = self._engine.process(frame)
+            result = self._engine.process(frame, boxes, estimates, self._camera)
         except DensefitError as e:
             self._faults.report("pipeline", str(e))
             return
         self._publish(result, job.image.header, frame.rgb, (time.perf_counter() - begin) * 1e3)
 
-    def _frame(self, job: Job) -> Frame | None:
+    def _frame(self, job: Job) -> tuple[Frame, Calibration] | tuple[None, None]:
         message = job.image
         rgb = convert.image_rgb(message) if hasattr(message, "encoding") else convert.compressed_rgb(message)
         calib = self._calibration(job.info, rgb.shape[1], rgb.shape[0])
         if calib is None:
+            return None, None
+        depth = self._companion("depth", job, lambda m: _depth(m, rgb.shape[:2], calib))
+        return Frame(calib.undistort(rgb), convert.stamp_ns(message), calib.camera, depth), calib
+
+    def _companion(self, name: str, job: Job, value_of: Callable[[Any], Any]) -> Any | None:
+        """What another topic says of this image; None, and a fault in plain words, when it is missing or damaged."""
+        source, slop_s = self._companions.get(name), self._slop_s(name)
+        if source is None:
             return None
-        stamp_ns = convert.stamp_ns(message)
-        return Frame(calib.undistort(rgb), stamp_ns, calib.camera, self._depth_of(stamp_ns, rgb.shape[:2], calib))
+        message = source.match(convert.stamp_ns(job.image), slop_s)
+        if message is None:
+            self._faults.report(name, f"no message of {name} within {slop_s:g} s of the image: going on without")
+            return None
+        try:
+            return value_of(message)
+        except DensefitError as e:
+            self._faults.report(name, f"{e}; going on without")
+            return None
+
+    def _boxes_of(self, job: Job, calib: Calibration) -> np.ndarray | None:
+        ros, frame_id = self._ros(), job.image.header.frame_id
+        classes = words(ros.detection_classes)
+        return self._companion(
+            "detections", job, lambda m: external.boxes_of(m, frame_id, calib, classes, ros.detection_min_score)
+        )
+
+    def _estimates_of(self, job: Job) -> Estimate | None:
+        frame_id, sigma = job.image.header.frame_id, self._ros().initial_sigma_rad
+        return self._companion("initial", job, lambda m: external.estimates_of(m, frame_id, self._engine.body, sigma))
+
+    def _keypoints_of(self, job: Job, calib: Calibration) -> Keypoints | None:
+        sets, frame_id = self._engine.body.landmarks, job.image.header.frame_id
+
+        def value_of(message: Any) -> Keypoints:
+            if isinstance(message, list):
+                return external.skeletons_of(message, calib, sets["openpose25"])
+            return external.keypoints_of(message, frame_id, calib, sets)
+
+        return self._companion("keypoints", job, value_of)
+
+    def _slop_s(self, name: str) -> float:
+        return self._ros().depth_slop_s if name == "depth" else self._ros().external_slop_s
+
+    def _wait_s(self, name: str) -> float:
+        return self._ros().depth_wait_s if name == "depth" else self._ros().external_wait_s
 
     def _calibration(self, info: Any | None, width: int, height: int) -> Calibration | None:
         fov = self._ros().fov_deg
@@ -129,28 +165,6 @@ class Handler:
         self._stats.calibration = calib.state
         return calib
 
-    def _depth_of(self, stamp_ns: int, shape: tuple[int, ...], calib: Calibration) -> np.ndarray | None:
-        if self._depth is None:
-            return None
-        ros = self._ros()
-        message = self._depth.match(stamp_ns, ros.depth_slop_s, ros.depth_wait_s)
-        if message is None:
-            self._faults.report("depth", f"no depth image within {ros.depth_slop_s:g} s of the image: going on without")
-            return None
-        try:
-            depth = convert.depth_m(message)
-        except DensefitError as e:
-            self._faults.report("depth", f"{e}; going on without")
-            return None
-        if depth.shape != shape[:2]:
-            self._faults.report(
-                "depth",
-                f"depth is {depth.shape[1]}x{depth.shape[0]}, the image {shape[1]}x{shape[0]}: "
-                "use the depth aligned to colour; going on without",
-            )
-            return None
-        return calib.undistort(depth)
-
     def _advance(self, stamp_ns: int) -> bool:
         """Whether this stamp may be answered: TF and every listener want stamps that only grow."""
         last = self._last_ns
@@ -160,7 +174,7 @@ class Handler:
         if last - stamp_ns > CLOCK_RESET_NS:
             self._faults.report("stamp", f"stamps went back by {(last - stamp_ns) * 1e-9:.1f} s: all tracks are forgotten")
             self._last_ns = stamp_ns
-            self._engine.reset()
+            self._engine.reset(self._camera)
             return True
         why = (
             "has the same stamp as the one before"
@@ -169,6 +183,15 @@ class Handler:
         )
         self._faults.report("stamp", f"an image {why}: skipped (does the driver stamp its images?)")
         return False
+
+
+def _depth(message: Any, shape: tuple[int, ...], calib: Calibration) -> np.ndarray:
+    depth = convert.depth_m(message)
+    if depth.shape != shape:
+        raise ImageError(
+            f"depth is {depth.shape[1]}x{depth.shape[0]}, the image {shape[1]}x{shape[0]}: use the depth aligned to colour"
+        )
+    return calib.undistort(depth)
 
 
 def _content(info: Any | None) -> Any:

@@ -1,33 +1,64 @@
-"""The node's subscriptions.  Callbacks only hand messages on; topics are resolved and said in the log."""
+"""The subscriptions of one camera.  Callbacks only hand messages on; topics are resolved and said in the log."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from densefit_ros.msg import KeypointsArray, SmplBodyArray
+
+from ..errors import BackendUnavailable
 from .diagnostics import Faults
-from .handler import DepthBuffer, Job
+from .handler import Job
 from .params import RosConfig
+from .sync import BodyBuffers, Companion, StampBuffer
 
 
-def camera_info_topic(node: Any) -> str:
+def topic(camera: str, name: str) -> str:
+    """``name`` of a camera: relative, or private where it starts with ``~/``."""
+    if not camera:
+        return name
+    return f"~/{camera}/{name[2:]}" if name.startswith("~/") else f"{camera}/{name}"
+
+
+def camera_info_topic(node: Any, camera: str = "") -> str:
     """``camera_info`` if it was remapped, else the neighbour of the image topic, where every driver puts it."""
-    own = node.resolve_topic_name("camera_info", only_expand=True)
-    remapped = node.resolve_topic_name("camera_info")
-    image = node.resolve_topic_name("image")
-    if remapped != own or image == node.resolve_topic_name("image", only_expand=True):
+    name, image_name = topic(camera, "camera_info"), topic(camera, "image")
+    own = node.resolve_topic_name(name, only_expand=True)
+    remapped = node.resolve_topic_name(name)
+    image = node.resolve_topic_name(image_name)
+    if remapped != own or image == node.resolve_topic_name(image_name, only_expand=True):
         return remapped
     return image.rsplit("/", 1)[0] + "/camera_info"
 
 
-def is_rectified(node: Any, ros: RosConfig) -> bool:
+def is_rectified(node: Any, ros: RosConfig, camera: str = "") -> bool:
     """Whether P of camera_info holds for the images."""
     if ros.rectified == "auto":
-        return "rect" in node.resolve_topic_name("image").rsplit("/", 1)[-1]
+        return "rect" in node.resolve_topic_name(topic(camera, "image")).rsplit("/", 1)[-1]
     return ros.rectified == "yes"
+
+
+def check_installed(ros: RosConfig) -> None:
+    """Raises BackendUnavailable when a topic is asked for whose message package is not installed."""
+    if ros.detections:
+        _detection_array()
+    if ros.keypoints == "hri":
+        _hri_types()
+
+
+def make_companions(ros: RosConfig, on_add: Callable[[], None]) -> dict[str, Companion]:
+    """The sources of what goes with an image, as far as they are asked for."""
+    wanted = {"depth": ros.depth, "initial": ros.initial, "detections": ros.detections, "keypoints": ros.keypoints != "none"}
+    return {
+        name: BodyBuffers(on_add) if (name, ros.keypoints) == ("keypoints", "hri") else StampBuffer(on_add)
+        for name, on in wanted.items()
+        if on
+    }
 
 
 class Inputs:
@@ -36,53 +67,111 @@ class Inputs:
     def __init__(
         self,
         node: Any,
+        camera: str,
         ros: RosConfig,
         submit: Callable[[Job], None],
-        depth: DepthBuffer | None,
+        companions: dict[str, Companion],
         faults: Faults,
         enabled: Callable[[], bool],
     ) -> None:
         self._node, self._submit, self._enabled, self._faults = node, submit, enabled, faults
         self._info: Any | None = None
+        self._subscriptions: list[Any] = []
+        self._bodies: dict[str, Any] = {}  # REP-155: a subscription per body
         reliability = ReliabilityPolicy.RELIABLE if ros.image_reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
-        qos = QoSProfile(depth=ros.image_depth, reliability=reliability)
-        best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-        image, kind = node.resolve_topic_name("image"), Image
+        best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)  # matches every publisher
+        self._qos = best_effort
+        image, kind = node.resolve_topic_name(topic(camera, "image")), Image
         if ros.image_transport == "compressed":
             image, kind = image + "/compressed", CompressedImage
-        info = camera_info_topic(node)
-        self._subscriptions = [self._subscribe(CameraInfo, info, self._on_info, best_effort)]
-        if depth is not None:
-            topic = node.resolve_topic_name("depth")
-            self._subscriptions.append(self._subscribe(Image, topic, depth.add, QoSProfile(depth=5, reliability=reliability)))
-        # Images last: the calibration should be there first.
-        self._subscriptions.append(self._subscribe(kind, image, self._on_image, qos))
-        self.topics = f"image {image} ({ros.image_reliability}), camera_info {info}"
+        info = camera_info_topic(node, camera)
+        said = [f"image {image} ({ros.image_reliability})", f"camera_info {info}"]
+        self._listen(CameraInfo, info, self._on_info, QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
+        for name, companion in companions.items():
+            if isinstance(companion, BodyBuffers):
+                self._skeletons, where = companion, node.resolve_topic_name("/humans/bodies/tracked")
+                self._listen(_hri_types()[0], where, self._on_bodies, best_effort)
+            else:
+                type_, own = _COMPANIONS[name]
+                where = node.resolve_topic_name(topic(camera, own))
+                qos = QoSProfile(depth=5, reliability=reliability) if name == "depth" else best_effort
+                self._listen(type_(), where, companion.add, qos)
+            said.append(f"{name} {where}")
+        # Images last: calibration and companions should be there first.
+        self._listen(kind, image, self._on_image, QoSProfile(depth=ros.image_depth, reliability=reliability))
+        self.topics = ", ".join(said)
 
     def destroy(self) -> None:
         """Stop listening."""
-        for subscription in self._subscriptions:
+        for subscription in (*self._subscriptions, *self._bodies.values()):
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()
+        self._bodies.clear()
 
     def _on_info(self, message: Any) -> None:
         self._info = message
 
     def _on_image(self, message: Any) -> None:
         if self._enabled():
-            self._submit(Job(message, self._info))
+            self._submit(Job(message, self._info, time.monotonic()))
 
-    def _subscribe(self, kind: Any, topic: str, callback: Callable[[Any], None], qos: QoSProfile) -> Any:
+    def _on_bodies(self, message: Any) -> None:
+        new, gone = self._skeletons.track(list(message.ids))
+        for body in new:
+            name = f"/humans/bodies/{body}/skeleton2d"
+            try:
+                self._bodies[body] = self._subscribe(
+                    _hri_types()[1], name, lambda m, b=body: self._skeletons.add(b, m), self._qos
+                )
+            except ValueError as e:  # rclpy's error for a name that no topic may have
+                self._faults.report("keypoints", f"body '{body[:32]}' has an id that no topic may have: {str(e).splitlines()[0]}")
+        for body in gone:
+            if body in self._bodies:
+                self._node.destroy_subscription(self._bodies.pop(body))
+
+    def _listen(self, kind: Any, name: str, callback: Callable[[Any], None], qos: QoSProfile) -> None:
+        self._subscriptions.append(self._subscribe(kind, name, callback, qos))
+
+    def _subscribe(self, kind: Any, name: str, callback: Callable[[Any], None], qos: QoSProfile) -> Any:
         callbacks_type = _event_callbacks()
 
         def incompatible(event: Any) -> None:
             policy = getattr(event.last_policy_kind, "name", event.last_policy_kind)
             self._faults.report(
-                "qos", f"a publisher of {topic} offers QoS that does not match ours ({policy}): see ros.image_reliability"
+                "qos", f"a publisher of {name} offers QoS that does not match ours ({policy}): see ros.image_reliability"
             )
 
         events = callbacks_type(incompatible_qos=incompatible)
-        return self._node.create_subscription(kind, topic, callback, qos, event_callbacks=events)
+        return self._node.create_subscription(kind, name, callback, qos, event_callbacks=events)
+
+
+def _detection_array() -> Any:
+    try:
+        from vision_msgs.msg import Detection2DArray
+    except ImportError as e:
+        raise BackendUnavailable(
+            f"ros.detections needs the package vision_msgs (apt: ros-<distro>-vision-msgs), which is not installed: {e}"
+        ) from e
+    return Detection2DArray
+
+
+def _hri_types() -> tuple[Any, Any]:
+    try:
+        from hri_msgs.msg import IdsList, Skeleton2D
+    except ImportError as e:
+        raise BackendUnavailable(
+            f"ros.keypoints 'hri' needs the package hri_msgs (apt: ros-<distro>-hri-msgs), which is not installed: {e}"
+        ) from e
+    return IdsList, Skeleton2D
+
+
+# Message type, imported when it is asked for, and topic.
+_COMPANIONS: dict[str, tuple[Callable[[], Any], str]] = {
+    "depth": (lambda: Image, "depth"),
+    "initial": (lambda: SmplBodyArray, "~/initial"),
+    "detections": (_detection_array, "detections"),
+    "keypoints": (lambda: KeypointsArray, "keypoints"),
+}
 
 
 def _event_callbacks() -> Any:

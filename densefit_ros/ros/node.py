@@ -1,7 +1,7 @@
 """The densefit lifecycle node.
 
 configure: read parameters, load and warm up; activate: subscribe; deactivate: unsubscribe; cleanup: free everything.
-Callbacks run on the executor's thread and only hand over; one worker thread owns the models.
+Callbacks run on the executor's thread and only hand over; one worker thread owns the models and serves all cameras.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
@@ -21,11 +22,10 @@ from std_srvs.srv import SetBool, Trigger
 from ..config import Config
 from ..errors import ConfigError, DensefitError
 from . import params
-from .diagnostics import Faults, Stats, diagnostic_array
 from .engine import LIVE_SETTINGS, Engine, PipelineEngine
-from .handler import DepthBuffer, Handler, Job
-from .inputs import Inputs, is_rectified
-from .outputs import Outputs
+from .handler import Job
+from .inputs import check_installed
+from .stream import Stream
 from .worker import Worker
 
 _OK, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -34,11 +34,15 @@ _FIXED_WHILE_ACTIVE = frozenset(
     f"ros.{n}"
     for n in (
         "autostart",
+        "cameras",
         "image_transport",
         "image_reliability",
         "image_depth",
         "rectified",
         "depth",
+        "initial",
+        "detections",
+        "keypoints",
         "output_reliability",
         "output_depth",
     )
@@ -55,19 +59,17 @@ class DensefitNode(LifecycleNode):
         self._config, self._ros = Config(), params.RosConfig()
         self._ros = params.merged(Config(), self._ros, {"ros.autostart": self.get_parameter("ros.autostart").value})[1]
         self._engine: Engine | None = None
-        self._outputs: Outputs | None = None
-        self._inputs: Inputs | None = None
-        self._handler: Handler | None = None
-        self._worker: Worker[Job] | None = None
+        self._streams: dict[str, Stream] = {}  # by camera, from configure to cleanup
+        self._worker: Worker[Job] | None = None  # while active
         self._enabled = True
         self.autostart_failed = False
-        self._faults = Faults(lambda m: self.get_logger().warning(m), lambda: self._ros.log_period_s)
-        self._stats = Stats()
+        # Timers of the node itself go by the wall: with use_sim_time and no /clock yet, ROS time stands still.
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_service(Trigger, "~/reset_tracks", self._on_reset)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._diagnostics_timer: Any | None = None
-        self._start_timer = self.create_timer(0.0, self._autostart) if self._ros.autostart else None
+        self._start_timer = self.create_timer(0.0, self._autostart, clock=self._steady) if self._ros.autostart else None
 
     # Transitions
 
@@ -75,6 +77,8 @@ class DensefitNode(LifecycleNode):
         """Load everything; fails with one line that says what is missing."""
         try:
             self._config, self._ros = params.read(self)
+            cameras = params.camera_names(self._ros)
+            check_installed(self._ros)
             self.get_logger().info("loading models and warming up ...")
             self._engine = self._make_engine(self._config)
         except DensefitError as e:
@@ -83,27 +87,26 @@ class DensefitNode(LifecycleNode):
         except Exception as e:  # rclpy would turn it into a silent "failed": a missing module must be read in the log
             self.get_logger().error(f"cannot configure: {type(e).__name__}: {e}{_where(e)}")
             return _FAILURE
-        self._outputs = Outputs(self, self._engine.body, lambda: self._ros, lambda: self.get_clock().now().nanoseconds)
-        self._diagnostics_timer = self.create_timer(self._ros.diagnostics_period_s, self._on_diagnostics)
+        self._streams = {c: Stream(self, c, self._engine, lambda: self._ros) for c in cameras}
+        period_s = self._ros.diagnostics_period_s
+        self._diagnostics_timer = self.create_timer(period_s, self._on_diagnostics, clock=self._steady)
         self.get_logger().info("ready: " + ", ".join(f"{k} {v}" for k, v in self._engine.backends.items()))
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start answering images."""
         result = super().on_activate(state)
-        assert self._engine is not None and self._outputs is not None
-        self._stats.clear()
         # The models stay: a collector that walks them in the middle of a frame costs tens of milliseconds.
         gc.collect()
         gc.freeze()
-        depth = DepthBuffer() if self._ros.depth else None
-        rectified = is_rectified(self, self._ros)
-        self._handler = Handler(self._engine, lambda: self._ros, self._publish, self._faults, self._stats, rectified, depth)
-        self._worker = Worker(self._handler, self._on_bug)
+        streams = self._streams
+        self._worker = Worker(
+            lambda camera, job: streams[camera].handle(job), self._on_bug, lambda camera, job: streams[camera].patience(job)
+        )
         self._worker.start()
-        self._outputs.publish_topology()
-        self._inputs = Inputs(self, self._ros, self._worker.submit, depth, self._faults, lambda: self._enabled)
-        self.get_logger().info(f"active: {self._inputs.topics}")
+        for stream in streams.values():
+            topics = stream.activate(self._worker, lambda: self._enabled)
+            self.get_logger().info(f"active: {topics}")
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -133,21 +136,13 @@ class DensefitNode(LifecycleNode):
 
     # Worker thread
 
-    def _publish(self, result: Any, header: Any, rgb: Any, total_ms: float) -> None:
-        if self._outputs is None or self._worker is None:
-            return
-        worker = self._worker
-        counts = (worker.received, self._stats.answered + 1, worker.dropped)
-        age_ms = self._outputs.publish(result, header, rgb, total_ms, counts)
-        self._stats.add(age_ms, total_ms, result.stage_ms, len(result.people))
-
-    def _on_bug(self, error: Exception) -> None:
-        self._faults.report(
+    def _on_bug(self, camera: str, error: Exception) -> None:
+        stream = self._streams[camera]
+        stream.faults.report(
             "internal", f"{type(error).__name__}: {error}{_where(error)}; tracks are forgotten, please report this"
         )
         self.get_logger().debug("".join(traceback.format_exception(error)))
-        if self._handler is not None:
-            self._handler.request_reset()
+        stream.request_reset()
 
     # Executor thread
 
@@ -159,10 +154,11 @@ class DensefitNode(LifecycleNode):
             rclpy.try_shutdown()
 
     def _on_reset(self, request: Any, response: Any) -> Any:
-        if self._handler is None:
+        if self._worker is None:
             response.message = "the node is not active: there are no tracks"
             return response
-        self._handler.request_reset()
+        for stream in self._streams.values():
+            stream.request_reset()
         response.success, response.message = True, "all tracks are forgotten before the next image"
         return response
 
@@ -193,31 +189,18 @@ class DensefitNode(LifecycleNode):
         return name in _FIXED_WHILE_ACTIVE or not (name.startswith(params.PREFIX) or name in LIVE_SETTINGS)
 
     def _on_diagnostics(self) -> None:
-        if self._outputs is None or self._engine is None:
-            return
-        values = {
-            "state": "active" if self._worker else "inactive",
-            "enabled": str(self._enabled).lower(),
-            **self._stats.values(),
-        }
-        if self._worker is not None:
-            values["received"], values["dropped"] = str(self._worker.received), str(self._worker.dropped)
-        values["camera_info"] = self._stats.calibration
-        values.update({f"backend_{k}": v for k, v in self._engine.backends.items()})
-        device = self._engine.backends.get("device", "")
-        now = self.get_clock().now().to_msg()
-        name = f"{self.get_fully_qualified_name().lstrip('/')}: tracker"
-        self._outputs.publish_diagnostics(diagnostic_array(now, name, device, values, self._faults.snapshot()))
+        for stream in self._streams.values():
+            stream.publish_diagnostics(self._enabled)
 
     def _stop(self) -> None:
-        if self._inputs is not None:
-            self._inputs.destroy()
-            self._inputs = None
+        for stream in self._streams.values():
+            stream.unsubscribe()
         if self._worker is not None:
             if not self._worker.stop():
                 self.get_logger().error("the worker did not finish its image within 10 s")
             self._worker = None
-        self._handler = None
+        for stream in self._streams.values():
+            stream.deactivate()
         if self._engine is not None:
             self._engine.reset()
 
@@ -225,9 +208,9 @@ class DensefitNode(LifecycleNode):
         if self._diagnostics_timer is not None:
             self.destroy_timer(self._diagnostics_timer)
             self._diagnostics_timer = None
-        if self._outputs is not None:
-            self._outputs.destroy()
-            self._outputs = None
+        for stream in self._streams.values():
+            stream.destroy()
+        self._streams = {}
         self._engine = None
         gc.unfreeze()
 

@@ -29,7 +29,8 @@ from .tf import transforms
 class Outputs:
     """Creates the publishers on ``node`` and fills them; used by the worker thread."""
 
-    def __init__(self, node: Any, body: Any, ros: Callable[[], RosConfig], now_ns: Callable[[], int]) -> None:
+    def __init__(self, node: Any, body: Any, ros: Callable[[], RosConfig], now_ns: Callable[[], int], prefix: str = "~/") -> None:
+        """``prefix``: of this camera's topics, "~/" or "~/<camera>/"."""
         self._node, self._body, self._ros, self._now_ns = node, body, ros, now_ns
         config = ros()
         reliable = ReliabilityPolicy.RELIABLE if config.output_reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
@@ -42,13 +43,13 @@ class Outputs:
             return publisher
 
         self._publishers: list[Any] = []
-        self._bodies = make(SmplBodyArray, "~/bodies")
-        self._first = make(SmplBodyArray, "~/first_estimate")
-        self._meshes = make(SmplMeshArray, "~/meshes")
-        self._timing = make(FrameTiming, "~/timing")
-        self._markers = make(MarkerArray, "~/markers")
-        self._overlay = make(Image, "~/overlay")
-        self._topology = make(MeshTopology, "~/topology", latched)
+        self._bodies = make(SmplBodyArray, prefix + "bodies")
+        self._first = make(SmplBodyArray, prefix + "first_estimate")
+        self._meshes = make(SmplMeshArray, prefix + "meshes")
+        self._timing = make(FrameTiming, prefix + "timing")
+        self._markers = make(MarkerArray, prefix + "markers")
+        self._overlay = make(Image, prefix + "overlay")
+        self._topology = make(MeshTopology, prefix + "topology", latched)
         self._tf = make(TFMessage, "/tf", QoSProfile(depth=100))
         self._diagnostics = make(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         self._marker: MeshMarker | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
 from ..config import Config, Setting, settings, with_overrides
+from ..errors import ConfigError
 
 PREFIX = "ros."
 
@@ -21,6 +23,11 @@ class RosConfig:
     """Settings of the node itself; their parameter names start with ``ros.``."""
 
     autostart: bool = _opt(False, "configure and activate without being asked to; the launch file does it by events instead")
+    cameras: str = _opt(
+        "",
+        "names of the cameras that this process serves, separated by commas; each has topics <camera>/image, "
+        "<camera>/camera_info, ~/<camera>/bodies, ...; empty: one camera, with image, camera_info, ~/bodies, ...",
+    )
     image_transport: str = _opt("raw", "how images come: <image> or <image>/compressed", choices=("raw", "compressed"))
     image_reliability: str = _opt(
         "best_effort", "QoS of the image subscriptions; best_effort matches every publisher", choices=("best_effort", "reliable")
@@ -37,6 +44,27 @@ class RosConfig:
     depth: bool = _opt(False, "use the aligned depth image of topic 'depth' for metric scale")
     depth_slop_s: float = _opt(0.02, "depth belongs to an image when their stamps differ by less than this, s", 0.0, 1.0)
     depth_wait_s: float = _opt(0.02, "wait this long for the depth of an image, then go on without, s", 0.0, 1.0)
+    initial: bool = _opt(
+        False, "refine the first estimates of topic ~/initial (SmplBodyArray, any regressor) instead of the built-in ones"
+    )
+    initial_sigma_rad: float = _opt(0.2, "how far a joint of ~/initial may be off, rad", 0.001, 3.0)
+    detections: bool = _opt(
+        False, "take people from topic 'detections' (vision_msgs/Detection2DArray) instead of the built-in finder"
+    )
+    detection_classes: str = _opt("person", "class ids of detections that are people, separated by commas; empty: all")
+    detection_min_score: float = _opt(0.5, "detections below this score are dropped", 0.0, 1.0)
+    keypoints: str = _opt(
+        "none",
+        "fit people to the keypoints of another program: topic 'keypoints' (KeypointsArray), or hri: the skeleton2d "
+        "(hri_msgs/Skeleton2D) of every body in /humans/bodies/tracked",
+        choices=("none", "keypoints", "hri"),
+    )
+    external_slop_s: float = _opt(
+        0.001, "initial, detections and keypoints belong to an image when their stamps differ by no more than this, s", 0.0, 1.0
+    )
+    external_wait_s: float = _opt(
+        0.2, "an image waits this long for its initial, detections and keypoints, then goes on without, s", 0.0, 5.0
+    )
     output_reliability: str = _opt("reliable", "QoS of the published topics", choices=("best_effort", "reliable"))
     output_depth: int = _opt(10, "QoS queue depth of the published topics", 1, 1000)
     tf: bool = _opt(True, "publish body_<id> on /tf")
@@ -52,6 +80,20 @@ class RosConfig:
     )
     diagnostics_period_s: float = _opt(1.0, "period of /diagnostics, s", 0.1, 60.0)
     log_period_s: float = _opt(10.0, "the same fault is logged at most this often, s", 0.0, 3600.0)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a setting that holds several, separated by commas."""
+    return tuple(w.strip() for w in text.split(",") if w.strip())
+
+
+def camera_names(ros: RosConfig) -> tuple[str, ...]:
+    """Names of the cameras; one without a name when none is given.  Raises ConfigError."""
+    names = words(ros.cameras)
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or names.count(name) > 1:
+            raise ConfigError(f"ros.cameras: expected different names of letters, digits and _, got '{ros.cameras}'")
+    return names or ("",)
 
 
 def all_settings(config: Config, ros: RosConfig) -> list[Setting]:

@@ -1,8 +1,9 @@
-"""One slot and one thread: the callback overwrites the slot, the thread answers the newest item, the rest is counted."""
+"""One slot per camera and one thread for all: a callback overwrites its camera's slot, the thread answers what waits."""
 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -10,23 +11,32 @@ T = TypeVar("T")
 
 
 class Worker(Generic[T]):
-    """Runs ``process`` on the newest submitted item, on a thread of its own.
+    """Runs ``process(slot, item)`` on a thread of its own, for the newest item of each slot, slots taking turns.
 
-    ``process`` owns whatever it touches: nothing else runs on that thread.  An exception that it lets out goes to
-    ``on_error`` and the thread carries on.  ``start`` and ``stop`` may be called again and again.
+    ``patience(slot, item)`` says how many seconds an item should still wait for what belongs to it; other slots are
+    served meanwhile, and ``wake`` asks anew.  ``process`` owns whatever it touches: nothing else runs on that thread.
+    An exception that it lets out goes to ``on_error`` and the thread carries on.  ``start`` and ``stop`` may be called
+    again and again.
     """
 
-    def __init__(self, process: Callable[[T], None], on_error: Callable[[Exception], None]) -> None:
-        self._process = process
-        self._on_error = on_error
+    def __init__(
+        self,
+        process: Callable[[str, T], None],
+        on_error: Callable[[str, Exception], None],
+        patience: Callable[[str, T], float] = lambda slot, item: 0.0,
+    ) -> None:
+        self._process, self._on_error, self._patience = process, on_error, patience
         self._changed = threading.Condition()
-        self._slot: T | None = None
+        self._newest: dict[str, T] = {}
+        # Items whose turn it is, in the order of their turns.  They are not overwritten: an image that waits for its
+        # depth would otherwise be replaced by the next one, which has to wait in turn, for ever.
+        self._held: dict[str, T] = {}
         self._running = False
         self._busy = False
         self._thread: threading.Thread | None = None
-        self.received = 0
-        self.dropped = 0  # overwritten by a newer item before their turn
-        self.finished = 0
+        self.received: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()  # overwritten by a newer item before their turn
+        self.finished: Counter[str] = Counter()
 
     def start(self) -> None:
         """Start the thread; does nothing when it runs."""
@@ -34,31 +44,37 @@ class Worker(Generic[T]):
             if self._running:
                 return
             self._running = True
-            self._slot = None
-            self.received = self.dropped = self.finished = 0
+            for memory in (self._newest, self._held, self.received, self.dropped, self.finished):
+                memory.clear()
         self._thread = threading.Thread(target=self._loop, name="densefit_worker", daemon=True)
         self._thread.start()
 
-    def submit(self, item: T) -> None:
-        """Hand over an item, in constant time; an older one still waiting is dropped."""
+    def submit(self, slot: str, item: T) -> None:
+        """Hand over an item, in constant time; an older one still waiting in its slot is dropped."""
         with self._changed:
             if not self._running:
                 return
-            self.received += 1
-            self.dropped += self._slot is not None
-            self._slot = item
+            self.received[slot] += 1
+            self.dropped[slot] += slot in self._newest
+            self._newest[slot] = item
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Something that an item may have been waiting for has arrived."""
+        with self._changed:
             self._changed.notify_all()
 
     def idle(self, timeout_s: float) -> bool:
         """Wait until nothing is waiting or being processed; False when that took longer than ``timeout_s``."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._slot is None and not self._busy, timeout_s)
+            return self._changed.wait_for(lambda: not (self._newest or self._held or self._busy), timeout_s)
 
     def stop(self, timeout_s: float = 10.0) -> bool:
-        """Finish the item in hand, forget the one waiting, end the thread.  False when it did not end in time."""
+        """Finish the item in hand, forget those waiting, end the thread.  False when it did not end in time."""
         with self._changed:
             self._running = False
-            self._slot = None
+            self._newest.clear()
+            self._held.clear()
             self._changed.notify_all()
         thread, self._thread = self._thread, None
         if thread is None or thread is threading.current_thread():
@@ -69,17 +85,31 @@ class Worker(Generic[T]):
     def _loop(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._slot is not None or not self._running)
-                if not self._running:
+                slot = self._next_slot()
+                if slot is None:
                     return
-                item, self._slot, self._busy = self._slot, None, True
+                item, self._busy = self._held.pop(slot), True
             try:
-                self._process(item)  # type: ignore[arg-type]
+                self._process(slot, item)
             except Exception as e:  # the border of the thread: reported, never lost, and the node lives on
-                self._on_error(e)
+                self._on_error(slot, e)
             finally:
                 del item  # the last reference to an image must not wait for the next one
                 with self._changed:
                     self._busy = False
-                    self.finished += 1
+                    self.finished[slot] += 1
                     self._changed.notify_all()
+
+    def _next_slot(self) -> str | None:
+        """The slot to serve; waits for one; None when told to stop.  A slot just served stands at the end of the line."""
+        while self._running:
+            for slot in [s for s in self._newest if s not in self._held]:
+                self._held[slot] = self._newest.pop(slot)
+            soonest = None
+            for slot, item in self._held.items():
+                wait_s = self._patience(slot, item)
+                if wait_s <= 0:
+                    return slot
+                soonest = wait_s if soonest is None else min(soonest, wait_s)
+            self._changed.wait(soonest)
+        return None

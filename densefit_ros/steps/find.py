@@ -78,9 +78,7 @@ def newcomers(
     if boxes_xywh is None and frame.keypoints is not None:
         boxes_xywh = boxes_of_keypoints(frame.keypoints)
     if boxes_xywh is not None:
-        boxes = np.asarray(boxes_xywh, np.float32)
-        if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
-            raise ShapeError(f"expected finite boxes (N,4) of x, y, w, h in px, got {boxes.shape}")
+        boxes = checked_boxes(boxes_xywh)
     elif models.finder is None or room <= 0 or not _search_is_due(state, frame.stamp_ns, config):
         return np.zeros((0, 4), np.float32), state
     else:
@@ -90,6 +88,14 @@ def newcomers(
         boxes = np.reshape(found, (-1, 4)).astype(np.float32)
     _, free = association.assign(track_boxes, boxes, MIN_OVERLAP)
     return boxes[free[: max(room, 0)]], state
+
+
+def checked_boxes(boxes_xywh: np.ndarray) -> np.ndarray:
+    """Boxes (N,4) px as float32.  Raises ShapeError."""
+    boxes = np.asarray(boxes_xywh, np.float32)
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
+        raise ShapeError(f"expected finite boxes (N,4) of x, y, w, h in px, got {boxes.shape}")
+    return boxes
 
 
 def _search_is_due(state: TrackerState, stamp_ns: int, config: Config) -> bool:
@@ -148,4 +154,5 @@ def take_estimate(estimate: Estimate, kept: Sequence[int]) -> Estimate:
         keypoints=keypoints,
         feature=None if estimate.feature is None else estimate.feature[k],
         rot_sigma_rad=None if estimate.rot_sigma_rad is None else estimate.rot_sigma_rad[k],
+        sources=tuple(estimate.sources[i] for i in k) if estimate.sources else (),
     )

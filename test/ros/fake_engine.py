@@ -5,6 +5,8 @@ Run as a program it is the densefit node with this engine, so that tests of the 
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import sys
 import time
 
@@ -13,7 +15,7 @@ import numpy as np
 from densefit_ros.body.assets import load_body
 from densefit_ros.body.model import pose
 from densefit_ros.config import Config
-from densefit_ros.types import BodyParams, FitStatus, Frame, FrameResult, PersonResult, TrackingState
+from densefit_ros.types import BodyParams, Estimate, FitStatus, Frame, FrameResult, PersonResult, TrackingState
 
 
 class FakeEngine:
@@ -34,15 +36,31 @@ class FakeEngine:
         self.params = params
         self.posed = pose(self.body, params)
 
-    def process(self, frame: Frame) -> FrameResult:
+    def process(self, frame: Frame, boxes_xywh=None, estimates: Estimate | None = None, camera: str = "") -> FrameResult:
+        """One person, or one for each estimate, box or person with keypoints that came from outside; ids name the camera."""
         begin = time.perf_counter()
+        self.slow_down()
         mean = frame.rgb[::32, ::32].reshape(-1, 3).mean(0)
         if mean[0] > 250 and mean[1] < 5:
             raise ZeroDivisionError("planted bug")
         people = (self._person(frame),) if mean.max() > 8 else ()
+        if estimates is not None:
+            given = [estimates.params.person(i) for i in range(len(estimates.params))]
+            people = tuple(dataclasses.replace(self._person(frame), params=p, source="external") for p in given)
+        elif boxes_xywh is not None:
+            people = tuple(dataclasses.replace(self._person(frame), box_xywh=b, source="boxes") for b in boxes_xywh)
+        elif frame.keypoints is not None:
+            points = [np.r_[uv.min(0), uv.max(0)] for uv in frame.keypoints.uv]
+            people = tuple(dataclasses.replace(self._person(frame), box_xywh=b, source="keypoints") for b in points)
+        if camera:
+            people = tuple(dataclasses.replace(p, track_id=camera[0] * 5) for p in people)
         return FrameResult(frame.stamp_ns, frame.camera, people, {"fake": (time.perf_counter() - begin) * 1e3})
 
-    def reset(self) -> None:
+    def slow_down(self) -> None:
+        """Take DENSEFIT_FAKE_MS for a frame."""
+        time.sleep(float(os.environ.get("DENSEFIT_FAKE_MS", "0")) * 1e-3)
+
+    def reset(self, camera: str | None = None) -> None:
         self.resets += 1
 
     def retune(self, config: Config) -> None:

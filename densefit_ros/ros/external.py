@@ -1,0 +1,182 @@
+"""Messages of other programs to what the pipeline takes: boxes, keypoints, first estimates.
+
+Duck-typed like :mod:`densefit_ros.ros.convert`, and as distrustful: whatever arrives, the outcome is a value or a
+MessageError of one line.  Image positions are those of the image as it was published, with lens distortion; they are
+undistorted here as the image is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..body.joints import Landmarks
+from ..body.model import BodyModel, rest_joints
+from ..errors import MessageError
+from ..types import NUM_BETAS, NUM_JOINTS, BodyParams, Estimate, Keypoints
+from .camera_info import Calibration
+
+MAX_PEOPLE = 64  # more in one image is a damaged message
+MAX_VALUE = 1e3  # metres, radians or shape coefficients beyond this describe nobody
+MAX_PX = 1e6
+MIN_DEPTH_M = 0.05
+# hri_msgs/Skeleton2D numbers its points so; the names are those of the set "openpose25".
+HRI_POINTS = (
+    "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist", "right_hip",
+    "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "left_eye", "right_eye", "left_ear", "right_ear",
+)  # fmt: skip
+
+
+def estimates_of(message: Any, frame_id: str, body: BodyModel, sigma_rad: float) -> Estimate:
+    """densefit_ros/SmplBodyArray -> first estimates.  Raises MessageError.
+
+    ``frame_id`` is the image's; ``sigma_rad`` how far a joint may be off.  Parameters of a body other than ours (another
+    ``topology_id``) are taken without their betas, which mean something else there; the pelvis stays where ``joints``
+    say.  People with confidence 0 are left out.
+    """
+    _check_frame(message, frame_id, "estimates", required=True)
+    bodies = _people(message.bodies, "bodies")
+    ours = message.topology_id in ("", body.topology_id)
+    people = [_person(b, f"body {i + 1} of {len(bodies)}", body, ours) for i, b in enumerate(bodies)]
+    sure = [(p, c) for p, c in people if c > 0]
+    if people and not sure:
+        raise MessageError("the confidence of every estimate is 0: it must say how sure the regressor is, up to 1")
+    return Estimate(
+        BodyParams.stack([p for p, _ in sure]),
+        np.array([c for _, c in sure], np.float32),
+        source="external",
+        rot_sigma_rad=np.full((len(sure), NUM_JOINTS), sigma_rad, np.float32),
+    )
+
+
+def boxes_of(message: Any, frame_id: str, calib: Calibration, classes: Sequence[str], min_score: float) -> np.ndarray:
+    """vision_msgs/Detection2DArray -> boxes (N,4) x, y, w, h px of the classes wanted (all when empty).  Raises MessageError."""
+    _check_frame(message, frame_id, "detections")
+    boxes = []
+    for i, detection in enumerate(_people(message.detections, "detections")):
+        if not _is_wanted(detection.results, classes, min_score):
+            continue
+        centre = detection.bbox.center
+        centre = getattr(centre, "position", centre)  # a plain Pose2D before Humble
+        x, y, w, h = _numbers((centre.x, centre.y, detection.bbox.size_x, detection.bbox.size_y), 4, f"box {i + 1}", MAX_PX)
+        if w <= 0 or h <= 0:
+            raise MessageError(f"box {i + 1} is {w:g} x {h:g} px: expected a positive size")
+        boxes.append((x - w / 2, y - h / 2, w, h))
+    return _undistorted_boxes(np.reshape(boxes, (-1, 4)).astype(np.float32), calib)
+
+
+def keypoints_of(message: Any, frame_id: str, calib: Calibration, sets: dict[str, Landmarks]) -> Keypoints:
+    """densefit_ros/KeypointsArray -> keypoints.  Raises MessageError."""
+    _check_frame(message, frame_id, "keypoints")
+    name = str(message.set_name)
+    if name not in sets:
+        raise MessageError(f"keypoint set '{name[:32]}' is unknown; expected {', '.join(sorted(sets))}")
+    count, rows = len(sets[name].names), []
+    for i, person in enumerate(_people(message.people, "people")):
+        uv = np.asarray(person.uv, np.float64).reshape(-1)
+        confidence = np.asarray(person.confidence, np.float64).reshape(-1)
+        if len(uv) != 2 * count or len(confidence) != count:
+            raise MessageError(
+                f"person {i + 1} has {len(uv)} numbers in uv and {len(confidence)} in confidence; "
+                f"set '{name}' needs {2 * count} and {count}"
+            )
+        rows.append(np.column_stack([uv.reshape(-1, 2), confidence]))
+    return _keypoints(name, rows, count, calib)
+
+
+def skeletons_of(messages: Sequence[Any], calib: Calibration, landmarks: Landmarks) -> Keypoints:
+    """hri_msgs/Skeleton2D of each body -> keypoints of the set "openpose25".  Raises MessageError."""
+    names, rows = landmarks.names, []
+    size = np.array([calib.camera.width, calib.camera.height], np.float64)
+    for message in messages:
+        points = list(message.skeleton)
+        if len(points) != len(HRI_POINTS):
+            raise MessageError(f"a skeleton has {len(points)} points, expected {len(HRI_POINTS)}")
+        row = np.zeros((len(names), 3))
+        for name, p in zip(HRI_POINTS, points):
+            row[names.index(name)] = p.x * size[0], p.y * size[1], p.c
+        rows.append(row)
+    return _keypoints("openpose25", rows, len(names), calib)
+
+
+def _person(message: Any, name: str, body: BodyModel, ours: bool) -> tuple[BodyParams, float]:
+    def field(field_name: str, count: int) -> np.ndarray:
+        return _numbers(getattr(message, field_name), count, f"{field_name} of {name}", MAX_VALUE).astype(np.float32)
+
+    betas, transl = field("betas", NUM_BETAS), field("transl", 3)
+    if not ours:
+        joints = field("joints", 3 * NUM_JOINTS)
+        betas = np.zeros_like(betas)
+        if joints.any():
+            transl = joints[:3] - rest_joints(body, betas[None])[0, 0]
+    params = BodyParams(
+        betas[None],
+        field("global_orient", 3)[None],
+        field("body_pose", 3 * (NUM_JOINTS - 1)).reshape(1, NUM_JOINTS - 1, 3),
+        transl[None].astype(np.float32),
+    )
+    if rest_joints(body, betas[None])[0, 0, 2] + transl[2] < MIN_DEPTH_M:
+        raise MessageError(f"{name} lies behind the camera: transl must be in the optical frame, z forward, in metres")
+    (confidence,) = _numbers([message.confidence], 1, f"confidence of {name}", MAX_VALUE)
+    return params, float(np.clip(confidence, 0.0, 1.0))
+
+
+def _keypoints(name: str, rows: list[np.ndarray], count: int, calib: Calibration) -> Keypoints:
+    points = np.stack(rows) if rows else np.zeros((0, count, 3))
+    confidence = points[..., 2]
+    seen = confidence > 0
+    if np.isnan(confidence).any() or not (np.abs(points[..., :2][seen]) <= MAX_PX).all():  # written so that NaN fails
+        raise MessageError("keypoints are not finite, or far outside the image; a missing point has confidence 0")
+    uv = np.where(seen[..., None], points[..., :2], 0.0)
+    uv = np.where(seen[..., None], calib.undistort_points(uv), 0.0)
+    uv, seen = np.nan_to_num(uv, posinf=0.0, neginf=0.0), seen & np.isfinite(uv).all(-1)
+    return Keypoints(name, uv.astype(np.float32), np.where(seen, np.clip(confidence, 0, 1), 0).astype(np.float32))
+
+
+def _undistorted_boxes(boxes: np.ndarray, calib: Calibration) -> np.ndarray:
+    """The box around what each box's outline becomes."""
+    if calib.lens is None or not len(boxes):
+        return boxes
+    steps = np.array([(u, v) for u in (0, 0.5, 1) for v in (0, 0.5, 1)])
+    outline = calib.undistort_points(boxes[:, None, :2] + steps * boxes[:, None, 2:])
+    if not np.isfinite(outline).all():
+        raise MessageError("a box lies where the lens model has no picture")
+    low = outline.min(1)
+    return np.concatenate([low, outline.max(1) - low], axis=1).astype(np.float32)
+
+
+def _is_wanted(results: Sequence[Any], classes: Sequence[str], min_score: float) -> bool:
+    """Whether one of the hypotheses is a class that we want, with enough score; a box without any is wanted as it is."""
+    if not len(results):
+        return True
+    hypotheses = [getattr(r, "hypothesis", r) for r in results]
+    return any(
+        float(h.score) >= min_score and (not classes or str(getattr(h, "class_id", getattr(h, "id", ""))) in classes)
+        for h in hypotheses
+    )
+
+
+def _people(items: Sequence[Any], what: str) -> list[Any]:
+    if len(items) > MAX_PEOPLE:
+        raise MessageError(f"the message holds {len(items)} {what}, more than {MAX_PEOPLE}")
+    return list(items)
+
+
+def _check_frame(message: Any, frame_id: str, what: str, required: bool = False) -> None:
+    theirs = str(message.header.frame_id)
+    if theirs != frame_id and (required or theirs):
+        raise MessageError(
+            f"{what} are in frame '{theirs[:64]}', the image is in '{frame_id[:64]}': publish them in the camera's optical frame"
+        )
+
+
+def _numbers(values: Any, count: int, what: str, limit: float) -> np.ndarray:
+    """``count`` finite numbers no larger than ``limit``."""
+    out = np.asarray(values, np.float64).reshape(-1)
+    if out.size != count:
+        raise MessageError(f"{what}: expected {count} numbers, got {out.size}")
+    if not (np.abs(out) <= limit).all():  # written so that NaN fails
+        raise MessageError(f"{what}: expected finite numbers up to {limit:g}")
+    return out

@@ -1,0 +1,95 @@
+"""One camera of the node: publishers from configure to cleanup; subscriptions and handler while the node is active."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .diagnostics import Faults, Stats, diagnostic_array
+from .engine import Engine
+from .handler import Handler, Job
+from .inputs import Inputs, is_rectified, make_companions
+from .outputs import Outputs
+from .params import RosConfig
+from .worker import Worker
+
+
+class Stream:
+    """See the module.  ``camera`` is its name, empty for the only one."""
+
+    def __init__(self, node: Any, camera: str, engine: Engine, ros: Callable[[], RosConfig]) -> None:
+        self.camera, self._node, self._engine, self._ros = camera, node, engine, ros
+        said = f"{camera}: " if camera else ""
+        self.faults = Faults(lambda m: node.get_logger().warning(said + m), lambda: ros().log_period_s)
+        self._stats = Stats()
+        prefix = f"~/{camera}/" if camera else "~/"
+        self._outputs = Outputs(node, engine.body, ros, lambda: node.get_clock().now().nanoseconds, prefix)
+        self._inputs: Inputs | None = None
+        self._handler: Handler | None = None
+        self._worker: Worker[Job] | None = None
+
+    def activate(self, worker: Worker[Job], enabled: Callable[[], bool]) -> str:
+        """Subscribe; returns the topics in words."""
+        ros = self._ros()
+        self._stats.clear()
+        companions = make_companions(ros, worker.wake)
+        rectified = is_rectified(self._node, ros, self.camera)
+        self._worker = worker
+        self._handler = Handler(
+            self._engine, self._ros, self._publish, self.faults, self._stats, rectified, companions, self.camera
+        )
+        self._outputs.publish_topology()
+        self._inputs = Inputs(
+            self._node, self.camera, ros, lambda job: worker.submit(self.camera, job), companions, self.faults, enabled
+        )
+        return self._inputs.topics
+
+    def unsubscribe(self) -> None:
+        """No further images; the one in hand may still be published."""
+        if self._inputs is not None:
+            self._inputs.destroy()
+            self._inputs = None
+
+    def deactivate(self) -> None:
+        """After the worker has stopped."""
+        self.unsubscribe()
+        self._handler = self._worker = None
+
+    def destroy(self) -> None:
+        """Remove the publishers."""
+        self._outputs.destroy()
+
+    def request_reset(self) -> None:
+        """Forget this camera's tracks before its next image."""
+        if self._handler is not None:
+            self._handler.request_reset()
+
+    def patience(self, job: Job) -> float:
+        """Seconds that an image should still wait."""
+        return self._handler.patience(job) if self._handler is not None else 0.0
+
+    def handle(self, job: Job) -> None:
+        """Answer one image; on the worker thread."""
+        if self._handler is not None:
+            self._handler(job)
+
+    def publish_diagnostics(self, enabled: bool) -> None:
+        """One status of this camera."""
+        active = self._worker
+        values = {"state": "active" if active else "inactive", "enabled": str(enabled).lower(), **self._stats.values()}
+        if active is not None:
+            values["received"], values["dropped"] = str(active.received[self.camera]), str(active.dropped[self.camera])
+        values["camera_info"] = self._stats.calibration
+        values.update({f"backend_{k}": v for k, v in self._engine.backends.items()})
+        now = self._node.get_clock().now().to_msg()
+        name = f"{self._node.get_fully_qualified_name().lstrip('/')}: {f'{self.camera} ' if self.camera else ''}tracker"
+        device = self._engine.backends.get("device", "")
+        self._outputs.publish_diagnostics(diagnostic_array(now, name, device, values, self.faults.snapshot()))
+
+    def _publish(self, result: Any, header: Any, rgb: Any, total_ms: float) -> None:
+        worker = self._worker
+        if worker is None:
+            return
+        counts = (worker.received[self.camera], self._stats.answered + 1, worker.dropped[self.camera])
+        age_ms = self._outputs.publish(result, header, rgb, total_ms, counts)
+        self._stats.add(age_ms, total_ms, result.stage_ms, len(result.people))

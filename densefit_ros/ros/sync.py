@@ -1,0 +1,87 @@
+"""Messages that belong to an image, found by stamp: depth, boxes, keypoints, first estimates."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from .convert import stamp_ns
+
+KEPT = 16
+
+
+class Companion(Protocol):
+    """A source of messages that go with images."""
+
+    def match(self, image_ns: int, slop_s: float) -> Any | None:
+        """What belongs to the image of this stamp, if it is here."""
+        ...
+
+    def may_come(self, image_ns: int, slop_s: float) -> bool:
+        """Whether it is worth waiting for."""
+        ...
+
+
+class StampBuffer:
+    """The last few messages of one topic; any thread."""
+
+    def __init__(self, on_add: Callable[[], None] = lambda: None) -> None:
+        self._lock, self._on_add = threading.Lock(), on_add
+        self._messages: deque[tuple[int, Any]] = deque(maxlen=KEPT)
+
+    def add(self, message: Any) -> None:
+        """A message has arrived."""
+        with self._lock:
+            self._messages.append((stamp_ns(message), message))
+        self._on_add()
+
+    def match(self, image_ns: int, slop_s: float) -> Any | None:
+        """The message nearest to a stamp, if within ``slop_s``."""
+        with self._lock:
+            near = [(abs(ns - image_ns), n) for n, (ns, _) in enumerate(self._messages)]
+            gap, n = min(near, default=(1 << 62, 0))
+            return self._messages[n][1] if gap <= slop_s * 1e9 else None
+
+    def may_come(self, image_ns: int, slop_s: float) -> bool:
+        """False once the message is here, or a later one: a topic keeps its order, so this image was left out."""
+        with self._lock:
+            return not self._messages or self._messages[-1][0] < image_ns - slop_s * 1e9
+
+
+class BodyBuffers:
+    """REP-155 has a topic per body: one buffer for each body of the newest list; any thread."""
+
+    def __init__(self, on_add: Callable[[], None] = lambda: None) -> None:
+        self._lock, self._on_add = threading.Lock(), on_add
+        self._bodies: dict[str, StampBuffer] | None = None  # None until the first list
+
+    def track(self, ids: list[str]) -> tuple[list[str], list[str]]:
+        """The newest list of bodies.  Returns who is new and who has gone."""
+        with self._lock:
+            before = self._bodies or {}
+            self._bodies = {i: before.get(i) or StampBuffer(self._on_add) for i in ids}
+            return [i for i in self._bodies if i not in before], [i for i in before if i not in self._bodies]
+
+    def add(self, body_id: str, message: Any) -> None:
+        """A body's message has arrived."""
+        with self._lock:
+            buffer = (self._bodies or {}).get(body_id)
+        if buffer is not None:
+            buffer.add(message)
+
+    def match(self, image_ns: int, slop_s: float) -> list[Any] | None:
+        """The messages of all bodies for a stamp, empty when nobody is there; None when bodies are there and silent."""
+        buffers = self._buffers()
+        found = [m for m in (b.match(image_ns, slop_s) for b in buffers or ()) if m is not None]
+        return found if found or buffers == [] else None
+
+    def may_come(self, image_ns: int, slop_s: float) -> bool:
+        """Whether a body's message is still missing."""
+        buffers = self._buffers()
+        return buffers is None or any(b.may_come(image_ns, slop_s) for b in buffers)
+
+    def _buffers(self) -> list[StampBuffer] | None:
+        with self._lock:
+            return None if self._bodies is None else list(self._bodies.values())

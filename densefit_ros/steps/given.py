@@ -1,0 +1,95 @@
+"""First estimates that another program made of this very image: they propose people, and take the place of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import ShapeError
+from ..evidence.keypoints import of_boxes
+from ..geometry.camera import project
+from ..models import Models
+from ..track import association
+from ..track.state import Track
+from ..types import BodyParams, Camera, Crop, Estimate, Frame, Keypoints
+from . import find
+
+# How far somebody else's joint rotations may be off where they do not say it themselves.
+NOMINAL_ROT_SIGMA_RAD = 0.2
+
+
+def mesh_boxes(models: Models, estimates: Estimate, camera: Camera) -> np.ndarray:
+    """Boxes (N,4) px around the projected meshes of the estimates.  Raises ShapeError on numbers that are no body."""
+    params = estimates.params
+    finite = all(np.isfinite(a).all() for a in (params.betas, params.root_rotvec, params.joint_rotvec, params.t_camera_root))
+    if not finite or estimates.confidence.shape != (len(params),):
+        raise ShapeError(f"expected {len(params)} finite bodies with a confidence each, got {estimates.confidence.shape}")
+    posed = [models.skinner.pose(params.person(i)).vertices[0] for i in range(len(params))]  # may be more than we track
+    return np.reshape([find.box_of(project(camera, v)) for v in posed], (-1, 4)).astype(np.float32)
+
+
+def proposals(boxes_xywh: np.ndarray | None, estimate_boxes: np.ndarray) -> np.ndarray:
+    """Where people are: the boxes of the estimates, and given boxes that no estimate covers."""
+    if boxes_xywh is None:
+        return find.checked_boxes(estimate_boxes)
+    boxes = find.checked_boxes(boxes_xywh)
+    _, free = association.assign(estimate_boxes, boxes, find.MIN_OVERLAP)
+    return np.concatenate([estimate_boxes, boxes[free]])
+
+
+def first_estimate(
+    models: Models,
+    crop: Crop,
+    frame: Frame,
+    tracks: Sequence[Track],
+    boxes: np.ndarray,
+    given: Estimate,
+    given_boxes: np.ndarray,
+) -> Estimate:
+    """One estimate per window: the given one that overlaps its box, our own for those whom nobody gave.
+
+    ``boxes`` (P,4) px belong to the windows of ``crop``, tracks first; ``given_boxes`` (N,4) px to ``given``.
+    """
+    pairs, _ = association.assign(boxes, given_boxes, find.MIN_OVERLAP)
+    mine = dict(pairs)  # window -> given estimate
+    rest = [i for i in range(len(boxes)) if i not in mine]
+    tracked = [tracks[i] for i in rest if i < len(tracks)]
+    own = find.first_estimate(models, find.take_crop(crop, rest), frame, tracked, boxes[rest])
+    if not mine:
+        return own
+    # Rows of (own, given) one below the other, for each window.
+    rows = np.array([len(rest) + mine[i] if i in mine else rest.index(i) for i in range(len(boxes))])
+    both = BodyParams.stack([own.params, given.params])
+    sigma = np.concatenate([_sigma(own), _sigma(given)])
+    return Estimate(
+        BodyParams.stack([both.person(r) for r in rows]),
+        np.concatenate([own.confidence, given.confidence])[rows].astype(np.float32),
+        _keypoints(own.keypoints, rest, frame, boxes),
+        source=given.source,
+        rot_sigma_rad=sigma[rows],
+        sources=tuple(given.source_of(mine[i]) if i in mine else own.source_of(rest.index(i)) for i in range(len(boxes))),
+    )
+
+
+def _sigma(estimate: Estimate) -> np.ndarray:
+    if estimate.rot_sigma_rad is not None:
+        return estimate.rot_sigma_rad
+    return np.full((len(estimate.params), 24), NOMINAL_ROT_SIGMA_RAD, np.float32)
+
+
+def _keypoints(own: Keypoints | None, rest: Sequence[int], frame: Frame, boxes: np.ndarray) -> Keypoints | None:
+    """Keypoints of all windows: those that our own estimate of the ``rest`` was made from, and those of the frame."""
+    if frame.keypoints is not None:
+        everyone = of_boxes(frame.keypoints, boxes)
+    elif own is None:
+        return None
+    else:
+        shape = (len(boxes), own.uv.shape[1])
+        xyz = None if own.direction_xyz is None else np.zeros((*shape, 3), np.float32)
+        everyone = Keypoints(own.set_name, np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32), xyz)
+    if own is not None and own.set_name == everyone.set_name:
+        everyone.uv[list(rest)], everyone.confidence[list(rest)] = own.uv, own.confidence
+        if everyone.direction_xyz is not None and own.direction_xyz is not None:
+            everyone.direction_xyz[list(rest)] = own.direction_xyz
+    return everyone
