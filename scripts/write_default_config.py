@@ -27,6 +27,7 @@ def text() -> str:
             group = path[0]
             out.append(f"\n    {group}:\n")
         indent = "      " if path else "    "
+        name = ".".join([*path[1:], name])
         out.append(f"{indent}# {_comment(setting)}\n{indent}{name}: {yaml.safe_dump(setting.value).splitlines()[0]}\n")
     return "".join(out)
 

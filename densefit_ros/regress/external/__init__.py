@@ -1,4 +1,4 @@
-"""First estimates that other people's regressors wrote to files.  See docs/REFINE.md."""
+"""First estimates that other people's regressors wrote to files.  See docs/REGRESSORS.md."""
 
 from __future__ import annotations
 
