@@ -39,18 +39,59 @@ class DetectConfig:
 
 
 @dataclass(frozen=True)
+class CropNetworkConfig:
+    """``regress.backend: custom``: anybody's crop regressor, whose file is ``regress.onnx``.  See docs/REGRESSORS.md."""
+
+    image_input: str = _opt("", "input of the crop's pixels; empty: the only one with four dimensions")
+    input_height: int = _opt(0, "height of the input, px; 0: the file says it", 0, 4096)
+    input_width: int = _opt(
+        0, "width of the input, px; less than the height: the middle of the crop; 0: the file says it", 0, 4096
+    )
+    layout: str = _opt("nchw", "order of the input's axes", choices=("nchw", "nhwc"))
+    channels: str = _opt("rgb", "order of the colours", choices=("rgb", "bgr"))
+    mean: str = _opt(
+        "0.485 0.456 0.406", "taken off the colours in 0 to 1, in the order of the channels; not for inputs of bytes"
+    )
+    std: str = _opt("0.229 0.224 0.225", "the colours are divided by these afterwards")
+    box_input: str = _opt("", "input for the crop's place and size over the focal length, (P,3), as CLIFF has it; empty: none")
+    box_scaling: str = _opt(
+        "plain", "of box_input: x, y, side over the focal length, or CLIFF's own scaling", choices=("plain", "cliff")
+    )
+    pose: str = _opt("pose", "output of the rotations: 24 joints, or 23 where root names an output")
+    root: str = _opt("", "output of the root's rotation; empty: it is the first of pose")
+    rotations: str = _opt(
+        "rotmat",
+        "how a rotation is written; rows, columns: the first two of the matrix; interleaved: columns as SPIN stores them",
+        choices=("rotmat", "rot6d_rows", "rot6d_columns", "rot6d_interleaved", "rotvec"),
+    )
+    betas: str = _opt("betas", "output of the shape, 10 numbers or more")
+    camera: str = _opt("camera", "output of the camera, 3 numbers")
+    camera_kind: str = _opt(
+        "weak_perspective",
+        "s, tx, ty of the crop, or SMPL's translation in the full image's camera, m",
+        choices=("weak_perspective", "full"),
+    )
+    focal_px: float = _opt(0.0, "focal length that a full camera is meant for, px; 0: that of the image's camera", 0.0, 100000.0)
+    confidence: str = _opt("", "output of the confidence in 0 to 1; empty: always 1")
+    rot_sigma_rad: float = _opt(0.2, "how far a joint of the regressor may be off, per axis, rad", 0.001, 3.0)
+
+
+@dataclass(frozen=True)
 class RegressConfig:
     backend: str = _opt(
         "auto",
         "first estimate: the built-in network, MediaPipe keypoints lifted to the body (an optional extra), or external: none of "
         "our own, people come from given estimates or keypoints and are carried from one to the next by the displacements",
-        choices=("auto", "network", "mediapipe", "external"),
+        choices=("auto", "network", "mediapipe", "custom", "external"),
     )
-    onnx: str = _opt("", "regressor network (.onnx); empty: the weights that ship with the package")
+    onnx: str = _opt(
+        "", "regressor network (.onnx), with backend custom anybody's; empty: the weights that ship with the package"
+    )
     mediapipe_task: str = _opt(
         "", "MediaPipe .task file for releases that do not carry the pose model; empty: the packaged model"
     )
     min_confidence: float = _opt(0.3, "a new track needs at least this confidence of the first estimate", 0.0, 1.0)
+    custom: CropNetworkConfig = field(default_factory=CropNetworkConfig)
 
 
 @dataclass(frozen=True)

@@ -140,13 +140,19 @@ def _make_estimator(config: Config, body: Any, device: str) -> FirstEstimator:
         from .regress.carried import CarriedEstimator
 
         return CarriedEstimator()
+    from .errors import ConfigError
+    from .regress.crop_network import CropNetwork
     from .regress.network_regressor import NetworkRegressor
     from .runtime.factory import make_runtime
     from .weights import weights_path
 
+    custom = config.regress.backend == "custom"
+    if custom and not config.regress.onnx:
+        raise ConfigError("regress.backend custom needs the regressor's file: set regress.onnx")
     path = config.regress.onnx or weights_path("regressor.onnx")
-    runtime = config.runtime
-    return NetworkRegressor(body, make_runtime(path, runtime.backend, device, runtime.threads, precision=runtime.precision))
+    settings = config.runtime
+    runtime = make_runtime(path, settings.backend, device, settings.threads, precision=settings.precision)
+    return CropNetwork(body, runtime, config.regress.custom) if custom else NetworkRegressor(body, runtime)
 
 
 def _make_displacer(config: Config, device: str) -> Any:
