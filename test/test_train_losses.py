@@ -224,11 +224,13 @@ def test_the_guide_knows_the_person_by_its_colours():
 
 
 def test_mirrored_pairs_keep_picture_rendering_and_flow_together():
-    from densefit_ros.train.sources import DisplacementSource, mirror_pairs
+    from densefit_ros.train.sources import DisplacementSource, mirror_pairs, mirrored_colour
 
-    pairs = DisplacementSource(seed=5, count=2, size=96, easy=1.0, subjects=4, degrees=8.0).batch(1)
+    source = DisplacementSource(seed=5, count=2, size=96, easy=1.0, subjects=4, degrees=8.0)
+    pairs = source.batch(1) | {"colour": source.body_colour(source.crops(0), 4)}
     which = np.array([True, False])
     out = mirror_pairs(pairs, which)
+    out["colour"][which] = mirrored_colour(pairs["colour"][which][..., ::-1])
 
     def agreement(batch, i):
         """Mean difference between a cell's body colour and the picture's body colour where the flow sends it."""
@@ -236,16 +238,16 @@ def test_mirrored_pairs_keep_picture_rendering_and_flow_together():
         flow = batch["flow"][i].astype(np.float32)[:, rows, columns] / 4
         u, v = np.round(columns + flow[0]).astype(int), np.round(rows + flow[1]).astype(int)
         ok = (u >= 0) & (u < 24) & (v >= 0) & (v < 24)
-        there = batch["body_colour"][i].astype(np.float32)[:, v[ok], u[ok]]
+        there = batch["colour"][i].astype(np.float32)[:, v[ok], u[ok]]
         own = batch["rendering"][i].astype(np.float32)[4 * rows[ok] + 2, 4 * columns[ok] + 2, 7:10].T
         return np.abs(there - own)[:, there.any(0)].mean()
 
     assert agreement(pairs, 0) < 0.06
     assert agreement(out, 0) < 0.06
-    unmoved = dict(out, flow=pairs["flow"], body_colour=pairs["body_colour"])
+    unmoved = dict(out, flow=pairs["flow"], colour=pairs["colour"])
     assert agreement(unmoved, 0) > 2 * agreement(out, 0)  # the measure sees a rendering mirrored beside a picture that is not
     twice = mirror_pairs(out, which)
-    for name in pairs:
+    for name in set(pairs) - {"colour"}:
         np.testing.assert_array_equal(out[name][1], pairs[name][1], err_msg=name)
         inner = (slice(None), slice(None), slice(2, -2)) if name in ("image", "rendering") else Ellipsis
         np.testing.assert_allclose(twice[name][inner], pairs[name][inner], atol=2e-3, err_msg=name)

@@ -1,9 +1,9 @@
 """The regressor network: one crop and its camera in, SMPL parameters with their uncertainty out.
 
-An encoder of ordinary convolutions, a short decoder to a quarter-of-a-quarter grid, and one spatial attention map per
-joint.  Each map places its joint in the crop (integral regression, Sun et al., ECCV 2018) and gathers the features that
-the joint's rotation is read from.  Placing joints first is what lets a small network learn from few samples: the
-rotation heads then see *where* a limb is, not a globally averaged feature.
+An image encoder (:mod:`densefit_ros.runtime.torch_trunk`) and on its features one spatial attention map per joint.  Each map
+places its joint in the crop (integral regression, Sun et al., ECCV 2018) and gathers the features that the joint's
+rotation is read from.  Placing joints first is what lets a small network learn from few samples: the rotation heads then
+see *where* a limb is, not a globally averaged feature.
 
 Frames: rotations other than the root's are relative to the parent.  The root's is predicted in the frame of the viewing
 ray (``R_camera_root = R_ray @ R_predicted``, ``R_ray`` the smallest rotation that takes +z to the ray through the crop's
@@ -18,14 +18,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ..runtime.torch_blocks import Residual, bounded, conv, double, fuse
+from ..runtime.torch_blocks import bounded, fuse
+from ..runtime.torch_trunk import BLOCKS, NECK, WIDTHS, Features, Trunk
 
 NUM_JOINTS = 24
-# Poses are read at 128 px: training and inference cost 2.25 times less than at the crop's 192, and its joints are off by
-# more than a pixel either way.  The displacement network, which measures in pixels, works at the full size.
-WORKING_SIZE_PX = 128
 ROT_LOG_VAR_MIN, ROT_LOG_VAR_MAX = 2 * math.log(0.02), 2 * math.log(2.0)
 UV_LOG_VAR_MIN, UV_LOG_VAR_MAX = 2 * math.log(0.003), 2 * math.log(0.5)
 _DEPTH_UNIT_M = 0.5
@@ -44,21 +41,15 @@ class RegressorNet(nn.Module):
 
     def __init__(
         self,
-        widths: Sequence[int] = (24, 32, 64, 112, 176),
-        blocks: Sequence[int] = (1, 2, 2, 1),
-        neck: int = 48,
+        widths: Sequence[int] = WIDTHS,
+        blocks: Sequence[int] = BLOCKS,
+        neck: int = NECK,
         hidden: int = 256,
         fused: bool = False,
     ) -> None:
         super().__init__()
         self.config = {"widths": list(widths), "blocks": list(blocks), "neck": neck, "hidden": hidden}
-        self.stem = conv(3, widths[0], 3, 2)
-        self.stages = nn.ModuleList(
-            nn.Sequential(conv(inputs, width, 3, 2), *(Residual(width) for _ in range(count)))
-            for inputs, width, count in zip(widths, widths[1:], blocks)
-        )
-        self.up16 = conv(widths[4] + widths[3], widths[3])
-        self.up8 = conv(widths[3] + widths[2], 2 * neck)
+        self.trunk = Trunk(widths, blocks, neck)
         self.maps = nn.Conv2d(2 * neck, 2 * NUM_JOINTS, 1)  # per joint: attention, depth relative to the pelvis
         self.values = nn.Conv2d(2 * neck, neck, 1)
         self.guide: nn.Module | None = nn.Conv2d(2 * neck, 4, 1)
@@ -86,17 +77,13 @@ class RegressorNet(nn.Module):
     def forward(self, image: Tensor, intrinsics: Tensor, guided: bool = False) -> tuple[Tensor, ...]:
         """``guided`` appends what only training asks for: attention logits (P,24,S/8,S/8) and, as in the displacement
         network, (P,4,S/8,S/8) where the person is seen and which point of the body."""
-        x = (image.permute(0, 3, 1, 2).float() - 115.0) / 64.0
-        if x.shape[-1] > WORKING_SIZE_PX:
-            x = functional.interpolate(x, (WORKING_SIZE_PX, WORKING_SIZE_PX), mode="bilinear", align_corners=False)
-        x = self.stages[0](self.stem(x))
-        s8 = self.stages[1](x)
-        s16 = self.stages[2](s8)
-        s32 = self.stages[3](s16)
-        s16 = self.up16(torch.cat([double(s32), s16], 1))
-        s8 = self.up8(torch.cat([double(s16), s8], 1))
+        return self.answer(self.trunk(image), intrinsics, guided)
+
+    def answer(self, features: Features, intrinsics: Tensor, guided: bool = False) -> tuple[Tensor, ...]:
+        """As ``forward``, from the trunk's features."""
+        s8 = features.s8
         maps, values = self.maps(s8), self.values(s8)
-        outputs = self.read_out(maps.float(), values.float(), s32.float(), intrinsics)
+        outputs = self.read_out(maps.float(), values.float(), features.s32.float(), intrinsics)
         return (*outputs, maps[:, :NUM_JOINTS].float(), self.guide(s8).float()) if guided else outputs
 
     def read_out(self, maps: Tensor, values: Tensor, coarse: Tensor, intrinsics: Tensor) -> tuple[Tensor, ...]:

@@ -84,7 +84,8 @@ def disturb(
     root = so3.exp(params.root_rotvec.astype(np.float64)) @ so3.exp(noise[:, 0])
     pelvis = pelvis_rest_m + params.t_camera_root
     distance = np.maximum(pelvis[:, 2:], 0.3)
-    across = rng.normal(size=(n, 2)) * options.translation * level * distance
+    # Often well placed: what is left then is what a network has to look at the limbs for.
+    across = rng.normal(size=(n, 2)) * options.translation * level * distance * rng.random((n, 1))
     along = rng.normal(size=(n, 1)) * options.depth * level * distance
     # Depth errors keep the person where it is in the picture: the pelvis moves along its own ray.
     moved = pelvis * (1 + along / distance) + np.concatenate([across, np.zeros((n, 1))], 1)

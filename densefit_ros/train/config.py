@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ConfigError
 
-TASKS = ("displacement", "regressor", "finder")
+TASKS = ("joint", "displacement", "regressor", "finder")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class TrainConfig:
     device: str = "cpu"
     bf16: bool = True
     compile: bool = False
-    threads: int = 1
+    threads: int = 1  # of each process
+    processes: int = 1  # that take every step together, each on its own batch
     checkpoint_minutes: float = 3.0
     validate_minutes: float = 6.0
     validation_batches: int = 8

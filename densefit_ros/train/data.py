@@ -44,6 +44,10 @@ class SourceSpec:
     name: str
     kwargs: dict[str, Any] = field(default_factory=dict)
 
+    def other(self, rank: int) -> SourceSpec:
+        """The same source with other samples: seeds of runs are small numbers, so these are nobody's."""
+        return SourceSpec(self.module, self.name, {**self.kwargs, "seed": self.kwargs["seed"] + 1_000_000 * rank})
+
     def build(self) -> Source:
         return getattr(importlib.import_module(self.module), self.name)(**self.kwargs)
 

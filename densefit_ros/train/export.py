@@ -127,9 +127,14 @@ def _annotate(path: Path, metadata: dict[str, str]) -> None:
     onnx.save(model, str(path))
 
 
-def load_trained(path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Network and record of a best.pt.  Raises AssetError."""
+def load_trained(path: Path, part: str = "") -> tuple[nn.Module, dict[str, Any]]:
+    """Network and record of a best.pt; ``part`` names the network to take out of a joint run's.  Raises AssetError."""
     record = _load(path, "cpu")
+    if record.get("task") == "joint":
+        if part not in ("regressor", "displacement"):
+            raise AssetError(f"{path}: a joint run holds a regressor and a displacement network; say which (got {part!r})")
+        weights = {k.removeprefix(f"{part}."): v for k, v in record["weights"].items() if k.startswith(f"{part}.")}
+        record = {**record, "task": part, "network": record["network"][part], "weights": weights}
     if record.get("task") not in _NETWORKS:
         raise AssetError(f"{path}: expected a best.pt of a training run, got keys {sorted(record)[:5]}")
     network = {k: v for k, v in record["network"].items() if k != "fused"}
@@ -143,8 +148,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="densefit export", description="Write a trained network as ONNX, with a parity check.")
     parser.add_argument("checkpoint", type=Path, help="best.pt of a training run")
     parser.add_argument("--out", type=Path, required=True, help="the .onnx file to write")
+    parser.add_argument("--part", choices=("regressor", "displacement"), default="", help="which network of a joint run")
     args = parser.parse_args(argv)
-    net, record = load_trained(args.checkpoint)
+    net, record = load_trained(args.checkpoint, args.part)
     metadata = {"seed": str(record["seed"]), "commit": record["commit"], "step": str(record["step"]), "licence": "Apache-2.0"}
     metadata["validation"] = json.dumps({k: round(v, 4) for k, v in record["metrics"].items()})
     difference = export(net, record["task"], args.out, metadata)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..errors import AssetError, BackendUnavailable
 from .config import TrainConfig, commit
 from .data import Batch, Loader, SourceSpec
+from .parallel import Peers
 
 Metrics = dict[str, float]
 
@@ -43,13 +44,15 @@ class Trainer:
     """One run in one directory.  Construct and call :meth:`run`; constructing over an interrupted run resumes it.
 
     Files: config.json, log.csv (training), validation.csv, last.pt (complete state, written atomically), best.pt
-    (averaged weights with the lowest validation score), provenance.json (commit, seed, time).
+    (averaged weights with the lowest validation score), provenance.json (commit, seed, time).  ``peers``: the processes that
+    take the steps together with this one; each makes its own samples, the first one writes the files.
     """
 
-    def __init__(self, config: TrainConfig, task: Task, say: Callable[[str], None] = print) -> None:
+    def __init__(self, config: TrainConfig, task: Task, say: Callable[[str], None] = print, peers: Peers | None = None) -> None:
         if config.device == "cuda" and not torch.cuda.is_available():
             raise BackendUnavailable("torch sees no CUDA device to train on: install a CUDA build of torch, or --device cpu")
-        self.config, self.task, self._say = config, task, say
+        self.config, self.task, self._say, self._peers = config, task, say, peers
+        self._first = peers is None or peers.rank == 0
         self.out = Path(config.out)
         self.out.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(config.threads)
@@ -66,16 +69,18 @@ class Trainer:
         self.step, self.elapsed_s, self.best = 0, 0.0, math.inf
         self._validation: list[Batch] = []
         self._resume()
-        config.save(self.out / "config.json")
-        self._provenance()
+        if self._first:
+            config.save(self.out / "config.json")
+            self._provenance()
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def run(self) -> Metrics:
         """Train to the end of the budget; returns the last validation metrics."""
         c = self.config
-        loader = Loader(self.task.spec, c.seed, c.chunk, c.reuse, c.workers, self.step, c.made // c.batch)
-        started = time.monotonic() - self.elapsed_s
+        spec = self.task.spec if self._first else self.task.spec.other(self._peers.rank)
+        loader = Loader(spec, c.seed, c.chunk, c.reuse, c.workers, self.step, c.made // c.batch)
+        started = self._started = time.monotonic() - self.elapsed_s
         next_save = self.elapsed_s + 60 * c.checkpoint_minutes
         next_validation = self.elapsed_s + 60 * c.validate_minutes
         sums: dict[str, float] = {}
@@ -87,11 +92,16 @@ class Trainer:
                 for name, value in self.train_step(batch).items():
                     sums[name] = sums.get(name, 0.0) + value
                 count += 1
-                self.elapsed_s = time.monotonic() - started
+                if self._peers is None:
+                    self.elapsed_s = time.monotonic() - started
+                if not self._first:
+                    continue
                 if self.step % c.log_steps == 0:
                     now = time.monotonic()
                     row = {"step": self.step, "minutes": self.elapsed_s / 60, "lr": self.learning_rate()}
-                    row |= {"samples_per_s": count * c.batch / (now - since)} | {k: v / count for k, v in sums.items()}
+                    row |= {"samples_per_s": count * c.batch * c.processes / (now - since)} | {
+                        k: v / count for k, v in sums.items()
+                    }
                     self._write("log.csv", row)
                     sums, count, since = {}, 0, now
                 if self.elapsed_s >= next_save:
@@ -102,6 +112,8 @@ class Trainer:
                     next_validation = self.elapsed_s + 60 * c.validate_minutes
         finally:
             loader.close()
+        if not self._first:
+            return {}
         metrics = self.validate()
         self.save()
         return metrics
@@ -117,6 +129,8 @@ class Trainer:
             total, parts = self.task.loss(self._forward, tensors, self.progress())
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
+        if self._peers is not None:
+            self.elapsed_s = self._peers.average(list(self.net.parameters()), time.monotonic() - self._started)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), c.grad_clip)
         # One broken sample must not end an hour of training: a non-finite gradient is counted, not applied.
         finite = bool(torch.isfinite(norm))
@@ -187,8 +201,12 @@ class Trainer:
     def _update_average(self) -> None:
         # The first steps would weigh for long in a plain average: it starts short and lengthens.
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        done = set()  # a module that two networks share has two names
         with torch.no_grad():
             for mine, new in zip(self.average.state_dict().values(), self.net.state_dict().values()):
+                if mine.data_ptr() in done:
+                    continue
+                done.add(mine.data_ptr())
                 if mine.dtype.is_floating_point:
                     mine.lerp_(new.to(mine.dtype), 1 - decay)
                 else:

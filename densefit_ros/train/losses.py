@@ -22,8 +22,7 @@ class DisplacementWeights:
     nll: float = 1.0
     nll_beta: float = 0.5
     occluded_l1: float = 0.25  # factor on the L1 term where the image does not show the surface point
-    guide: float = 0.5  # of the training-only head; this and the next fall to a fifth over the run
-    match: float = 0.5
+    match: float = 0.5  # of the matching step; falls to a fifth over the run
     start_px: float = 2.0  # L1 is normalised by the start's own error plus this, so that near-perfect starts count
 
 

@@ -8,9 +8,13 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from .config import TASKS, TrainConfig
+
+if TYPE_CHECKING:
+    from .parallel import Peers
 
 _HELP = {
     "out": "directory of the run; an interrupted run in it is resumed",
@@ -27,7 +31,8 @@ _HELP = {
     "device": "cpu or cuda",
     "bf16": "bfloat16 convolutions (on CPU: about twice as fast where AVX512-BF16 exists)",
     "compile": "torch.compile the network",
-    "threads": "torch threads",
+    "threads": "torch threads of each process",
+    "processes": "processes that take every step together, each on its own batch",
     "init": "start from the weights of this checkpoint",
 }
 
@@ -55,17 +60,29 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     config = config_from_args(args)
     os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))
+    if config.processes > 1:
+        from .parallel import run_together
+
+        run_together(config.processes, train, config)
+    else:
+        train(config)
+    return 0
+
+
+def train(config: TrainConfig, peers: Peers | None = None) -> None:
+    """One run, or this process's part of it."""
     from .loop import Trainer
+    from .plots import plot_run
     from .tasks import make_task
 
-    trainer = Trainer(config, make_task(config), say=_say)
+    trainer = Trainer(config, make_task(config), say=_say, peers=peers)
+    if peers is not None and peers.rank:
+        trainer.run()
+        return
     (trainer.out / "pid").write_text(f"{os.getpid()}\n")
     metrics = trainer.run()
     (trainer.out / "result.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    from .plots import plot_run
-
     plot_run(trainer.out)
-    return 0
 
 
 def config_from_args(args: argparse.Namespace) -> TrainConfig:

@@ -10,6 +10,7 @@ true texture.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,17 +18,20 @@ import numpy as np
 from ..body.assets import load_body
 from ..body.joints import SMPL_FLIP
 from ..body.model import rest_joints, vertex_colors
-from ..displace.contract import SIZE_PX, STRIDE_PX
+from ..displace.contract import SIZE_PX
 from ..displace.displacer import pack_rendering
 from ..geometry import so3
+from ..regress.decode import decode as decode_estimate
 from ..regress.decode import ray_rotation
 from ..render.factory import make_renderer
+from ..runtime.onnxruntime_backend import OnnxRuntime
 from ..synth.backgrounds import load_backgrounds
 from ..synth.cameras import CropOptions
 from ..synth.crops import CropBatch, make_crops
-from ..synth.displacement import make_pairs
+from ..synth.displacement import DisplacementPairs, make_pairs
 from ..synth.engine import HELDOUT_SUBJECT, SynthEngine
 from ..synth.perturb import disturb
+from ..types import BodyParams
 from .data import Batch
 
 # One person in sight and nothing in front: what a first phase learns the match from.
@@ -154,7 +158,7 @@ def mirror_pairs(batch: Batch, which: np.ndarray) -> Batch:
     The column x goes to S - x, so that the pixel a cell is read at (stride * c + stride / 2) is again such a pixel.
     """
     out = {k: v.copy() for k, v in batch.items()}
-    for name in ("image", "rendering"):
+    for name in {"image", "rendering"} & set(batch):
         flipped = batch[name][which][:, :, ::-1]
         out[name][which] = np.concatenate([flipped[:, :, :1], flipped[:, :, :-1]], 2)
     rendering = out["rendering"][which]
@@ -162,10 +166,9 @@ def mirror_pairs(batch: Batch, which: np.ndarray) -> Batch:
     seen = rendering[..., 7:10].any(-1)
     rendering[..., 7] = np.where(seen, _COLOUR_SUM - rendering[..., 7], 0)
     out["rendering"][which] = rendering
-    for name in ("flow", "valid", "visible", "body_colour"):
+    for name in ("flow", "valid", "visible"):
         out[name][which] = batch[name][which][..., ::-1]
     out["flow"][which, 0] *= -1
-    out["body_colour"][which] = mirrored_colour(out["body_colour"][which])
     return out
 
 
@@ -181,8 +184,7 @@ class DisplacementSource(_People):
 
     Each batch of crops serves ``starts`` batches in a row, with other disturbances and textures every time: a rendering
     costs half of what a picture does.  image (P,S,S,3) uint8; rendering (P,S,S,10) float16; flow (P,2,h,w) float16 crop
-    px; valid, visible (P,h,w) bool; body_colour (P,3,h,w) float16: vertex colours of the person's surface as the picture
-    shows it, 0 elsewhere.
+    px; valid, visible (P,h,w) bool.
     """
 
     def __init__(self, *args, starts: int = 2, degrees: float | None = None, **kwargs) -> None:
@@ -200,21 +202,86 @@ class DisplacementSource(_People):
         pelvis = rest_joints(self.body, crops.params.betas)[:, 0]
         start = disturb(rng, crops.params, pelvis, degrees=self.degrees)
         looks = crops.appearances if self.is_easy(which) and index % 2 else None
-        pairs = make_pairs(rng, self.engine, crops, start, looks)
-        return {
-            "image": crops.rgb,
-            "rendering": pack_rendering(pairs.surface).astype(np.float16),
-            "flow": np.clip(pairs.flow, -500, 500).astype(np.float16),
-            "valid": pairs.valid & (np.abs(pairs.flow).max(1) < 200),
-            "visible": pairs.visible,
-            "body_colour": self.body_colour(crops, STRIDE_PX),
-        }
+        return {"image": crops.rgb, **pair_batch(make_pairs(rng, self.engine, crops, start, looks))}
 
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Mirror half of the pairs; change the picture's light and colour, while the rendering keeps its own."""
         out = mirror_pairs(batch, rng.random(len(batch["image"])) < 0.5)
         out["image"] = recolour(out["image"], rng)
         return out
+
+
+def pair_batch(pairs: DisplacementPairs) -> Batch:
+    """A displacement batch without its pictures."""
+    return {
+        "rendering": pack_rendering(pairs.surface).astype(np.float16),
+        "flow": np.clip(pairs.flow, -500, 500).astype(np.float16),
+        "valid": pairs.valid & (np.abs(pairs.flow).max(1) < 200),
+        "visible": pairs.visible,
+    }
+
+
+class JointSource(_People):
+    """Crops with the body's parameters, as RegressorSource, and ``starts`` renderings of each, as DisplacementSource.
+
+    rendering (P,K,S,S,10), flow (P,K,2,h,w), valid and visible (P,K,h,w) have the starts on their second axis.  Where the
+    path of a trained regressor is given, the share ``estimated`` of all starts but the first is its answer to the crop:
+    the errors that displacements will have to mend, and no noise model makes.
+    """
+
+    def __init__(self, *args, starts: int = 2, regressor: str = "", estimated: float = 0.5, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.starts, self.estimated = starts, estimated
+        self._regressor = OnnxRuntime(Path(regressor)) if regressor else None
+
+    def batch(self, index: int) -> Batch:
+        """See :class:`densefit_ros.train.data.Source`."""
+        crops = self.crops(index)
+        rng = np.random.default_rng([self.seed, 12, index])
+        pelvis = rest_joints(self.body, crops.params.betas)[:, 0]
+        made = []
+        for k in range(self.starts):
+            start = disturb(rng, crops.params, pelvis)
+            if k and self._regressor is not None:
+                start = self._some_estimates(rng, crops, start)
+            looks = crops.appearances if k and self.is_easy(index) and index % 2 else None
+            made.append(pair_batch(make_pairs(rng, self.engine, crops, start, looks)))
+        pairs = {name: np.stack([m[name] for m in made], 1) for name in made[0]}
+        return {**regressor_batch(crops), "body_colour": self.body_colour(crops, 8), **pairs}
+
+    def _some_estimates(self, rng: np.random.Generator, crops: CropBatch, start: BodyParams) -> BodyParams:
+        """``start`` with the regressor's answers for a random share of the people."""
+        outputs = self._regressor({"image": resized(crops.rgb, SIZE_PX), "intrinsics": (crops.intrinsics / crops.size)})
+        rows = []
+        for i in range(len(crops)):
+            own = {name: value[i : i + 1] for name, value in outputs.items()}
+            estimate = decode_estimate(own, self.body, crops.cameras[i], crops.image_from_crop[i : i + 1], crops.size).params
+            usable = crops.labelled[i] and abs(np.log(estimate.t_camera_root[0, 2] / crops.joints_m[i, 0, 2])) < 0.5
+            rows.append(estimate if usable and rng.random() < self.estimated else start.person(i))
+        return BodyParams.stack(rows)
+
+    def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """Mirror half of the people with their renderings; change light and colour of the pictures."""
+        which = rng.random(len(batch["image"])) < 0.5
+        names = ("rendering", "flow", "valid", "visible")
+        pairs = mirror_pairs({n: batch[n].reshape(-1, *batch[n].shape[2:]) for n in names}, np.repeat(which, self.starts))
+        out = mirror({n: v for n, v in batch.items() if n not in names}, which)
+        # mirror_pairs takes x to S - x in whole pixels, which is one more than mirror does to their centres.
+        side = out["image"].shape[2]
+        moved = out["image"][which]
+        out["image"][which] = np.concatenate([moved[:, :, :1], moved[:, :, :-1]], 2)
+        out["intrinsics"][which, 2] += 1 / side
+        out["cam"][which, 0] += 1 / side
+        out["joints_uv"][which, :, 0] += 1 / side
+        out["image"] = recolour(out["image"], rng)
+        return out | {n: pairs[n].reshape(batch[n].shape) for n in names}
+
+
+def resized(images: np.ndarray, size: int) -> np.ndarray:
+    """(P,S,S,3) uint8 pictures at another side."""
+    if images.shape[1] == size:
+        return images
+    return np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR) for image in images])
 
 
 def recolour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -27,7 +27,6 @@ from .torch_body import JointChain, angle_between, rotmat_from_rot6d_rows
 # Seeds of held-out data: far from any that a run counts up from.
 VALIDATION_SEED = 900_000_007
 _NLL_FROM, _NLL_FULL = 0.03, 0.10
-_BLIND_SHARE = 0.2
 
 
 def make_task(config: TrainConfig) -> Task:
@@ -40,37 +39,40 @@ def make_task(config: TrainConfig) -> Task:
 
     body = load_body()
     chain = JointChain(body.joint_template, body.joint_shapedirs, body.parents)
-    name = {"displacement": "DisplacementSource", "regressor": "RegressorSource"}[config.task]
+    name = {"displacement": "DisplacementSource", "regressor": "RegressorSource", "joint": "JointSource"}[config.task]
     kwargs = {"count": config.made, **config.data}
     train = SourceSpec("densefit_ros.train.sources", name, {"seed": config.seed, **kwargs})
     held_out = SourceSpec("densefit_ros.train.sources", name, {"seed": VALIDATION_SEED, **kwargs})
     if config.task == "displacement":
         return DisplacementTask(train, held_out)
+    if config.task == "joint":
+        from .joint import JointTask
+
+        return JointTask(train, held_out, chain)
     return RegressorTask(train, held_out, chain)
+
+
+def likelihood_share(progress: float) -> float:
+    """How much of the displacement's likelihood counts: none at first, so that variances start from sensible errors."""
+    return min(max((progress - _NLL_FROM) / (_NLL_FULL - _NLL_FROM), 0.0), 1.0)
 
 
 class DisplacementTask:
     """Predict where rendered pixels lie in the image."""
 
     def __init__(self, spec: SourceSpec, validation_spec: SourceSpec, weights: DisplacementWeights | None = None) -> None:
-        self.spec, self.validation_spec, self._weights = spec, validation_spec, weights or DisplacementWeights()
+        self.spec, self.validation_spec, self.weights = spec, validation_spec, weights or DisplacementWeights()
 
     def network(self, config: dict[str, Any]) -> nn.Module:
         return DisplacementNet(**config)
 
     def loss(self, net: nn.Module, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        # Near starts make the guide easy to copy from the rendering: without one, it can only come from the image.
-        blind = torch.rand(len(batch["image"]), device=batch["image"].device) < _BLIND_SHARE
-        rendering = batch["rendering"] * ~blind[:, None, None, None]
-        valid = batch["valid"] & ~blind[:, None, None]
-        flow, log_var, guide, scores = net(batch["image"], rendering, True)
-        share = min(max((progress - _NLL_FROM) / (_NLL_FULL - _NLL_FROM), 0.0), 1.0)
-        total, parts = displacement_loss(flow, log_var, batch["flow"], valid, batch["visible"], share, self._weights)
-        guided = guide_loss(guide, batch["body_colour"])
-        matched = match_loss(scores, batch["flow"], valid, batch["visible"])
-        w = self._weights
-        total = total + (1.0 - 0.8 * progress) * (w.guide * guided + w.match * matched)
-        return total, {**parts, "guide": guided.detach(), "match": matched.detach()}
+        flow, log_var, scores = net.answer(net.trunk(batch["image"]), net.normalise(batch["rendering"]))
+        target, valid, visible = batch["flow"], batch["valid"], batch["visible"]
+        total, parts = displacement_loss(flow, log_var, target, valid, visible, likelihood_share(progress), self.weights)
+        matched = match_loss(scores, target, valid, visible)
+        total = total + (1.0 - 0.8 * progress) * self.weights.match * matched
+        return total, {**parts, "match": matched.detach()}
 
     def validate(self, net: nn.Module, batches: list[Batch], device: str) -> Metrics:
         """EPE over visible cells against that of zero displacement, per start size, and calibration.
@@ -126,7 +128,11 @@ class RegressorTask:
         return RegressorNet(**config)
 
     def loss(self, net: nn.Module, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        *values, attention, guide = net(batch["image"], batch["intrinsics"], True)
+        return self.loss_of(net(batch["image"], batch["intrinsics"], True), batch, progress)
+
+    def loss_of(self, answers: tuple[Tensor, ...], batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """From the network's outputs with the training-only ones."""
+        *values, attention, guide = answers
         outputs = dict(zip(RegressorNet.OUTPUTS, values))
         chain = self._chain.to(batch["betas"].device)
         with torch.autocast(batch["betas"].device.type, enabled=False):

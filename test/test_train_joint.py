@@ -1,0 +1,108 @@
+"""Both networks around one trunk, and processes that take steps together."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from densefit_ros.errors import AssetError  # noqa: E402
+from densefit_ros.train.export import load_trained  # noqa: E402
+from densefit_ros.train.joint import JointNet  # noqa: E402
+from densefit_ros.train.parallel import run_together  # noqa: E402
+
+TRUNK = {"widths": (8, 8, 16, 16, 16), "blocks": (1, 1, 1, 1), "neck": 8}
+SMALL = {"regressor": {**TRUNK, "hidden": 32}, "displacement": {**TRUNK, "rendering": (8, 8, 8, 16, 16)}}
+
+
+def inputs(people=2, starts=2, size=64):
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randint(0, 256, (people, size, size, 3), generator=generator, dtype=torch.uint8)
+    rendering = torch.rand((people, starts, size, size, 10), generator=generator)
+    return image, torch.tensor([[3.0, 3.0, 0.5, 0.5]]).repeat(people, 1), rendering
+
+
+def test_joint_answers_are_those_of_the_separate_networks():
+    net = JointNet(**SMALL).eval()
+    torch.nn.init.normal_(net.displacement.head.weight, std=0.1)
+    image, intrinsics, rendering = inputs()
+    with torch.inference_mode():
+        answers, (flow, log_var, _) = net(image, intrinsics, rendering)
+        for got, alone in zip(answers, net.regressor(image, intrinsics)):
+            torch.testing.assert_close(got, alone)
+        for person in range(2):
+            for start in range(2):
+                alone = net.displacement(image[person : person + 1], rendering[person : person + 1, start])
+                for got, expected in zip((flow, log_var), alone):
+                    torch.testing.assert_close(got[2 * person + start], expected[0], atol=1e-4, rtol=1e-4)
+
+
+def test_the_trunk_stays_one_through_copies_and_loading():
+    net = copy.deepcopy(JointNet(**SMALL))
+    net.load_state_dict(JointNet(**SMALL).state_dict())
+    assert net.regressor.trunk is net.displacement.trunk
+    shared = sum(p.numel() for p in net.regressor.trunk.parameters())
+    separate = sum(sum(p.numel() for p in part.parameters()) for part in (net.regressor, net.displacement))
+    assert sum(p.numel() for p in net.parameters()) == separate - shared
+
+
+def test_either_network_is_taken_out_of_a_joint_checkpoint(tmp_path):
+    net = JointNet(**SMALL).eval()
+    record = {
+        "task": "joint",
+        "network": net.config,
+        "weights": net.state_dict(),
+        "step": 1,
+        "metrics": {},
+        "commit": "",
+        "seed": 1,
+    }
+    torch.save(record, tmp_path / "best.pt")
+    image, intrinsics, rendering = inputs()
+    regressor, _ = load_trained(tmp_path / "best.pt", "regressor")
+    displacement, own = load_trained(tmp_path / "best.pt", "displacement")
+    assert own["task"] == "displacement"
+    torch.testing.assert_close(regressor(image, intrinsics)[0], net.regressor(image, intrinsics)[0])
+    torch.testing.assert_close(displacement(image, rendering[:, 0])[1], net.displacement(image, rendering[:, 0])[1])
+    with pytest.raises(AssetError, match="say which"):
+        load_trained(tmp_path / "best.pt")
+
+
+def test_joint_batches_stay_consistent_when_mirrored():
+    from densefit_ros.train.sources import JointSource
+    from densefit_ros.weights import weights_path
+
+    source = JointSource(
+        seed=5, count=4, size=64, easy=1.0, subjects=4, regressor=str(weights_path("regressor.onnx")), estimated=1.0
+    )
+    batch = source.batch(0)
+    assert batch["rendering"].shape == (4, 2, 64, 64, 10) and batch["flow"].shape == (4, 2, 2, 16, 16)
+    rng = np.random.default_rng(3)
+    out = source.augment(batch, np.random.default_rng(3))
+    which = rng.random(4) < 0.5
+    assert which.any() and not which.all()
+    np.testing.assert_allclose(out["cam"][:, :2], out["joints_uv"][:, 0], atol=1e-5)  # the pelvis stays the pelvis
+    np.testing.assert_array_equal(out["rendering"][~which], batch["rendering"][~which])
+    for i in np.flatnonzero(which):
+        covered, before = out["rendering"][i, :, :, :, 7] > 0, batch["rendering"][i, :, :, :, 7] > 0
+        np.testing.assert_array_equal(covered[:, :, 1:], before[:, :, ::-1][:, :, :-1])
+        # Column x of the picture goes where the joint at x goes: S - x.
+        np.testing.assert_allclose(out["joints_uv"][i, 0, 0] - 1 / 64, -batch["joints_uv"][i, 0, 0], atol=1e-6)
+
+
+def _gradients(scale, peers):
+    parameters = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(1))]
+    for p in parameters[:2]:
+        p.grad = torch.full_like(p, scale * (peers.rank + 1))
+    clock = peers.average(parameters, 10.0 * peers.rank)
+    return [p.grad for p in parameters], clock
+
+
+def test_peers_average_gradients_and_clocks():
+    gradients, clock = run_together(2, _gradients, 2.0)
+    assert clock == 5.0 and gradients[2] is None
+    for g in gradients[:2]:
+        np.testing.assert_array_equal(g, 3.0)
