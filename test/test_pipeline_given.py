@@ -1,0 +1,165 @@
+"""First estimates, boxes and keypoints of other programs, through the whole frame with oracles for networks."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from test_pipeline import CAMERA, DT_NS, body, make, parts, pve_mm  # noqa: F401  fixtures
+
+from densefit_ros.body.joints import landmark_positions
+from densefit_ros.body.model import pose
+from densefit_ros.errors import ShapeError
+from densefit_ros.geometry.camera import project
+from densefit_ros.pipeline import initial_state, process
+from densefit_ros.regress.carried import CarriedEstimator
+from densefit_ros.types import BodyParams, Estimate, Frame, Keypoints, TrackingState
+
+GREY = np.full((480, 640, 3), 90, np.uint8)
+
+
+class Counting:
+    """An estimator that counts the windows it is asked about."""
+
+    def __init__(self, inner) -> None:
+        self.inner, self.name, self.windows = inner, inner.name, 0
+
+    def estimate(self, crop, camera, warm=()):
+        self.windows += len(crop.rgb)
+        return self.inner.estimate(crop, camera, warm)
+
+
+def disturbed(world, people, seed: int = 0, deg: float = 8.0, confidence: float = 0.9) -> Estimate:
+    """What another regressor says: the truth with noise, people in the order given."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for k in people:
+        true = world.truth(k)
+        noise = rng.normal(size=(1, 24, 3)).astype(np.float32) * np.float32(np.deg2rad(deg))
+        rows.append(
+            BodyParams(
+                np.zeros((1, 10), np.float32),
+                true.root_rotvec + noise[:, 0],
+                true.joint_rotvec + noise[:, 1:],
+                true.t_camera_root,
+            )
+        )
+    return Estimate(BodyParams.stack(rows), np.full(len(rows), confidence, np.float32), source="external")
+
+
+def play(models, world, frames, given):
+    """``given(i)`` are the estimates of frame i, or None."""
+    state, results = initial_state(), []
+    for i in range(frames):
+        world.i = i
+        state, result = process(models, state, Frame(GREY, i * DT_NS, CAMERA), estimates=given(i))
+        results.append(result)
+    return results
+
+
+def test_given_estimates_are_refined_and_nothing_of_ours_is_asked(parts, body):  # noqa: F811
+    models, world = make(parts, body, people=2)
+    models = dataclasses.replace(models, estimator=Counting(models.estimator))
+    results = play(models, world, 12, lambda i: disturbed(world, [1, 0], seed=i))  # in any order
+    assert models.finder.calls == 0 and models.estimator.windows == 0
+    assert [len(r.people) for r in results] == [2] * 12
+    assert {p.source for r in results for p in r.people} == {"external"}
+    assert len({p.track_id for r in results for p in r.people}) == 2
+    world.i = 11
+    for person in results[-1].people:
+        k = int(np.argmin([np.linalg.norm(person.params.t_camera_root - world.truth(k).t_camera_root) for k in (0, 1)]))
+        first, refined = (pve_mm(body, p, world.truth(k)) for p in (person.first_estimate, person.params))
+        assert refined < 0.5 * first
+
+
+def test_who_is_not_given_is_estimated_by_ourselves(parts, body):  # noqa: F811
+    models, world = make(parts, body, people=2)
+    (result,) = play(models, world, 1, lambda i: None)
+    assert len(result.people) == 2
+    estimator = Counting(models.estimator)
+    models = dataclasses.replace(models, estimator=estimator)
+    results = play(models, world, 4, lambda i: disturbed(world, [0]) if i else None)
+    sources = [sorted(p.source for p in r.people) for r in results]
+    assert sources == [["network", "network"]] + [["external", "network"]] * 3
+    assert estimator.windows == 2 + 3
+
+
+def test_between_the_estimates_of_a_slow_regressor_displacements_carry(parts, body):  # noqa: F811
+    """regress.backend external at a sixth of the rate: the track lives on, measured, and stays better than the estimates."""
+    models, world = make(parts, body)
+    models = dataclasses.replace(models, estimator=CarriedEstimator(), finder=None)
+    estimate_errors = []
+
+    def given(i):
+        estimate = disturbed(world, [0], seed=i)
+        estimate_errors.append(pve_mm(body, estimate.params, world.truth(0)))
+        return estimate if i % 6 == 0 else None
+
+    results = play(models, world, 30, given)
+    assert len({p.track_id for r in results for p in r.people}) == 1 and all(len(r.people) == 1 for r in results)
+    assert [r.people[0].source for r in results] == ["external" if i % 6 == 0 else "track" for i in range(30)]
+    assert all(r.people[0].tracking_state is TrackingState.TRACKED for r in results[1:])
+    errors = []
+    for i, r in enumerate(results):
+        world.i = i
+        errors.append(pve_mm(body, r.people[0].params, world.truth(0)))
+    assert np.mean(errors[6:]) < 0.5 * np.mean(estimate_errors)
+
+
+def test_who_is_carried_and_gone_is_dropped(parts, body):  # noqa: F811
+    models, world = make(parts, body, **{"track.lost_after_s": 0.2})
+    models = dataclasses.replace(models, estimator=CarriedEstimator(), finder=None)
+    state, _ = process(models, initial_state(), Frame(GREY, 0, CAMERA), estimates=disturbed(world, [0]))
+    models = dataclasses.replace(models, displacer=None)  # nothing looks at the image any more
+    for i in range(1, 10):
+        state, result = process(models, state, Frame(GREY, i * DT_NS, CAMERA))
+        assert all(p.tracking_state is TrackingState.PREDICTED for p in result.people)
+    assert not result.people
+
+
+def test_nobody_given_means_nobody_new(parts, body):  # noqa: F811
+    models, world = make(parts, body)
+    none = Estimate(BodyParams.rest(0), np.zeros(0, np.float32), source="external")
+    assert not process(models, initial_state(), Frame(GREY, 0, CAMERA), estimates=none)[1].people
+    assert not process(models, initial_state(), Frame(GREY, 0, CAMERA), estimates=disturbed(world, [0], confidence=0.1))[1].people
+    assert models.finder.calls == 0
+
+
+def test_boxes_beside_estimates_bring_those_whom_the_estimates_miss(parts, body):  # noqa: F811
+    models, world = make(parts, body, people=2)
+    boxes = []
+    for k in (0, 1):
+        uv = project(CAMERA, pose(body, world.truth(k)).vertices[0])
+        boxes.append(np.r_[uv.min(0), np.ptp(uv, axis=0)])
+    _, result = process(models, initial_state(), Frame(GREY, 0, CAMERA), np.array(boxes), disturbed(world, [1]))
+    assert sorted(p.source for p in result.people) == ["external", "network"]
+
+
+def test_given_keypoints_are_evidence_for_given_estimates(parts, body):  # noqa: F811
+    """Displacements off: the keypoints alone pull a wrong arm of the estimate straight."""
+    models, world = make(parts, body)
+    models = dataclasses.replace(models, displacer=None)
+    estimate = disturbed(world, [0], deg=0.0)
+    estimate.params.joint_rotvec[0, 17, 1] += 0.6
+    points = landmark_positions(body.landmarks["coco17"], pose(body, world.truth(0)))
+    keypoints = Keypoints("coco17", project(CAMERA, points).astype(np.float32), np.ones((1, 17), np.float32))
+    wrist = body.landmarks["coco17"].names.index("left_wrist")
+
+    def error_px(params):
+        return np.linalg.norm(
+            project(CAMERA, landmark_positions(body.landmarks["coco17"], pose(body, params)))[0] - keypoints.uv[0], axis=-1
+        )
+
+    _, result = process(models, initial_state(), Frame(GREY, 0, CAMERA, keypoints=keypoints), estimates=estimate)
+    (person,) = result.people
+    assert person.source == "external"
+    assert error_px(person.params)[wrist] < 0.5 * error_px(estimate.params)[wrist]
+
+
+def test_estimates_that_are_no_bodies_are_refused(parts, body):  # noqa: F811
+    models, world = make(parts, body)
+    estimate = disturbed(world, [0])
+    estimate.params.t_camera_root[0, 2] = np.nan
+    with pytest.raises(ShapeError, match="finite"):
+        process(models, initial_state(), Frame(GREY, 0, CAMERA), estimates=estimate)
