@@ -1,4 +1,4 @@
-"""Mesh markers as bytes.
+"""Markers as bytes.
 
 A TRIANGLE_LIST of 13,000 faces as Point objects takes a tenth of a second to fill and serialise.  Here one small marker
 is serialised once by ROS itself; the offsets of what changes are found by sentinel values, and per image NumPy writes
@@ -12,14 +12,13 @@ import struct
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
-from geometry_msgs.msg import Point
+from geometry_msgs.msg import Point, Quaternion, Vector3
 from rclpy.serialization import serialize_message
-from std_msgs.msg import ColorRGBA
+from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from ..errors import ShapeError
 
-NAMESPACE = "densefit_mesh"
 _STAMP = Time(sec=0x51525354, nanosec=0x21222324)
 _ID = 0x61626364
 _COLOR = (0.11328125, 0.2265625, 0.33984375, 0.453125)  # exact in float32
@@ -30,11 +29,11 @@ _POINT_BYTES = 24
 class MeshMarker:
     """A MarkerArray with one TRIANGLE_LIST, as bytes ready for ``publisher.publish``."""
 
-    def __init__(self, faces: np.ndarray, frame_id: str, lifetime_s: float) -> None:
+    def __init__(self, faces: np.ndarray, frame_id: str, lifetime_s: float, ns: str) -> None:
         """``faces`` (F,3) vertex indices; ``frame_id`` is fixed because its length sets every later offset."""
         self.key = (frame_id, lifetime_s)
         self._corners = np.ascontiguousarray(faces, np.int64).reshape(-1)
-        small = serialize_message(MarkerArray(markers=[_sentinel_marker(frame_id, lifetime_s)]))
+        small = serialize_message(MarkerArray(markers=[_sentinel_mesh(frame_id, lifetime_s, ns)]))
         data = _offset(small, struct.pack("<6d", *_POINTS))
         # The count stands before the points, with padding in between where eight-byte alignment asks for it.
         count = data - 4 if struct.unpack_from("<I", small, data - 4)[0] == 2 else data - 8
@@ -48,7 +47,7 @@ class MeshMarker:
         self._points = np.empty((n, 3), np.float64)
         self._points_bytes = self._buffer[data : data + n * _POINT_BYTES]
         self._stamp = _offset(small, struct.pack("<iI", _STAMP.sec, _STAMP.nanosec))
-        self._id = _offset(small, struct.pack("<i", _ID))
+        self._id = _offset(small, struct.pack("<3i", _ID, Marker.TRIANGLE_LIST, Marker.ADD))
         self._color = _offset(small, struct.pack("<4f", *_COLOR))
 
     def render(self, vertices_m: np.ndarray, stamp_ns: int, marker_id: int, rgba: tuple[float, float, float, float]) -> bytes:
@@ -62,30 +61,77 @@ class MeshMarker:
         return self._buffer.tobytes()
 
 
-def delete_markers(marker_ids: list[int], frame_id: str, stamp_ns: int) -> MarkerArray:
-    """Takes lost people's meshes off the screen at once instead of after their lifetime."""
-    markers = []
-    for marker_id in marker_ids:
-        marker = Marker(ns=NAMESPACE, id=marker_id, action=Marker.DELETE)
-        marker.header.frame_id = frame_id
-        marker.header.stamp = Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
-        markers.append(marker)
-    return MarkerArray(markers=markers)
+class EllipsoidMarkers:
+    """A MarkerArray with a fixed number of ellipsoids, as bytes ready for ``publisher.publish``."""
+
+    def __init__(self, count: int, frame_id: str, lifetime_s: float, ns: str) -> None:
+        """``frame_id`` and ``ns`` are fixed because their lengths set every later offset."""
+        self.key = (frame_id, lifetime_s)
+        data = serialize_message(MarkerArray(markers=[_sentinel_sphere(frame_id, lifetime_s, ns, k) for k in range(count)]))
+        self._buffer = bytearray(data)
+        # Pose (7 doubles), scale (3) and colour (4 floats) follow one another without padding.
+        self._body = [_offset(data, struct.pack("<10d4f", *_sphere_numbers(k), *_COLOR)) for k in range(count)]
+        self._stamp = [_offset(data, struct.pack("<iI", _STAMP.sec, k)) for k in range(count)]
+        self._id = [_offset(data, struct.pack("<3i", _ID + k, Marker.SPHERE, Marker.ADD)) for k in range(count)]
+
+    def render(
+        self,
+        centre_m: np.ndarray,
+        quat_xyzw: np.ndarray,
+        diameter_m: np.ndarray,
+        stamp_ns: int,
+        first_id: int,
+        rgba: tuple[float, float, float, float],
+    ) -> bytes:
+        """Bytes of the message; centres (N,3), axes (N,4) and diameters (N,3) in the marker's frame."""
+        stamp = stamp_ns // 1_000_000_000, stamp_ns % 1_000_000_000
+        for k, numbers in enumerate(np.c_[centre_m, quat_xyzw, diameter_m].astype(np.float64).tolist()):
+            struct.pack_into("<10d4f", self._buffer, self._body[k], *numbers, *rgba)
+            struct.pack_into("<iI", self._buffer, self._stamp[k], *stamp)
+            struct.pack_into("<i", self._buffer, self._id[k], first_id + k)
+        return bytes(self._buffer)
 
 
-def _sentinel_marker(frame_id: str, lifetime_s: float) -> Marker:
-    marker = Marker(ns=NAMESPACE, id=_ID, type=Marker.TRIANGLE_LIST, action=Marker.ADD)
-    marker.header.frame_id = frame_id
-    marker.header.stamp = _STAMP
+def delete_markers(ns: str, marker_ids: list[int], frame_id: str, stamp_ns: int) -> MarkerArray:
+    """Takes lost people off the screen at once instead of after their markers' lifetime."""
+    stamp = Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
+    header = Header(stamp=stamp, frame_id=frame_id)
+    return MarkerArray(markers=[Marker(header=header, ns=ns, id=n, action=Marker.DELETE) for n in marker_ids])
+
+
+def _sentinel_mesh(frame_id: str, lifetime_s: float, ns: str) -> Marker:
+    marker = _sentinel(frame_id, lifetime_s, ns, _STAMP, _ID)
+    marker.type = Marker.TRIANGLE_LIST
     marker.pose.orientation.w = 1.0
     marker.scale.x = marker.scale.y = marker.scale.z = 1.0
-    marker.color = ColorRGBA(r=_COLOR[0], g=_COLOR[1], b=_COLOR[2], a=_COLOR[3])
-    marker.lifetime = Duration(sec=int(lifetime_s), nanosec=int(lifetime_s % 1 * 1e9))
     marker.points = [Point(x=_POINTS[i], y=_POINTS[i + 1], z=_POINTS[i + 2]) for i in (0, 3)]
     return marker
 
 
+def _sentinel_sphere(frame_id: str, lifetime_s: float, ns: str, k: int) -> Marker:
+    marker = _sentinel(frame_id, lifetime_s, ns, Time(sec=_STAMP.sec, nanosec=k), _ID + k)
+    marker.type = Marker.SPHERE
+    n = _sphere_numbers(k)
+    marker.pose.position = Point(x=n[0], y=n[1], z=n[2])
+    marker.pose.orientation = Quaternion(x=n[3], y=n[4], z=n[5], w=n[6])
+    marker.scale = Vector3(x=n[7], y=n[8], z=n[9])
+    return marker
+
+
+def _sphere_numbers(k: int) -> list[float]:
+    return [(i + 1) * 10.0 ** (100 + k) for i in range(10)]
+
+
+def _sentinel(frame_id: str, lifetime_s: float, ns: str, stamp: Time, marker_id: int) -> Marker:
+    marker = Marker(ns=ns, id=marker_id, action=Marker.ADD)
+    marker.header = Header(stamp=stamp, frame_id=frame_id)
+    marker.color = ColorRGBA(r=_COLOR[0], g=_COLOR[1], b=_COLOR[2], a=_COLOR[3])
+    marker.lifetime = Duration(sec=int(lifetime_s), nanosec=int(lifetime_s % 1 * 1e9))
+    return marker
+
+
 def _offset(data: bytes, pattern: bytes) -> int:
+    # Patterns are of eight bytes or more: padding is uninitialised and may hold a shorter one from an earlier message.
     at = data.find(pattern)
     if at < 0 or data.find(pattern, at + 1) >= 0:
         raise ShapeError("a sentinel of the Marker template is not found exactly once: this ROS 2 serialises in an unknown way")

@@ -45,6 +45,7 @@ _FIXED_WHILE_ACTIVE = frozenset(
         "keypoints",
         "output_reliability",
         "output_depth",
+        "marker_faces",
     )
 )
 

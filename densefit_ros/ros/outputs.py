@@ -21,7 +21,7 @@ from ..render.warp_renderer import WarpRenderer
 from ..types import FrameResult
 from ..viz.overlay import color_of, draw_mesh
 from . import messages
-from .cdr import MeshMarker, delete_markers
+from .markers import Markers
 from .params import RosConfig
 from .tf import transforms
 
@@ -48,15 +48,14 @@ class Outputs:
         self._meshes = make(SmplMeshArray, prefix + "meshes")
         self._timing = make(FrameTiming, prefix + "timing")
         self._markers = make(MarkerArray, prefix + "markers")
+        self._joint_markers = make(MarkerArray, prefix + "joint_markers")
         self._overlay = make(Image, prefix + "overlay")
         self._topology = make(MeshTopology, prefix + "topology", latched)
         self._tf = make(TFMessage, "/tf", QoSProfile(depth=100))
         self._diagnostics = make(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
-        self._marker: MeshMarker | None = None
+        self._shapes = Markers(body, config.marker_faces)
         self._renderer: WarpRenderer | None = None
-        self._marker_ids: dict[str, int] = {}
-        self._next_marker_id = 0
-        self._due_s = {"markers": 0.0, "overlay": 0.0}
+        self._due_s = {"markers": 0.0, "joint_markers": 0.0, "overlay": 0.0}
 
     def publish_topology(self) -> None:
         """Once, after activation: publishers are silent before."""
@@ -83,7 +82,9 @@ class Outputs:
         if self._timing.get_subscription_count():
             self._timing.publish(messages.timing_message(result, header, total_ms, age_ms, counts))
         if self._due("markers", config.markers_rate_hz, self._markers):
-            self._publish_markers(result, header, config)
+            self._shapes.publish_meshes(self._markers.publish, result, header, config)
+        if self._due("joint_markers", config.markers_rate_hz, self._joint_markers):
+            self._shapes.publish_joints(self._joint_markers.publish, result, header, config)
         if self._due("overlay", config.overlay_rate_hz, self._overlay):
             self._overlay.publish(self._overlay_image(result, header, rgb))
         return age_ms
@@ -100,21 +101,6 @@ class Outputs:
             return False
         self._due_s[name] = now + 1.0 / rate_hz - 0.002  # a timer that runs a hair early must not halve the rate
         return True
-
-    def _publish_markers(self, result: FrameResult, header: Header, config: RosConfig) -> None:
-        if self._marker is None or self._marker.key != (header.frame_id, config.marker_lifetime_s):
-            self._marker = MeshMarker(self._body.faces, header.frame_id, config.marker_lifetime_s)
-        present = {p.track_id for p in result.people}
-        gone = [n for track_id, n in self._marker_ids.items() if track_id not in present]
-        self._marker_ids = {k: n for k, n in self._marker_ids.items() if k in present}
-        if gone or not present:
-            self._markers.publish(delete_markers(gone, header.frame_id, result.stamp_ns))
-        for person in result.people:
-            n = self._marker_ids.setdefault(person.track_id, self._next_marker_id)
-            self._next_marker_id = max(self._next_marker_id, n + 1)
-            r, g, b = (color_of(person.track_id) / 255.0).tolist()
-            rgba = (r, g, b, config.marker_alpha)
-            self._markers.publish(self._marker.render(person.vertices, result.stamp_ns, n, rgba))
 
     def _overlay_image(self, result: FrameResult, header: Header, rgb: np.ndarray) -> Image:
         if self._renderer is None:

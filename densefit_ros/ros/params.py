@@ -75,6 +75,12 @@ class RosConfig:
     )
     marker_lifetime_s: float = _opt(0.5, "markers vanish after this long without an update, s", 0.0, 60.0)
     marker_alpha: float = _opt(0.9, "opacity of the mesh markers", 0.0, 1.0)
+    marker_faces: int = _opt(
+        0, "triangles of a mesh marker at most; a few thousand look well and are drawn faster; 0: all of the body", 0, 1000000
+    )
+    joint_marker_probability: float = _opt(
+        0.95, "the true joint lies in its ellipsoid of ~/joint_markers with this probability, if the fit is right", 0.1, 0.999
+    )
     overlay_rate_hz: float = _opt(
         10.0, "overlay images at most this often, Hz; they are only made while somebody subscribes", 0.1, 120.0
     )

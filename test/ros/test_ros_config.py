@@ -64,7 +64,7 @@ def test_mesh_marker_is_what_ros_would_have_serialised():
     for frame_id in ("", "a", "ab", "abc", "abcd", "camera_color_optical_frame"):  # every alignment
         vertices = rng.normal(size=(7, 3)).astype(np.float32)
         faces = rng.integers(0, 7, (5, 3))
-        data = MeshMarker(faces, frame_id, 0.25).render(vertices, 12_000_000_034, 9, (0.25, 0.5, 0.75, 1.0))
+        data = MeshMarker(faces, frame_id, 0.25, "mesh").render(vertices, 12_000_000_034, 9, (0.25, 0.5, 0.75, 1.0))
         message = deserialize_message(data, MarkerArray)
         marker = message.markers[0]
         assert (marker.header.frame_id, marker.id, marker.header.stamp) == (frame_id, 9, Time(sec=12, nanosec=34))

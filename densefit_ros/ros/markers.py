@@ -1,0 +1,83 @@
+"""What rviz shows of people: meshes, and an ellipsoid of uncertainty around every joint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy.special import gammaincinv
+from std_msgs.msg import Header
+
+from ..geometry import so3
+from ..types import NUM_JOINTS, FrameResult, PersonResult
+from ..viz.decimate import decimated
+from ..viz.overlay import color_of
+from .cdr import EllipsoidMarkers, MeshMarker, delete_markers
+from .params import RosConfig
+
+MESH_NS, JOINT_NS = "densefit_mesh", "densefit_joints"
+
+
+def marker_number(track_id: str) -> int:
+    """A number below 26^5 for a name of five letters: the same person has the same marker ids, also after coming back."""
+    number = 0
+    for letter in track_id:
+        number = number * 26 + ord(letter) - ord("a")
+    return number
+
+
+def ellipsoids(covariance: np.ndarray, probability: float) -> tuple[np.ndarray, np.ndarray]:
+    """Axes of the ellipsoids that hold a joint with the given probability, for covariances (N,3,3) m^2.
+
+    Returns quaternions (N,4) xyzw of their axes in the covariances' frame, and diameters (N,3) m.
+    """
+    variance, axes = np.linalg.eigh(np.asarray(covariance, np.float64))
+    axes[np.linalg.det(axes) < 0, :, 0] *= -1
+    # The squared distance in standard deviations is chi-square with three degrees of freedom.
+    squared_radius = 2.0 * gammaincinv(1.5, probability)
+    return so3.to_quat_xyzw(axes), 2.0 * np.sqrt(squared_radius * np.maximum(variance, 1e-10))
+
+
+class Markers:
+    """Makes the two MarkerArrays; each has its own topic, so that each is made only while somebody looks at it."""
+
+    def __init__(self, body: Any, max_faces: int) -> None:
+        """The mesh is decimated here, once."""
+        self._vertices, self._faces = decimated(body, max_faces)
+        self._mesh: MeshMarker | None = None
+        self._joints: EllipsoidMarkers | None = None
+        self._shown: dict[str, set[str]] = {MESH_NS: set(), JOINT_NS: set()}
+
+    def publish_meshes(self, publish: Callable[[Any], None], result: FrameResult, header: Header, config: RosConfig) -> None:
+        """One triangle list per person; people who have gone are deleted."""
+        if self._mesh is None or self._mesh.key != (header.frame_id, config.marker_lifetime_s):
+            self._mesh = MeshMarker(self._faces, header.frame_id, config.marker_lifetime_s, MESH_NS)
+        self._delete(publish, MESH_NS, 1, result, header)
+        for person in result.people:
+            rgba = _color(person, config.marker_alpha)
+            vertices, number = person.vertices[self._vertices], marker_number(person.track_id)
+            publish(self._mesh.render(vertices, result.stamp_ns, number, rgba))
+
+    def publish_joints(self, publish: Callable[[Any], None], result: FrameResult, header: Header, config: RosConfig) -> None:
+        """24 ellipsoids per person, each with its joint inside it with probability ros.joint_marker_probability."""
+        if self._joints is None or self._joints.key != (header.frame_id, config.marker_lifetime_s):
+            self._joints = EllipsoidMarkers(NUM_JOINTS, header.frame_id, config.marker_lifetime_s, JOINT_NS)
+        self._delete(publish, JOINT_NS, NUM_JOINTS, result, header)
+        for person in result.people:
+            quat_xyzw, diameter_m = ellipsoids(person.joint_covariance, config.joint_marker_probability)
+            first = NUM_JOINTS * marker_number(person.track_id)
+            rgba = _color(person, config.marker_alpha)
+            publish(self._joints.render(person.joints, quat_xyzw, diameter_m, result.stamp_ns, first, rgba))
+
+    def _delete(self, publish: Callable[[Any], None], ns: str, each: int, result: FrameResult, header: Header) -> None:
+        present = {p.track_id for p in result.people}
+        gone, self._shown[ns] = self._shown[ns] - present, present
+        if gone or not present:
+            ids = [each * marker_number(t) + k for t in sorted(gone) for k in range(each)]
+            publish(delete_markers(ns, ids, header.frame_id, result.stamp_ns))
+
+
+def _color(person: PersonResult, alpha: float) -> tuple[float, float, float, float]:
+    r, g, b = (color_of(person.track_id) / 255.0).tolist()
+    return r, g, b, alpha
