@@ -24,6 +24,9 @@ def _opt(default: Any, description: str, lo: float | None = None, hi: float | No
 @dataclass(frozen=True)
 class BodyConfig:
     model_path: str = _opt("", "SMPL model file (.pkl or .npz); empty: the free body that ships with the package")
+    densepose_chart: str = _opt(
+        "", "DensePose's UV_Processed.mat, for maps of the DensePose project on a real SMPL body; empty: a chart of our own"
+    )
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class Models:
     fitter: Any  # fit.Fitter
     lifting: Any  # regress.lifting.LiftingRegressor, for keypoints that come with a frame
     backends: dict[str, str]  # what really runs, for diagnostics: {"render": "warp:cpu", ...}
+    chart: Any = None  # evidence.densepose.Chart: what the DensePose maps that come with frames mean
 
 
 CROP_SIZE_PX = 192  # both networks were trained at this size
@@ -86,6 +87,7 @@ def load_models(config: Config) -> Models:
             "displace": displacer.runtime.name if displacer else "off",
             "fit": f"warp:{device}",
         },
+        _make_chart(config, body),
     )
     _warm_up(models)
     return models
@@ -120,6 +122,12 @@ def resolve_device(name: str) -> str:
             "device 'cuda' was asked for, but Warp sees no CUDA device: install the NVIDIA driver, or set device: cpu"
         )
     return name
+
+
+def _make_chart(config: Config, body: Any) -> Any:
+    from .evidence.densepose import body_chart, read_chart
+
+    return read_chart(config.body.densepose_chart, body) if config.body.densepose_chart else body_chart(body)
 
 
 def _make_estimator(config: Config, body: Any, device: str) -> FirstEstimator:

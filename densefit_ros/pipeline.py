@@ -87,7 +87,8 @@ def process(
     if frame.depth_m is not None:
         with times("depth"):
             params, anchors, on_scale = priors.scale_to_depth(models, params, anchors, frame, crop)
-    matches, depth = Correspondences.empty(), None
+    mapped = given.iuv_matches(models, frame, params)
+    matches, depth = mapped, None
     for _ in range(config.displace.passes):
         if models.displacer is not None or on_scale.any():
             with times("render"):
@@ -99,11 +100,11 @@ def process(
             with times("displace"):
                 field = models.displacer.predict(crop, surface)
             with times("decode"):
-                matches = decode(field, surface, crop, priors.decode_options(config))
+                matches = Correspondences.concat([decode(field, surface, crop, priors.decode_options(config)), mapped])
         with times("fit"):
             sober = {"keypoints": estimate.keypoints, "depth": depth, "anchors": anchors}
             fit = models.fitter.solve(params, camera, matches, **sober)
-            fit = conclude.without_rejected(models, fit, params, camera, **sober)
+            fit = conclude.without_rejected(models, fit, params, camera, mapped, **sober)
             params = fit.params
 
     # What was measured updates the tracks; what was not coasts, and is dropped after a while.

@@ -42,6 +42,8 @@ class Frame:
     depth_m: np.ndarray | None = None  # (H,W) float32 metres, aligned to rgb; NaN or <= 0 where unknown
     # People as somebody else's detector sees them, in this image's px: they take the place of finder and first estimate.
     keypoints: Keypoints | None = None
+    # DensePose's map of this image, (H,W,3) uint8: part (0 is background), u, v.  It is evidence beside the displacements.
+    iuv: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class _Pipeline:
         self.config = config
         return _Models(config, _body(), _Skinner(), {"device": "none"})
 
-    def process(self, models, state, frame, boxes=None):
+    def process(self, models, state, frame, boxes=None, estimates=None):
         self.calls.append((state, frame, boxes))
         people = []
         for i in range(1 if boxes is None else len(boxes)):

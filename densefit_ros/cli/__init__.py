@@ -15,6 +15,10 @@ from ..errors import ConfigError, DensefitError
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+RESULTS_NOTE = (
+    "Results count pixels of the input picture with pixel centres at half-integers, and metres in the camera's optical frame "
+    "(x right, y down, z forward).  A line of results.jsonl is one person in one picture."
+)
 
 # Commands with an own parser live in their rooms; one is listed where its module is installed.
 ROOMS: dict[str, tuple[str, str]] = {
@@ -57,7 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def available_commands() -> dict[str, Callable[[list[str]], int | None]]:
     """Every command that can run from this installation."""
-    commands: dict[str, Callable[[list[str]], int | None]] = {"run": run_command, "doctor": doctor_command}
+    commands: dict[str, Callable[[list[str]], int | None]] = {
+        "run": run_command,
+        "refine": refine_command,
+        "doctor": doctor_command,
+    }
     for name, (module, _) in ROOMS.items():
         if _exists(module):
             commands[name] = _delegate(module)
@@ -69,42 +77,80 @@ def run_command(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="densefit run",
         description="Track people in a video, a picture or a folder of pictures, without ROS.",
-        epilog="Results count pixels of the input picture with pixel centres at half-integers, and metres in the camera's "
-        "optical frame (x right, y down, z forward).  A line of results.jsonl is one person in one picture.",
+        epilog=RESULTS_NOTE,
     )
     parser.add_argument("input", type=Path, help="video file, picture, or folder of pictures")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for results.jsonl, run.json and overlays")
     parser.add_argument("--boxes", type=Path, metavar="FILE.json", help="people to fit: {file name: [[x, y, w, h], ...]}, px")
+    parser.add_argument("--independent", action="store_true", help="every picture stands alone: no tracking from one to the next")
+    _add_run_arguments(parser, "without either 60 degrees are assumed")
+    args = parser.parse_args(arguments)
+    return _run(args, args.input, args.boxes, args.independent)
+
+
+def refine_command(arguments: list[str]) -> int:
+    """``densefit refine --images DIR --init FILE --out DIR``."""
+    from ..regress.external import LAYOUTS
+
+    parser = argparse.ArgumentParser(
+        prog="densefit refine",
+        description="Refine what another regressor said of these pictures: 4D-Humans, CLIFF or BEDLAM, TokenHMR, WHAM, "
+        "CameraHMR, SAM 3D Body converted to SMPL.  docs/REGRESSORS.md describes the files.",
+        epilog=RESULTS_NOTE + "  Its id is the file's own.",
+    )
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of pictures, or a video")
+    parser.add_argument("--init", type=Path, required=True, metavar="FILE", help="the estimates: a file, or a folder of files")
+    parser.add_argument(
+        "--format", choices=("auto", *LAYOUTS), default="auto", help="layout of the file (default: by its entries)"
+    )
+    parser.add_argument("--sigma", type=float, metavar="DEG", help="how far its joints may be off, per axis (default: 11.5)")
+    _add_run_arguments(parser, "without either each picture has the camera of its estimates")
+    args = parser.parse_args(arguments)
+    return _run(args, args.images, None, True)
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser, without_camera: str) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for results.jsonl, run.json and overlays")
+    lens = parser.add_mutually_exclusive_group()
+    lens.add_argument("--camera", type=Path, metavar="FILE.yaml", help="calibration as ROS writes it (camera_info)")
+    lens.add_argument("--fov", type=float, metavar="DEG", help=f"diagonal field of view; {without_camera}")
     parser.add_argument(
         "--keypoints",
         type=Path,
         metavar="DIR|FILE",
-        help="lift these keypoints: a folder of OpenPose *_keypoints.json, or COCO-style JSON (docs/KEYPOINTS.md)",
+        help="keypoints: a folder of OpenPose *_keypoints.json, or COCO-style JSON (docs/KEYPOINTS.md)",
     )
-    lens = parser.add_mutually_exclusive_group()
-    lens.add_argument("--camera", type=Path, metavar="FILE.yaml", help="calibration as ROS writes it (camera_info)")
-    lens.add_argument("--fov", type=float, metavar="DEG", help="diagonal field of view; without either 60 degrees are assumed")
-    parser.add_argument("--independent", action="store_true", help="every picture stands alone: no tracking from one to the next")
+    parser.add_argument("--densepose", type=Path, metavar="DIR", help="DensePose maps <picture>_IUV.png")
     add_config_arguments(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    args = parser.parse_args(arguments)
 
+
+def _run(args: argparse.Namespace, source: Path, boxes: Path | None, independent: bool) -> int:
     from ..config import load_config
     from ..offline.cameras import CameraChoice, read_camera
+    from ..offline.given import NOMINAL_SIGMA_DEG, GivenFiles
     from ..offline.run import RunOptions, run
 
     overrides = parse_overrides(args.set)
     if args.fov is not None and not 1 < args.fov < 179:
         raise ConfigError(f"--fov: expected 1 to 179 degrees, got {args.fov:g}")
+    sigma = getattr(args, "sigma", None)
+    if sigma is not None and not 0.1 <= sigma <= 180:
+        raise ConfigError(f"--sigma: expected 0.1 to 180 degrees, got {sigma:g}")
     summary = run(
         RunOptions(
-            source=args.input,
+            source=source,
             out=args.out,
-            boxes=args.boxes,
+            boxes=boxes,
             keypoints=args.keypoints,
             camera=read_camera(args.camera) if args.camera else CameraChoice(fov_deg=args.fov),
-            independent=args.independent,
+            independent=independent,
             config=load_config(args.config, overrides),
+            given=GivenFiles(
+                getattr(args, "init", None),
+                getattr(args, "format", "auto"),
+                NOMINAL_SIGMA_DEG if sigma is None else sigma,
+                args.densepose,
+            ),
             overrides=tuple(overrides),
             progress=not args.quiet,
         )
@@ -149,6 +195,7 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, str]:
 def _parser(commands: dict[str, Callable[[list[str]], int | None]]) -> argparse.ArgumentParser:
     about = {
         "run": "track people in a video, a picture or a folder of pictures, without ROS",
+        "refine": "refine another regressor's estimates of pictures or of a video",
         "doctor": "print what is available here: backends, weights, ROS, GPU",
     }
     about |= {name: text for name, (_, text) in ROOMS.items()}

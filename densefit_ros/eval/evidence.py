@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ..body.joints import landmark_positions
@@ -123,11 +122,7 @@ class EvidenceMaker:
     def _densepose(self, sample: Sample, crop: Crop) -> Correspondences:
         if self._options.densepose is not None:
             path = self._options.densepose / f"{Path(sample.key).name}_IUV.png"
-            iuv = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-            if iuv is None or iuv.ndim != 3:
-                raise AssetError(f"{path}: expected an IUV picture for sample {sample.key}")
-            # DensePose writes I, U, V as the file's channels in OpenCV's order: I comes first when read by OpenCV.
-            return densepose.to_correspondences(np.ascontiguousarray(iuv[..., :3]), 0, self._chart)
+            return densepose.people_matches(densepose.read_iuv(path), sample.box_xywh[None], self._chart)
         surface = self._render(sample, self._true_body(sample).vertices, crop)
         iuv = noisy_iuv(_rng(sample), self._chart.encode(surface.face_id[0], surface.bary[0]))
         affine = crop.image_from_crop[0]

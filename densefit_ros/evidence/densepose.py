@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
@@ -119,6 +120,47 @@ def to_correspondences(iuv: np.ndarray, person: int, chart: Chart, options: Dens
         (np.asarray(origin_px) + scale * at).astype(np.float32),
         np.full(count, 1.0 / max(options.sigma_share * diagonal, 1.0), np.float32),
     )
+
+
+def read_iuv(path: str | Path) -> np.ndarray:
+    """An IUV picture as DensePose writes it, (h,w,3) uint8 in the order I, U, V.  Raises AssetError.
+
+    Its tools write the map with OpenCV, which keeps the order: I is the *blue* channel of the file.
+    """
+    iuv = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if iuv is None or iuv.ndim != 3 or iuv.shape[2] < 3 or iuv.dtype != np.uint8:
+        raise AssetError(f"{path}: expected an IUV picture with three channels of bytes")
+    if iuv[..., 0].max(initial=0) > NUM_PARTS:
+        raise AssetError(f"{path}: parts up to {iuv[..., 0].max()}, expected 0 to {NUM_PARTS}: channels in another order?")
+    return np.ascontiguousarray(iuv[..., :3])
+
+
+def people_matches(
+    iuv: np.ndarray, boxes_xywh: np.ndarray, chart: Chart, options: DenseposeOptions = _DEFAULTS
+) -> Correspondences:
+    """Matches of everybody in the map of a full image, (H,W,3) uint8.
+
+    ``boxes_xywh`` (P,4) px say where the people are.  A pixel in several boxes goes to the one whose middle is nearest, in
+    units of the box; a map does not say whose a pixel is.
+    """
+    boxes = np.asarray(boxes_xywh, np.float64).reshape(-1, 4)
+    rows, columns = np.nonzero(iuv[..., 0])
+    if not len(boxes) or not len(rows):
+        return Correspondences.empty()
+    middle, half = boxes[:, :2] + boxes[:, 2:] / 2, np.maximum(boxes[:, 2:] / 2, 1.0)
+    at = np.stack([columns, rows], -1) + 0.5
+    far = np.stack([np.abs((at - m) / h).max(-1) for m, h in zip(middle, half)])
+    owner = np.where(far.min(0) <= 1.0, far.argmin(0), -1)
+    matches = []
+    for person in range(len(boxes)):
+        r, c = rows[owner == person], columns[owner == person]
+        if not len(r):
+            continue
+        top, left = r.min(), c.min()
+        window = np.zeros((r.max() - top + 1, c.max() - left + 1, 3), np.uint8)
+        window[r - top, c - left] = iuv[r, c]
+        matches.append(to_correspondences(window, person, chart, options, (float(left), float(top))))
+    return Correspondences.concat(matches)
 
 
 def read_chart(path: str | Path, body: BodyModel) -> Chart:

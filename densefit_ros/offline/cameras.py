@@ -27,11 +27,15 @@ class Calibrated:
     distortion: np.ndarray | None  # OpenCV's coefficients, or None
     assumed: bool
 
-    def rectify(self, rgb: np.ndarray) -> np.ndarray:
-        """The picture as the pinhole would have taken it."""
+    def rectify(self, rgb: np.ndarray, nearest: bool = False) -> np.ndarray:
+        """The picture as the pinhole would have taken it; ``nearest`` for pictures of labels."""
         if self.distortion is None:
             return rgb
-        return cv2.undistort(rgb, _k(self.camera), self.distortion)
+        k = _k(self.camera)
+        if not nearest:
+            return cv2.undistort(rgb, k, self.distortion)
+        maps = cv2.initUndistortRectifyMap(k, self.distortion, None, k, rgb.shape[1::-1], cv2.CV_32FC1)
+        return cv2.remap(rgb, *maps, cv2.INTER_NEAREST)
 
     def to_picture(self, xyz_m: np.ndarray) -> np.ndarray:
         """Camera-frame points (N,3) m to pixels (N,2) of the picture as it was taken, centres at half-integers.
@@ -61,6 +65,11 @@ class CameraChoice:
     calibration: dict[str, Any] | None = None
     fov_deg: float | None = None
     name: str = ""
+
+    @property
+    def given(self) -> bool:
+        """Whether the user said anything."""
+        return self.calibration is not None or self.fov_deg is not None
 
     def for_size(self, width: int, height: int) -> Calibrated:
         """The camera of pictures of this size.  Raises CameraError when the calibration is for another shape."""

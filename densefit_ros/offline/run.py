@@ -24,7 +24,9 @@ from ..render.warp_renderer import WarpRenderer
 from ..types import BodyParams, Camera, Frame, FrameResult, Keypoints, PosedBody
 from ..viz import overlay
 from ..viz.video import VideoWriter
+from . import given
 from .cameras import ASSUMED_FOV_DEG, Calibrated, CameraChoice
+from .given import GivenFiles, InitialEstimates
 from .results import CONVENTION, person_record, read_boxes
 from .sources import Item, Source, open_source
 
@@ -44,6 +46,7 @@ class RunOptions:
     camera: CameraChoice = field(default_factory=CameraChoice)
     independent: bool = False
     config: Config = field(default_factory=Config)
+    given: GivenFiles = field(default_factory=GivenFiles)
     overrides: tuple[str, ...] = ()  # names of the settings that the user set: these are not adapted to the input
     progress: bool = True
 
@@ -71,7 +74,11 @@ def run(options: RunOptions, load: Callable[[Config], Models] = load_models) -> 
     names = {source.path.name} if source.is_video else {f.name for f in getattr(source, "files", ())}
     boxes = read_boxes(options.boxes, names) if options.boxes else None
     keypoints = _read_keypoints(options, names, source) if options.keypoints else None
+    given.check(options.given, source)
+    initial = InitialEstimates(options.given, source) if options.given.init else None
     config = adapted(options.config, boxes, keypoints, options.overrides)
+    if initial:
+        config = with_overrides(config, given.overrides_for(config, initial.most, options.overrides))
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         results_file = open(options.out / "results.jsonl", "w")
@@ -80,7 +87,7 @@ def run(options: RunOptions, load: Callable[[Config], Models] = load_models) -> 
     models = load(config)
     log.info("running: %s", ", ".join(f"{k} {v}" for k, v in models.backends.items()))
     with results_file, _Overlays(options.out, source, models.body) as overlays:
-        loop = _Loop(models, options, boxes, keypoints, source)
+        loop = _Loop(models, options, boxes, keypoints, initial, source)
         for item in _progress(source, options.progress):
             answer = loop.step(item)
             if answer is None:
@@ -88,6 +95,8 @@ def run(options: RunOptions, load: Callable[[Config], Models] = load_models) -> 
             calibrated, rgb, result, first = answer
             for i, person in enumerate(result.people):
                 record = person_record(item.file, item.index, person, first.joints[i], calibrated)
+                if initial:
+                    record["id"] = initial.id_of(item, person)
                 results_file.write(json.dumps(record) + "\n")
             overlays.write(item, rgb, result, first.vertices, calibrated)
     if not loop.frame_ms:
@@ -131,10 +140,11 @@ class _Loop:
         options: RunOptions,
         boxes: dict[str, np.ndarray] | None,
         keypoints: KeypointFiles | None,
+        initial: InitialEstimates | None,
         source: Source,
     ) -> None:
         self._models, self._options, self._boxes, self._keypoints = models, options, boxes, keypoints
-        self._fps, self._is_video = source.fps, source.is_video
+        self._initial, self._fps, self._is_video = initial, source.fps, source.is_video
         self._state = initial_state()
         self._size: tuple[int, int] | None = None
         self._given: set[str] = set()
@@ -151,6 +161,9 @@ class _Loop:
             return None
         height, width = item.rgb.shape[:2]
         calibrated = self._options.camera.for_size(width, height)
+        if self._initial and not self._options.camera.given:
+            # Where nobody says otherwise, the picture has the camera that its estimates were made with.
+            calibrated = Calibrated(self._initial.camera(item) or calibrated.camera, None, False)
         if calibrated.assumed and self._size is None:
             log.warning(
                 "no camera given: a diagonal field of view of %g degrees is assumed (see --camera, --fov)", ASSUMED_FOV_DEG
@@ -159,9 +172,16 @@ class _Loop:
             self._state = initial_state()
         self._size = (width, height)
         rgb = calibrated.rectify(item.rgb)
-        frame = Frame(rgb, round(item.index * 1e9 / self._fps), calibrated.camera, keypoints=self._keypoints_of(item, calibrated))
+        frame = Frame(
+            rgb,
+            round(item.index * 1e9 / self._fps),
+            calibrated.camera,
+            keypoints=self._keypoints_of(item, calibrated),
+            iuv=given.iuv_of(self._options.given, item, calibrated),
+        )
+        estimates = self._initial.estimate(item, calibrated.camera, self._models.body) if self._initial else None
         begin = time.perf_counter()
-        self._state, result = process(self._models, self._state, frame, self._boxes_of(item))
+        self._state, result = process(self._models, self._state, frame, self._boxes_of(item), estimates)
         self.frame_ms.append((time.perf_counter() - begin) * 1e3)
         for stage, ms in result.stage_ms.items():
             self._stages.setdefault(stage, []).append(ms)
@@ -270,6 +290,8 @@ def _progress(source: Source, shown: bool):
 def _write_summary(options: RunOptions, models: Models, source: Source, summary: RunSummary) -> None:
     camera = options.camera
     described = camera.name or f"diagonal field of view {camera.fov_deg or ASSUMED_FOV_DEG:g} degrees"
+    if options.given.init and not camera.given:
+        described = "of the given estimates"
     record = {
         "input": str(options.source),
         "frames": summary.frames,
@@ -277,7 +299,8 @@ def _write_summary(options: RunOptions, models: Models, source: Source, summary:
         "frames_without_people": summary.frames_without_people,
         "damaged": list(summary.damaged),
         "camera": described,
-        "camera_assumed": camera.calibration is None and camera.fov_deg is None,
+        "camera_assumed": not camera.given and options.given.init is None,
+        "given_estimates": str(options.given.init) if options.given.init else None,
         "coordinates": CONVENTION,
         "independent": options.independent,
         "backends": models.backends,

@@ -39,6 +39,8 @@ def check_frame(frame: Frame) -> None:
         )
     if frame.depth_m is not None and frame.depth_m.shape != rgb.shape[:2]:
         raise ShapeError(f"expected depth aligned to the image, {rgb.shape[:2]}, got {frame.depth_m.shape}")
+    if frame.iuv is not None and (frame.iuv.shape != rgb.shape or frame.iuv.dtype != np.uint8):
+        raise ShapeError(f"expected a DensePose map {rgb.shape} uint8 of this image, got {frame.iuv.shape} {frame.iuv.dtype}")
 
 
 def restart_if_clock_went_back(state: TrackerState, stamp_ns: int) -> TrackerState:

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import ShapeError
+from ..evidence import densepose
 from ..evidence.keypoints import of_boxes
 from ..geometry.camera import project
 from ..models import Models
 from ..track import association
 from ..track.state import Track
-from ..types import BodyParams, Camera, Crop, Estimate, Frame, Keypoints
+from ..types import BodyParams, Camera, Correspondences, Crop, Estimate, Frame, Keypoints
 from . import find
 
 # How far somebody else's joint rotations may be off where they do not say it themselves.
 NOMINAL_ROT_SIGMA_RAD = 0.2
+IUV_MARGIN = 0.1  # of the longer side of a person's box
 
 
 def mesh_boxes(models: Models, estimates: Estimate, camera: Camera) -> np.ndarray:
@@ -70,6 +72,18 @@ def first_estimate(
         rot_sigma_rad=sigma[rows],
         sources=tuple(given.source_of(mine[i]) if i in mine else own.source_of(rest.index(i)) for i in range(len(boxes))),
     )
+
+
+def iuv_matches(models: Models, frame: Frame, params: BodyParams) -> Correspondences:
+    """DensePose's map of the frame as matches of the people in ``params``; empty without a map."""
+    if frame.iuv is None:
+        return Correspondences.empty()
+    posed = models.skinner.pose(params)
+    boxes = np.stack([find.box_of(project(frame.camera, v)) for v in posed.vertices])
+    # The start may be off: a box a little larger still finds the person's hands.
+    margin = IUV_MARGIN * boxes[:, 2:].max(1)
+    grown = boxes + margin[:, None] * [-1, -1, 2, 2]
+    return densepose.people_matches(frame.iuv, grown, models.chart)
 
 
 def _sigma(estimate: Estimate) -> np.ndarray:
