@@ -214,6 +214,21 @@ def test_upright_person_facing_the_camera(body):
     assert point["left_wrist"][0] > 0.5 and point["right_wrist"][0] < -0.5
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nobody_is_posed_into_nothing(body, toy, dtype):
+    nobody = BodyParams(*(a.astype(dtype) for a in vars(BodyParams.rest(0)).values()))
+    for each in (body, toy):
+        posed = pose(each, nobody)
+        assert posed.vertices.shape == (0, each.num_vertices, 3) and posed.joints.shape == (0, 24, 3)
+        assert posed.vertices.dtype == posed.joints.dtype == dtype
+        assert rest_joints(each, nobody.betas).shape == (0, 24, 3)
+        for points in each.landmarks.values():
+            assert landmark_positions(points, posed).shape == (0, len(points), 3)
+        skinned = Skinner(each, max_persons=1).pose(nobody)
+        assert skinned.vertices.shape == (0, each.num_vertices, 3) and skinned.joints.shape == (0, 24, 3)
+    assert len(BodyParams.stack([])) == 0 and len(BodyParams.stack([nobody, nobody])) == 0
+
+
 def test_vertex_colors_name_places(body, toy):
     for each in (body, toy):
         color = vertex_colors(each)

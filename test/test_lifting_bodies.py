@@ -18,12 +18,11 @@ from densefit_ros.geometry import crop as crops
 from densefit_ros.geometry import so3
 from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.regress import mediapipe_graph
-from densefit_ros.regress.fallback import FallbackEstimator
 from densefit_ros.regress.lifting import KeypointEstimator, LiftingRegressor, make_mediapipe_estimator
 from densefit_ros.regress.lifting_start import StartFinder, landmark_body
 from densefit_ros.regress.mediapipe_keypoints import MediapipeKeypoints, MediapipeTaskKeypoints, ray_rotation
 from densefit_ros.synth.poses import sample
-from densefit_ros.types import BodyParams, Estimate, Keypoints
+from densefit_ros.types import BodyParams, Keypoints
 
 needs_mediapipe = pytest.mark.skipif(not mediapipe_graph.available(), reason="the mediapipe extra is not installed")
 CAMERA = camera_from_fov(640, 480, 60.0)
@@ -260,27 +259,3 @@ def test_a_window_without_keypoints_gets_somebody_who_stands_in_it():
     uv = project(CAMERA, pose(_body(), estimate.params).vertices[1])
     assert uv.min(0) == pytest.approx([10 + 45 - np.ptp(uv[:, 0]) / 2, 20 + 7.5], abs=8)
     assert uv[:, 1].max() == pytest.approx(110 - 7.5, abs=8)
-
-
-class _Fixed:
-    def __init__(self, name, confidence, depth):
-        self.name, self.confidence, self.depth = name, np.array(confidence, np.float32), depth
-
-    def estimate(self, crop, camera, warm=()):
-        count = len(crop.rgb)
-        params = BodyParams.rest(count)
-        params = dataclasses.replace(params, t_camera_root=np.full((count, 3), self.depth, np.float32))
-        keypoints = Keypoints("coco17", np.zeros((count, 17, 2), np.float32), np.ones((count, 17), np.float32))
-        sigma = np.full((count, 24), self.depth, np.float32)
-        return Estimate(params, self.confidence[:count], keypoints, self.name, rot_sigma_rad=sigma)
-
-
-def test_the_second_source_answers_where_the_first_is_blind():
-    crop = crops.extract(np.zeros((100, 100, 3), np.uint8), np.tile([[0, 0, 50, 50]], (3, 1)).astype(np.float32), 64)
-    both = FallbackEstimator(_Fixed("a", [0.9, 0.0, 0.1], 1.0), _Fixed("b", [0.5, 0.05], 2.0))
-    estimate = both.estimate(crop, CAMERA)
-    assert estimate.params.t_camera_root[:, 2] == pytest.approx([1, 2, 1])
-    assert estimate.confidence == pytest.approx([0.9, 0.5, 0.1])
-    assert (estimate.keypoints.confidence.mean(1) == [1, 0, 1]).all()
-    assert estimate.rot_sigma_rad[:, 0] == pytest.approx([1, 2, 1]) and estimate.source == "a"
-    assert FallbackEstimator(_Fixed("a", [0.9] * 3, 1.0), both).estimate(crop, CAMERA).source == "a"
