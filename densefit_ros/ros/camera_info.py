@@ -106,7 +106,7 @@ def _maps(k: np.ndarray, d: np.ndarray, model: str, width: int, height: int) -> 
     model = model or "plumb_bob"
     if model not in _COUNTS or d.size not in _COUNTS[model] or not np.all(np.isfinite(d)):
         known = "; ".join(f"{m} with {' or '.join(map(str, n))} numbers" for m, n in _COUNTS.items())
-        raise CameraError(f"camera_info distortion '{model[:32]}' with {d.size} numbers is unknown; expected {known}")
+        raise CameraError(f"camera_info distortion {model[:32]!r} with {d.size} numbers is unknown; expected {known}")
     if model in _FISHEYE:
         maps = cv2.fisheye.initUndistortRectifyMap(k, d.reshape(4, 1), np.eye(3), k, (width, height), cv2.CV_16SC2)
     else:

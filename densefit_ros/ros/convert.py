@@ -85,7 +85,7 @@ def image_rgb(msg: Any) -> np.ndarray:
     encoding = _ENCODINGS.get(msg.encoding)
     if encoding is None:
         known = ", ".join(IMAGE_ENCODINGS)
-        raise ImageError(f"image encoding '{str(msg.encoding)[:32]}' is not a colour or grey image; expected one of {known}")
+        raise ImageError(f"image encoding {str(msg.encoding)[:32]!r} is not a colour or grey image; expected one of {known}")
     stored = _pixels(msg, encoding.dtype, encoding.channels, encoding.rows)
     if encoding.channels == 2 and stored.shape[1] % 2 or encoding.rows != (1, 1) and (stored.shape[1] % 2 or msg.height % 2):
         raise ImageError(f"expected an even size for encoding {msg.encoding}, got {msg.width}x{msg.height}")
@@ -113,7 +113,7 @@ def depth_m(msg: Any) -> np.ndarray:
     """
     dtype = _DEPTH.get(msg.encoding)
     if dtype is None:
-        raise ImageError(f"depth encoding '{str(msg.encoding)[:32]}' is unknown; expected {', '.join(_DEPTH)}")
+        raise ImageError(f"depth encoding {str(msg.encoding)[:32]!r} is unknown; expected {', '.join(_DEPTH)}")
     stored = _pixels(msg, dtype, 1, (1, 1))
     depth = stored.astype(np.float32)  # a copy: the message's memory is not ours to mark
     if dtype is np.uint16:
@@ -161,7 +161,7 @@ def _check_compressed(data: bytes, name: str) -> None:
     elif data.startswith(b"\xff\xd8"):
         size, end = _jpeg_size(data), b"\xff\xd9"
     else:
-        raise ImageError(f"compressed image of {len(data)} bytes, format '{name}', is neither JPEG nor PNG")
+        raise ImageError(f"compressed image of {len(data)} bytes, format {name!r}, is neither JPEG nor PNG")
     if data[-65536:].rfind(end) < 0:
         raise ImageError(f"compressed image of {len(data)} bytes is truncated: its end marker is missing")
     if not (0 < size[0] <= MAX_SIDE_PX and 0 < size[1] <= MAX_SIDE_PX):

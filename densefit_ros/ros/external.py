@@ -72,7 +72,7 @@ def keypoints_of(message: Any, frame_id: str, calib: Calibration, sets: dict[str
     _check_frame(message, frame_id, "keypoints")
     name = str(message.set_name)
     if name not in sets:
-        raise MessageError(f"keypoint set '{name[:32]}' is unknown; expected {', '.join(sorted(sets))}")
+        raise MessageError(f"keypoint set {name[:32]!r} is unknown; expected {', '.join(sorted(sets))}")
     count, rows = len(sets[name].names), []
     for i, person in enumerate(_people(message.people, "people")):
         uv = np.asarray(person.uv, np.float64).reshape(-1)
@@ -168,7 +168,7 @@ def _check_frame(message: Any, frame_id: str, what: str, required: bool = False)
     theirs = str(message.header.frame_id)
     if theirs != frame_id and (required or theirs):
         raise MessageError(
-            f"{what} are in frame '{theirs[:64]}', the image is in '{frame_id[:64]}': publish them in the camera's optical frame"
+            f"{what} are in frame {theirs[:64]!r}, the image is in {frame_id[:64]!r}: publish them in the camera's optical frame"
         )
 
 

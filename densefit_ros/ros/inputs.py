@@ -124,7 +124,7 @@ class Inputs:
                     _hri_types()[1], name, lambda m, b=body: self._skeletons.add(b, m), self._qos
                 )
             except ValueError as e:  # rclpy's error for a name that no topic may have
-                self._faults.report("keypoints", f"body '{body[:32]}' has an id that no topic may have: {str(e).splitlines()[0]}")
+                self._faults.report("keypoints", f"body {body[:32]!r} has an id that no topic may have: {str(e).splitlines()[0]}")
         for body in gone:
             if body in self._bodies:
                 self._node.destroy_subscription(self._bodies.pop(body))

@@ -1,0 +1,220 @@
+"""Messages of other programs to boxes, keypoints and estimates: what they mean, what is refused, and anything at all."""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace as Some
+
+import numpy as np
+import pytest
+from densefit_ros.msg import Keypoints, KeypointsArray, SmplBody, SmplBodyArray
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import Header
+
+from densefit_ros.body.assets import load_body
+from densefit_ros.body.model import rest_joints
+from densefit_ros.errors import DensefitError, MessageError
+from densefit_ros.ros import external
+from densefit_ros.ros.camera_info import calibration
+
+BODY = load_body()
+FRAME = Header(frame_id="optical")
+K = [60.0, 0.0, 31.5, 0.0, 60.0, 23.5, 0.0, 0.0, 1.0]
+PINHOLE = calibration(CameraInfo(width=64, height=48, k=K), 64, 48, False)
+LENSES = {
+    "plumb_bob": [-0.2, 0.05, 0.001, -0.002, 0.0],
+    "rational_polynomial": [-0.2, 0.05, 0.001, -0.002, 0.0, 0.1, 0.01, 0.0],
+    "equidistant": [-0.05, 0.01, 0.0, 0.0],
+}
+
+
+@functools.lru_cache
+def lens(model: str):
+    return calibration(CameraInfo(width=64, height=48, k=K, distortion_model=model, d=LENSES[model]), 64, 48, False)
+
+
+def body_message(**changes) -> SmplBody:
+    values = dict(confidence=0.8, transl=[0.1, 0.2, 3.0], global_orient=[3.1, 0.0, 0.0], betas=[0.5] + [0.0] * 9)
+    return SmplBody(**{**values, **changes})
+
+
+def estimates(*bodies, topology_id: str = "", frame_id: str = "optical"):
+    message = SmplBodyArray(header=Header(frame_id=frame_id), topology_id=topology_id, bodies=list(bodies))
+    return external.estimates_of(message, "optical", BODY, 0.3)
+
+
+def test_estimates():
+    got = estimates(body_message(), body_message(confidence=0.0), body_message(confidence=0.5, body_pose=[0.01] * 69))
+    assert len(got.params) == 2 and got.source == "external"
+    np.testing.assert_allclose(got.confidence, [0.8, 0.5])
+    np.testing.assert_allclose(got.params.t_camera_root[0], [0.1, 0.2, 3.0], rtol=1e-6)
+    np.testing.assert_allclose(got.params.joint_rotvec[1], 0.01, rtol=1e-6)
+    assert got.params.betas[0, 0] == 0.5 and (got.rot_sigma_rad == np.float32(0.3)).all()
+    assert len(estimates().params) == 0
+
+
+def test_betas_of_another_body_are_dropped_and_its_pelvis_stays():
+    joints = np.zeros(72, np.float32)
+    joints[:3] = 0.3, 0.4, 2.5
+    got = estimates(body_message(joints=joints), topology_id="0123456789abcdef")
+    assert not got.params.betas.any()
+    pelvis = got.params.t_camera_root[0] + rest_joints(BODY, got.params.betas)[0, 0]
+    np.testing.assert_allclose(pelvis, [0.3, 0.4, 2.5], atol=1e-6)
+    np.testing.assert_array_equal(estimates(body_message(), topology_id=BODY.topology_id).params.betas[0, 0], 0.5)
+
+
+NAN = float("nan")
+BAD_BODIES = {
+    "transl of body 1 of 1: expected finite": body_message(transl=[0.0, NAN, 3.0]),
+    "betas of body 1 of 1: expected finite": body_message(betas=[float("inf")] * 10),
+    "global_orient of body 1 of 1": body_message(global_orient=[1e6, 0.0, 0.0]),
+    "behind the camera": body_message(transl=[0.0, 0.0, -3.0]),
+    "confidence of every estimate is 0": body_message(confidence=0.0),
+    "confidence of body 1 of 1": body_message(confidence=NAN),
+}
+
+
+@pytest.mark.parametrize("words", BAD_BODIES)
+def test_bad_estimates_are_refused_in_plain_words(words):
+    with pytest.raises(MessageError, match=words):
+        estimates(BAD_BODIES[words])
+
+
+def test_frame_and_lengths_are_checked():
+    with pytest.raises(MessageError, match="frame 'base_link', the image is in 'optical'.*optical frame"):
+        estimates(body_message(), frame_id="base_link")
+    # rclpy holds the lengths; a bag or another binding may not.
+    short = Some(**{n: getattr(body_message(), n) for n in ("betas", "transl", "global_orient", "joints", "confidence")})
+    short.body_pose = np.zeros(63)
+    message = Some(header=FRAME, topology_id="", bodies=[short])
+    with pytest.raises(MessageError, match="body_pose of body 1 of 1: expected 69 numbers, got 63"):
+        external.estimates_of(message, "optical", BODY, 0.3)
+
+
+def detection(x, y, w, h, class_id="person", score=0.9, old: bool = False):
+    centre = Some(x=x, y=y, theta=0.0) if old else Some(position=Some(x=x, y=y), theta=0.0)
+    hypothesis = Some(class_id=class_id, score=score)
+    results = [hypothesis if old else Some(hypothesis=hypothesis)]
+    return Some(results=results, bbox=Some(center=centre, size_x=w, size_y=h))
+
+
+def detections(*items, frame_id: str = "optical"):
+    return Some(header=Header(frame_id=frame_id), detections=list(items))
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_boxes(old):
+    items = [detection(30, 20, 10, 16, old=old), detection(9, 9, 4, 4, "dog", old=old), detection(9, 9, 4, 4, score=0.1, old=old)]
+    boxes = external.boxes_of(detections(*items), "optical", PINHOLE, ("person", "0"), 0.5)
+    np.testing.assert_allclose(boxes, [[25, 12, 10, 16]])
+    assert len(external.boxes_of(detections(*items), "optical", PINHOLE, (), 0.0)) == 3
+    assert external.boxes_of(detections(frame_id=""), "optical", PINHOLE, (), 0.0).shape == (0, 4)
+    for bad, words in ((detection(1, 1, 0, 5), "positive size"), (detection(NAN, 1, 2, 2), "finite")):
+        with pytest.raises(MessageError, match=words):
+            external.boxes_of(detections(bad), "optical", PINHOLE, (), 0.0)
+
+
+def points(uv, confidence=None, set_name="coco17"):
+    confidence = np.ones(len(uv)) if confidence is None else confidence
+    person = Keypoints(uv=np.asarray(uv, np.float32).reshape(-1), confidence=np.asarray(confidence, np.float32))
+    return KeypointsArray(header=FRAME, set_name=set_name, people=[person])
+
+
+@pytest.mark.parametrize("name, count", [("coco17", 17), ("openpose25", 25), ("mediapipe33", 33)])
+def test_keypoints(name, count):
+    uv = np.column_stack([np.linspace(1, 60, count), np.linspace(1, 40, count)])
+    confidence = np.r_[0.0, np.ones(count - 1) * 2.0]
+    uv[0] = np.nan
+    got = external.keypoints_of(points(uv, confidence, name), "optical", PINHOLE, BODY.landmarks)
+    assert got.set_name == name and got.uv.shape == (1, count, 2)
+    np.testing.assert_allclose(got.uv[0, 1:], uv[1:], rtol=1e-6)
+    assert got.confidence[0, 0] == 0 and (got.confidence[0, 1:] == 1).all() and np.isfinite(got.uv).all()
+
+
+def test_bad_keypoints():
+    for message, words in (
+        (points(np.zeros((17, 2)), set_name="mystery"), "'mystery' is unknown; expected coco17, mediapipe33"),
+        (points(np.zeros((16, 2))), "has 32 numbers in uv and 16 in confidence; set 'coco17' needs 34 and 17"),
+        (points(np.full((17, 2), np.nan)), "not finite"),
+    ):
+        with pytest.raises(MessageError, match=words):
+            external.keypoints_of(message, "optical", PINHOLE, BODY.landmarks)
+
+
+def test_skeletons():
+    skeleton = Some(skeleton=[Some(x=0.5, y=(i + 1) / 20, c=0.9 if i else 0.0) for i in range(18)])
+    got = external.skeletons_of([skeleton], PINHOLE, BODY.landmarks["openpose25"])
+    names = BODY.landmarks["openpose25"].names
+    assert got.confidence[0, names.index("nose")] == 0 and got.confidence[0, names.index("left_heel")] == 0
+    for i, name in ((4, "right_wrist"), (13, "left_ankle"), (16, "left_ear"), (17, "right_ear")):
+        np.testing.assert_allclose(got.uv[0, names.index(name)], [32, 48 * (i + 1) / 20], rtol=1e-5)
+    with pytest.raises(MessageError, match="3 points, expected 18"):
+        external.skeletons_of([Some(skeleton=[Some(x=0, y=0, c=1)] * 3)], PINHOLE, BODY.landmarks["openpose25"])
+
+
+@pytest.mark.parametrize("model", LENSES)
+def test_image_positions_are_undistorted_like_the_image(model):
+    """A spot painted into the distorted image stands, undistorted, where its keypoint goes; its box goes around it."""
+    calib = lens(model)
+    uv = np.array([12.5, 9.5])
+    image = np.zeros((48, 64), np.uint8)
+    image[8:11, 11:14] = 255
+    weight = calib.undistort(np.repeat(image[..., None], 3, -1))[..., 0].astype(float)
+    centres = np.stack(np.meshgrid(np.arange(64) + 0.5, np.arange(48) + 0.5), -1)
+    seen = (centres * weight[..., None]).sum((0, 1)) / weight.sum()
+    assert np.linalg.norm(seen - uv) > 0.4, "this lens moves the spot"
+    got = external.keypoints_of(points(np.tile(uv, (17, 1))), "optical", calib, BODY.landmarks)
+    np.testing.assert_allclose(got.uv[0, 3], seen, atol=0.15)
+    (box,) = external.boxes_of(detections(detection(*uv, 6, 6)), "optical", calib, (), 0.0)
+    assert (box[:2] < seen).all() and (seen < box[:2] + box[2:]).all()
+    np.testing.assert_allclose(box[:2] + box[2:] / 2, seen, atol=0.3)
+
+
+ANY = st.floats(width=32) | st.sampled_from([0.0, 1.0, 3.0, NAN, float("inf"), -1e30])
+FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def never_more_than_one_line(function, *args):
+    try:
+        return function(*args)
+    except DensefitError as e:
+        assert 10 < len(str(e)) < 400 and "\n" not in str(e)
+        return None
+
+
+@FUZZ
+@given(
+    st.lists(st.tuples(st.lists(ANY, min_size=10, max_size=10), st.lists(ANY, min_size=3, max_size=3), ANY, ANY), max_size=4),
+    st.sampled_from(["optical", "", "base_link", "é\n"]),
+    st.sampled_from(["", "other", BODY.topology_id]),
+)
+def test_fuzzed_estimates(people, frame_id, topology_id):
+    bodies = [SmplBody(betas=b, transl=t, confidence=c, body_pose=[p] * 69, joints=[p] * 72) for b, t, c, p in people]
+    message = SmplBodyArray(header=Header(frame_id=frame_id), topology_id=topology_id, bodies=bodies)
+    got = never_more_than_one_line(external.estimates_of, message, "optical", BODY, 0.3)
+    if got is not None:
+        assert np.isfinite(got.params.t_camera_root).all() and ((got.confidence > 0) & (got.confidence <= 1)).all()
+
+
+@FUZZ
+@given(st.sampled_from(["coco17", "openpose25", "", "\n"]), st.lists(ANY, max_size=60), st.lists(ANY, max_size=30), st.booleans())
+def test_fuzzed_keypoints(name, uv, confidence, exact):
+    if exact:
+        uv, confidence = (uv * 34 + [1.0] * 34)[:34], (confidence * 17 + [1.0] * 17)[:17]
+    message = KeypointsArray(header=FRAME, set_name=name, people=[Keypoints(uv=uv, confidence=confidence)])
+    for calib in (PINHOLE, lens("plumb_bob"), lens("equidistant")):
+        got = never_more_than_one_line(external.keypoints_of, message, "optical", calib, BODY.landmarks)
+        if got is not None:
+            assert np.isfinite(got.uv).all() and ((got.confidence >= 0) & (got.confidence <= 1)).all()
+
+
+@FUZZ
+@given(st.lists(st.tuples(ANY, ANY, ANY, ANY, ANY, st.text(max_size=5)), max_size=4))
+def test_fuzzed_detections(items):
+    message = detections(*(detection(x, y, w, h, name, score) for x, y, w, h, score, name in items))
+    for calib in (PINHOLE, lens("rational_polynomial"), lens("equidistant")):
+        got = never_more_than_one_line(external.boxes_of, message, "optical", calib, (), 0.0)
+        if got is not None:
+            assert np.isfinite(got).all() and (got[:, 2:] > 0).all()
