@@ -9,6 +9,7 @@ import pytest
 
 from densefit_ros.bench import fit_bench, fit_problems
 from densefit_ros.body.assets import load_body
+from densefit_ros.errors import ConfigError
 from densefit_ros.fit.baselines import TorchObjective, smplify_adam, smplify_lbfgs
 from densefit_ros.fit.solver import Fitter
 
@@ -52,6 +53,26 @@ def test_command_prints_the_promised_json(capsys, tmp_path):
         assert {"method", "points", "persons", "iterations", "ms_median", "ms_iqr", "objective", "pve_mm"} <= set(row)
         assert row["method"] == "lm" and row["objective"] < row["objective_start"] and row["pve_mm"] < row["pve_start_mm"]
     assert "| lm | 60 | 2 |" in fit_bench.table(result)
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    out = tmp_path / "r.json"
+    measured = []
+
+    def run_one(body, points, persons, settings):
+        measured.append((points, persons))
+        return [{"method": "lm", "points": points, "persons": persons, "ms_median": 1.0, "ms_iqr": 0.0, "iterations": 4,
+                 "objective": 1.0, "pve_mm": 1.0}]  # fmt: skip
+
+    monkeypatch.setattr(fit_bench, "run_one", run_one)
+    arguments = ["--out", str(out), "--repeats", "2"]
+    fit_bench.main([*arguments, "--points", "300", "--persons", "4"])
+    fit_bench.main([*arguments, "--points", "all,300", "--persons", "1,4", "--resume"])
+    assert measured == [("300", 4), ("all", 1), ("all", 4), ("300", 1)]
+    rows = json.loads(out.read_text())["rows"]
+    assert [(r["points"], r["persons"]) for r in rows] == [("300", 1), ("300", 4), ("all", 1), ("all", 4)]
+    with pytest.raises(ConfigError, match="repeats"):
+        fit_bench.main(["--out", str(out), "--repeats", "3", "--resume"])
 
 
 def test_committed_results_hold_the_promises():

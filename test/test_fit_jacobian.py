@@ -8,7 +8,7 @@ from fit_helpers import CAMERA, body, make_matches, random_params, surface_sampl
 
 from densefit_ros.body.model import pose
 from densefit_ros.fit import reference as ref
-from densefit_ros.fit.layout import WIDTH
+from densefit_ros.fit.layout import ROW, column_in_row
 from densefit_ros.fit.options import Anchor, FitOptions, PoseGaussian, default_limits
 from densefit_ros.fit.solver import Fitter
 from densefit_ros.geometry import so3
@@ -205,7 +205,7 @@ def test_adjoint_identity_of_the_rows():
     options = FitOptions(dtype="float64", robust_scale=3.0, shape_sigma=float("inf"), limit_sigma_rad=float("inf"))
     fitter = Fitter(b, max_persons=1, max_points=64, options=options)
     h, g, _ = fitter.normal_equations(params, CAMERA, matches)
-    rows = fitter._b.rows.host.reshape(-1, WIDTH)[:100]
+    rows = fitter._b.rows.numpy().reshape(-1, ROW)[:100, column_in_row()]
     d = rng.normal(size=N)
     left, right = g[0] @ d, rows[:, 85] @ (rows[:, :N] @ d)
     assert abs(left - right) <= 1e-9 * np.linalg.norm(g[0]) * np.linalg.norm(d)

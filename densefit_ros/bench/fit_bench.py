@@ -3,7 +3,10 @@
 Every method minimises the identical function (checked at the start of each problem), in one process, on one thread.
 Times are of whole calls: for the solver including validation, staging, the guard and the covariance.  ``ms_to_objective``
 is the time until the objective is within one percent of where the solver's four iterations ended; a baseline that never
-gets there reports null, and ``ratio_at_least`` compares with all the time that it had.
+gets there reports null, and ``ratio_at_least`` compares with all the time that it had.  A baseline runs once per problem,
+the solver ``repeats`` times.
+
+The whole grid takes minutes: ``--out FILE --resume`` goes on where an earlier run of the same settings stopped.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import numpy as np
 
 from ..body.assets import load_body
 from ..body.model import BodyModel
+from ..errors import ConfigError
 from ..fit.options import FitOptions
 from ..fit.solver import Fitter
 from ..types import FitStatus
@@ -42,7 +46,7 @@ class Settings:
     points: tuple[str, ...] = POINTS
     persons: tuple[int, ...] = PERSONS
     repeats: int = 30
-    problems: int = 3
+    problems: int = 3  # at least that many persons are fitted per size, in as few problems as they fill
     baselines: bool = True
     adam_iterations: tuple[int, int] = (100, 100)
     device: str = "cpu"
@@ -78,7 +82,7 @@ def run_one(body: BodyModel, points: str, persons: int, settings: Settings) -> l
     """All methods on a few problems of one size."""
     clock = CLOCKS[settings.clock]
     count = None if points == "all" else int(points)
-    made = [fit_problems.problem(body, persons, count, seed) for seed in range(settings.problems)]
+    made = [fit_problems.problem(body, persons, count, seed) for seed in range(-(-settings.problems // persons))]
     per_person = len(made[0].matches) // persons
     fitter = Fitter(body, settings.device, max_persons=persons, max_points=per_person, options=OPTIONS)
     solved = [time_solver(fitter, p, settings.repeats, clock) for p in made]
@@ -129,19 +133,37 @@ def _baseline(body, method, points, persons, made, solved, lm_seconds, settings)
     )  # fmt: skip
 
 
-def run(settings: Settings, body: BodyModel | None = None, report: Callable[[dict], None] | None = None) -> dict:
-    """The whole benchmark as one value; ``report`` is called with what there is after each size."""
+def run(settings: Settings, body: BodyModel | None = None, report: Callable[[dict], None] | None = None,
+        before: dict | None = None) -> dict:  # fmt: skip
+    """The whole benchmark as one value; ``report`` is called with what there is after each size.
+
+    ``before``: an earlier result, whose sizes are not measured again.  Raises ConfigError if it is of another protocol.
+    """
     body = body or load_body()
-    result = {
-        "benchmark": "fit", "hardware": describe(settings.device), "commit": commit(), "threads": 1, "clock": settings.clock,
-        "body": body.name, "repeats": settings.repeats, "problems": settings.problems, "rows": [],
+    protocol = {
+        "benchmark": "fit", "hardware": describe(settings.device), "threads": 1, "clock": settings.clock, "body": body.name,
+        "repeats": settings.repeats, "problems": settings.problems,
     }  # fmt: skip
+    rows = [] if before is None else list(before["rows"])
+    if before is not None:
+        other = {k: before.get(k) for k, v in protocol.items() if before.get(k) != v}
+        if other:
+            raise ConfigError(f"expected a result of the same protocol to go on with, got {other}: use another --out")
+    result = {**protocol, "commit": commit(), "rows": rows}
+    have = {(r["points"], r["persons"]) for r in rows}
     for points in settings.points:
         for persons in settings.persons:
-            result["rows"] += run_one(body, points, persons, settings)
+            if (points, persons) in have:
+                continue
+            rows += [{**row, "commit": commit()} for row in run_one(body, points, persons, settings)]
+            rows.sort(key=lambda r: (_number(r["points"]), r["persons"]))  # stable: methods keep their order
             if report:
                 report(result)
     return result
+
+
+def _number(points: str) -> float:
+    return float("inf") if points == "all" else int(points)
 
 
 def table(result: dict) -> str:
@@ -163,21 +185,25 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="densefit bench fit", description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
     parser.add_argument("--out", type=Path, help="also write the JSON here")
+    parser.add_argument("--resume", action="store_true", help="keep the sizes that --out already has")
     parser.add_argument("--points", default=",".join(POINTS), help="comma-separated: numbers of surface points a person, or all")
     parser.add_argument("--persons", default=",".join(map(str, PERSONS)), help="comma-separated")
     parser.add_argument("--repeats", type=int, default=30, help="timed calls of the solver per problem")
-    parser.add_argument("--problems", type=int, default=3, help="different problems per size")
+    parser.add_argument("--problems", type=int, default=3, help="persons fitted per size, at least, in as few problems as fit")
     parser.add_argument("--no-baselines", action="store_true", help="time the solver only")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall", help="cpu: the thread's own time, for busy machines")
     argv = sys.argv[1:] if argv is None else list(argv)
     a = parser.parse_args(argv[1:] if argv[:1] == ["fit"] else argv)
+    if a.resume and a.out is None:
+        parser.error("--resume needs --out")
     settings = Settings(
         tuple(a.points.split(",")), tuple(int(p) for p in a.persons.split(",")), a.repeats, a.problems, not a.no_baselines,
         device=a.device, clock=a.clock,
     )  # fmt: skip
     save = None if a.out is None else lambda r: a.out.write_text(json.dumps(r, indent=1) + "\n")  # minutes: keep what is done
-    result = run(settings, report=save)
+    before = json.loads(a.out.read_text()) if a.resume and a.out is not None and a.out.exists() else None
+    result = run(settings, report=save, before=before)
     print(json.dumps(result) if a.json else f"{result['hardware']}\n\n{table(result)}")
     return 0
 

@@ -7,8 +7,26 @@ from types import SimpleNamespace
 import numpy as np
 import warp as wp
 
+from ..types import NUM_JOINTS, NUM_UNKNOWNS
 from .blocks import common, landmarks, pose_prior, priors, solve, state, surface
-from .layout import LOWER_BLOCKS, MAX_ANCHORS, MAX_LANDMARKS, MAX_LIMBS, WIDTH
+from .layout import (
+    CHUNK_ROWS,
+    EXTRA_CHUNKS,
+    GROUP,
+    GROUPS,
+    HALVES,
+    LIMBS,
+    MAX_ANCHORS,
+    MAX_LANDMARKS,
+    MAX_LIMBS,
+    PAIRS,
+    ROW,
+    SHARED,
+    TOGETHER,
+    WIDTH,
+    column_in_row,
+    row_of_joint,
+)  # fmt: skip
 from .options import default_limits
 
 
@@ -80,41 +98,68 @@ def upload_body(body, T, device) -> SimpleNamespace:
         skin_joint=put(body.skin_joint.astype(np.int32), wp.vec4i, (-1, 4)),
         skin_weight=put(body.skin_weight.astype(npf), T.V4, (-1, 4)),
         face_start=put(tables.start, wp.int32, (-1,)),
-        face_joint=put(tables.joint, wp.int32, (-1,)),
         face_weight=put(tables.weight.astype(npf), T.V3, (-1, 3)),
+        face_class=tables.face_class,
+        class_size=tables.class_size,
+        class_groups=tables.class_groups,
+        class_start=put(tables.class_start, wp.int32, (-1,)),
+        class_joint=put(tables.class_joint, wp.int32, (-1,)),
         path_start=put(tables.path_start, wp.int32, (-1,)),
         path_joint=put(tables.path_joint, wp.int32, (-1,)),
+        row_of_joint=put(row_of_joint(), wp.int32, (-1,)),
+        in_row=put(column_in_row(), wp.int32, (-1,)),
+        place_of_block=put(place_of_block(), wp.int32, (-1,)),
         parents=put(np.maximum(body.parents, 0).astype(np.int32), wp.int32, (-1,)),
         limit_low=put(low.astype(npf), T.V3, (-1, 3)),
         limit_high=put(high.astype(npf), T.V3, (-1, 3)),
     )
 
 
-def face_tables(body) -> SimpleNamespace:
-    """Which joints carry each face, with the three corners' weights, and which joints lie above those, tips first.
+def place_of_block() -> np.ndarray:
+    """(42,8,16) where each entry of the Gram matrix's blocks lies in the normal matrix; -1: padding, or above the diagonal."""
+    column = np.full(ROW, -1)
+    column[column_in_row()] = np.arange(WIDTH)
+    out = np.full((PAIRS, GROUP, GROUP), -1, np.int32)
+    for n, (i, j) in enumerate(zip(*np.tril_indices(GROUPS))):
+        a, b = column[GROUP * i : GROUP * (i + 1), None], column[None, GROUP * j : GROUP * (j + 1)]
+        kept = (a >= 0) & (b >= 0) & ((i > j) | np.tri(GROUP, dtype=bool))
+        out[n] = np.where(kept, np.maximum(a, b) * WIDTH + np.minimum(a, b), -1)
+    return out
 
-    Compressed rows: face f owns entries start[f] to start[f + 1].
+
+def face_tables(body) -> SimpleNamespace:
+    """Which joints carry each face, with the three corners' weights.
+
+    Compressed rows: face f owns entries start[f] to start[f + 1].  Faces carried by the same joints are of one class:
+    class_start and class_joint list those joints, path_start and path_joint the joints above them (tips first),
+    class_groups is the set of groups that a row of such a face fills, as bits.  Classes are in the order of their groups.
     """
     f = len(body.faces)
-    dense = np.zeros((f, 24, 3), np.float32)
+    dense = np.zeros((f, NUM_JOINTS, 3), np.float32)
     index = np.arange(f)
     for corner in range(3):
         v = body.faces[:, corner]
         for slot in range(body.skin_joint.shape[1]):
             np.add.at(dense, (index, body.skin_joint[v, slot], corner), body.skin_weight[v, slot])
-    carries = (dense != 0).any(2)
-    face, joint = np.nonzero(carries)
+    face, joint = np.nonzero((dense != 0).any(2))
+    carries, face_class = np.unique((dense != 0).any(2), axis=0, return_inverse=True)
     above = carries.copy()
-    for k in range(23, 0, -1):
+    for k in range(NUM_JOINTS - 1, 0, -1):
         above[:, body.parents[k]] |= above[:, k]
-    path_face, backwards = np.nonzero(above[:, ::-1])
+    groups = (1 << SHARED) + sum(above[:, joints].any(1).astype(np.int32) << g for g, joints in enumerate(LIMBS))
+    order = np.argsort(groups, kind="stable")
+    rank = np.argsort(order)
+    of_class, class_joint = np.nonzero(carries[order])
+    of_path, backwards = np.nonzero(above[order, ::-1])
 
-    def starts(owner):
-        return np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=f))]).astype(np.int32)
+    def starts(owner, count):
+        return np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=count))]).astype(np.int32)
 
     return SimpleNamespace(
-        start=starts(face), joint=joint.astype(np.int32), weight=dense[face, joint],
-        path_start=starts(path_face), path_joint=(23 - backwards).astype(np.int32),
+        start=starts(face, f), weight=dense[face, joint], face_class=rank[face_class.reshape(-1)].astype(np.int16),
+        class_start=starts(of_class, len(order)), class_joint=class_joint.astype(np.int32),
+        class_size=carries[order].sum(1).astype(np.int32), class_groups=groups[order].astype(np.int32),
+        path_start=starts(of_path, len(order)), path_joint=(NUM_JOINTS - 1 - backwards).astype(np.int32),
     )  # fmt: skip
 
 
@@ -138,12 +183,14 @@ def upload_landmarks(landmarks, T, device) -> SimpleNamespace:
     )
 
 
-def allocate(T, persons: int, points: int, chunks: int, history: int, device) -> SimpleNamespace:
-    """The working set for up to ``persons`` persons with up to ``points`` surface points each."""
+def allocate(T, persons: int, points: int, chunks: int, joints_of_point: int, history: int, device) -> SimpleNamespace:
+    """The working set for up to ``persons`` persons with up to ``points`` surface points each, ``chunks`` chunks of rows a
+    person, and up to ``joints_of_point`` joints that carry a point."""
     n = persons * points
     keys = persons * MAX_LANDMARKS
     limbs = persons * MAX_LIMBS
-    rows = 2 * n + 2 * keys + 3 * limbs
+    # A CPU works on one person after the other, a few chunks at a time, in the same memory.
+    row_chunks, part_chunks = (min(chunks, TOGETHER), chunks) if device.is_cpu else (persons * chunks, persons * chunks)
     j = persons * 24
 
     def mirror(count, dtype):
@@ -153,7 +200,6 @@ def allocate(T, persons: int, points: int, chunks: int, history: int, device) ->
         return wp.zeros(count, dtype=dtype, device=device)
 
     return SimpleNamespace(
-        capacity_rows=rows,
         # in: evidence
         point_start=mirror(persons + 1, wp.int32),
         face=mirror(n, wp.int32),
@@ -162,17 +208,17 @@ def allocate(T, persons: int, points: int, chunks: int, history: int, device) ->
         target=mirror(n, T.V3),
         normal=mirror(n, T.V3),
         sqrt_weight=mirror(n, T.F),
-        row0=mirror(n, wp.int32),
-        row_start=mirror(persons + 1, wp.int32),
+        joints_class=mirror(n, wp.int32),
+        share_start=mirror(n, wp.int32),
+        chunk_rows=mirror(persons * chunks, wp.int32),
+        chunk_groups=mirror(persons * chunks, wp.int32),
         camera=mirror(persons, T.V4),
         key_uv=mirror(2 * keys, T.F),
         key_weight=mirror(keys, T.F),
-        key_row0=mirror(persons, wp.int32),
         limb_first=mirror(MAX_LIMBS, wp.int32),
         limb_second=mirror(MAX_LIMBS, wp.int32),
         limb_direction=mirror(limbs, T.V3),
         limb_weight=mirror(limbs, T.F),
-        limb_row0=mirror(persons, wp.int32),
         # in: start and priors
         rotvec=mirror(j, T.V3),
         in_beta=mirror(persons, T.V10),
@@ -195,21 +241,24 @@ def allocate(T, persons: int, points: int, chunks: int, history: int, device) ->
         rotation=zeros(2 * j, T.M33),
         joint=zeros(2 * j, T.V3),
         carry=zeros(2 * j, T.V3),
-        motion=zeros(2 * j, T.M310),
+        carry_by_shape=zeros(2 * j, T.M316),
         feature=zeros(persons * 207, T.F),
         # linearisation
-        rows=mirror(rows * WIDTH, T.F),
+        share_rest=zeros(n * joints_of_point, T.V4),
+        share_shape=zeros(n * joints_of_point, T.M316),
+        rows=zeros(row_chunks * CHUNK_ROWS * ROW, T.F),
+        extra_rows=zeros(persons * EXTRA_CHUNKS * CHUNK_ROWS * ROW, T.F),
         r2=mirror(2 * n, T.F),
         key_r2=mirror(2 * keys, T.F),
         r2_start=mirror(n, T.F),
         key_r2_start=mirror(keys, T.F),
         key_x=mirror(keys, T.V3),
-        key_jacobian=mirror(keys * 85, T.V3),
+        key_jacobian=mirror(keys * NUM_UNKNOWNS, T.V3),
         joint_x=zeros(j, T.V3),
-        joint_jacobian=mirror(j * 85, T.V3),
+        joint_jacobian=mirror(j * NUM_UNKNOWNS, T.V3),
         pose_error=zeros(persons * 23, T.V3),
         pose_jacobian=zeros(persons * 23, T.M33),
-        gram_part=zeros(persons * chunks * LOWER_BLOCKS, T.M88),
+        gram_part=zeros(part_chunks * HALVES * 8, T.V16),
         gram=mirror(2 * persons * WIDTH * WIDTH, T.F),
         prior_gram=mirror(2 * persons * WIDTH * WIDTH, T.F),
         prior_cost=mirror(persons * 25, T.F),

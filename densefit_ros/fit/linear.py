@@ -27,14 +27,17 @@ def choose(requested: str, is_cpu: bool) -> str:
 
 
 def step(gram_: np.ndarray, cur: np.ndarray, damping: np.ndarray, out: np.ndarray) -> None:
-    """Damped, Jacobi-scaled step of each person.  NaN where the matrix is not positive definite: rejected later."""
+    """Damped step of each person.  NaN where the matrix is not positive definite: rejected later.
+
+    Damping is relative to the diagonal.  Scaling the matrix by its diagonal first would change nothing: rounding in a
+    Cholesky factorisation does not depend on the scale of the unknowns.
+    """
     posv = lapack.sposv if gram_.dtype == np.float32 else lapack.dposv
     for p in range(len(cur)):
         h = gram_[cur[p], p]
-        s = 1.0 / np.sqrt(np.maximum(h.diagonal()[:N], 1e-12))
-        a = h[:N, :N] * s
-        a *= s[:, None]
-        a.reshape(-1)[:: N + 1] += damping[p]
+        a = h[:N, :N].copy()
+        diagonal = a.reshape(-1)[:: N + 1]
+        diagonal += damping[p] * np.maximum(diagonal, 1e-12)
         # C order lower is Fortran order upper: no copy.
-        _, x, info = posv(a.T, -s * h[COL_RESIDUAL, :N], lower=0, overwrite_a=1, overwrite_b=1)
-        out[p, :N] = s * x if info == 0 else np.nan
+        _, x, info = posv(a.T, -h[COL_RESIDUAL, :N], lower=0, overwrite_a=1, overwrite_b=1)
+        out[p, :N] = x if info == 0 else np.nan

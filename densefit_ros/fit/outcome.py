@@ -21,15 +21,11 @@ def empty() -> FitResult:
 
 
 def symmetric(lower: np.ndarray) -> np.ndarray:
-    """Full matrices from their lower triangles, (P,n,n)."""
-    low = np.where(_LOWER[: lower.shape[-1], : lower.shape[-1]], lower, 0)
-    out = low + low.transpose(0, 2, 1)
+    """Full matrices from their lower triangles, (P,n,n), zero above."""
+    out = lower + lower.transpose(0, 2, 1)
     index = np.arange(lower.shape[-1])
-    out[:, index, index] *= 0.5
+    out[:, index, index] = lower[:, index, index]
     return out
-
-
-_LOWER = np.tri(WIDTH, dtype=bool)
 
 
 def joint_covariance(information: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
@@ -38,21 +34,21 @@ def joint_covariance(information: np.ndarray, jacobian: np.ndarray) -> np.ndarra
     information (P,85,85) in the scale of its noise, lower triangle; jacobian (P,24,85,3) -> (P,24,3,3) m^2.
     """
     out = np.empty((len(jacobian), NUM_JOINTS, 3, 3))
-    for p, (h, j) in enumerate(zip(information, jacobian)):
-        s = 1.0 / np.sqrt(np.maximum(h.diagonal(), 1e-12))
+    for p in range(len(jacobian)):
+        a = np.array(information[p], np.float64)
+        diagonal = np.maximum(a.diagonal(), 1e-12)
         # Directions that nothing measures get a variance of 1e9 in their own scale, not a singular matrix.
-        a = h * s
-        a *= s[:, None]
-        a.reshape(-1)[:: N + 1] += 1e-9
-        rows = (j * s[:, None]).transpose(1, 0, 2).reshape(N, -1)  # (85,72)
+        a.reshape(-1)[:: N + 1] += 1e-9 * diagonal
+        rows = np.array(jacobian[p].transpose(0, 2, 1), np.float64, order="C").reshape(-1, N)  # (72,85)
         # C order lower is Fortran order upper: A = U^T U.
         factor, info = lapack.dpotrf(a.T, lower=0)
         if info == 0:
-            half, _ = lapack.dtrtrs(factor, rows, lower=0, trans=1)
+            half = lapack.dtrtrs(factor, rows.T, lower=0, trans=1, overwrite_b=1)[0].T
         else:
-            w, v = np.linalg.eigh(a, UPLO="L")
-            half = (v / np.sqrt(np.maximum(w, 1e-9))).T @ rows
-        half = np.ascontiguousarray(half.T).reshape(NUM_JOINTS, 3, N)
+            s = 1.0 / np.sqrt(diagonal)
+            w, v = np.linalg.eigh(a * s * s[:, None], UPLO="L")
+            half = (rows * s) @ (v / np.sqrt(np.maximum(w, 1e-9)))
+        half = np.ascontiguousarray(half).reshape(NUM_JOINTS, 3, N)
         out[p] = half @ half.transpose(0, 2, 1)
     return out
 
@@ -68,12 +64,13 @@ def noise_variance(r2: np.ndarray, scale: float, unknowns: float) -> float:
     c2 = scale * scale
     variance = 1.0
     for _ in range(3):  # weights depend on the scale being estimated: a fixed point, reached fast
-        w = (c2 * variance / (c2 * variance + r2)) ** 2
-        total = w.sum()
+        w = c2 * variance / (c2 * variance + r2)
+        w *= w
+        total = float(w.sum())
         if total <= 0:
             return 1.0
         effective = max(2.0 * total - unknowns, 0.2 * total)
-        variance = float(np.clip((w * r2).sum() / effective / _gaussian_ratio(scale), 1e-4, 1e6))
+        variance = min(max(float(w @ r2) / effective / _gaussian_ratio(scale), 1e-4), 1e6)
     return variance
 
 
@@ -144,24 +141,22 @@ def collect(fitter, plan, staged, steps: int, residuals: list) -> FitResult:
     params = keep_start(params, staged, status >= FitStatus.REJECTED)
 
     # Uncertainty at the result: data scaled by how large its residuals turned out, priors as promised.
-    gram = b.gram.pull()[: 2 * p * WIDTH * WIDTH].reshape(2, p, WIDTH, WIDTH)[cur, np.arange(p)]
-    total = symmetric(gram)[:, :N, :N]
-    prior = b.prior_gram.pull()[: 2 * p * WIDTH * WIDTH].reshape(2, p, WIDTH, WIDTH)[cur, np.arange(p)][:, :N, :N]
-    if not (np.isfinite(total).all() and np.isfinite(prior).all()):  # a start that could not be evaluated
-        total, prior = np.nan_to_num(total, posinf=0.0, neginf=0.0), np.nan_to_num(prior, posinf=0.0, neginf=0.0)
-    inliers, scaled = np.zeros(p, np.float32), np.empty_like(total, dtype=np.float64)
+    persons = np.arange(p)
+    gram = b.gram.pull()[: 2 * p * WIDTH * WIDTH].reshape(2, p, WIDTH, WIDTH)[cur, persons, :N, :N]
+    prior = b.prior_gram.pull()[: 2 * p * WIDTH * WIDTH].reshape(2, p, WIDTH, WIDTH)[cur, persons, :N, :N]
+    jacobian = b.joint_jacobian.pull()[: p * NUM_JOINTS * N].reshape(p, NUM_JOINTS, N, 3)
+    if not np.isfinite(gram.sum() + prior.sum() + jacobian.sum()):  # a start that could not be evaluated
+        gram, prior, jacobian = (np.nan_to_num(a, posinf=0.0, neginf=0.0) for a in (gram, prior, jacobian))
+    inliers, scaled = np.zeros(p, np.float32), np.empty(gram.shape)
     for i in range(p):
         e = residuals[i][1][0]
-        inliers[i] = np.mean(e < options.inlier_sigma**2) if len(e) else 0.0
-        mine = prior[i].astype(np.float64)
-        unknowns = N - np.sum(mine.diagonal() / np.maximum(total[i].diagonal(), 1e-12))
-        variance = max(noise_variance(e, float(options.robust_scale), float(np.clip(unknowns, 0, N))), 0.25)
-        scaled[i] = mine + (total[i] - mine) / variance
-    jacobian = b.joint_jacobian.pull()[: p * 24 * N].reshape(p, 24, N, 3).astype(np.float64)
-    if not (np.isfinite(scaled).all() and np.isfinite(jacobian).all()):
-        scaled, jacobian = np.nan_to_num(scaled), np.nan_to_num(jacobian)
+        inliers[i] = np.count_nonzero(e < options.inlier_sigma**2) / max(len(e), 1)
+        unknowns = N - float(np.sum(prior[i].diagonal() / np.maximum(gram[i].diagonal(), 1e-12)))
+        variance = max(noise_variance(e, float(options.robust_scale), min(max(unknowns, 0.0), N)), 0.25)
+        scaled[i] = prior[i] * (1.0 - 1.0 / variance)
+        scaled[i] += gram[i] / variance
     covariance = joint_covariance(scaled, jacobian)
-    return FitResult(params, status, history, accepted, covariance.astype(np.float32), inliers, total)
+    return FitResult(params, status, history, accepted, covariance.astype(np.float32), inliers, symmetric(gram))
 
 
 def keep_start(params: BodyParams, staged, keep: np.ndarray) -> BodyParams:

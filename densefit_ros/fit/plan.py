@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 
 import warp as wp
 
-from .layout import CHUNK_POINTS, LOWER_BLOCKS, WIDTH
+from ..types import NUM_JOINTS
+from .layout import CHUNK_POINTS, CHUNK_ROWS, HALVES, MAX_ANCHORS, TOGETHER, WIDTH
 from .options import INF, FitOptions
-
-
-TOGETHER = 4  # chunks a launch on a CPU: 180 kB of rows
 
 
 @dataclass(frozen=True)
@@ -21,6 +19,7 @@ class Shape:
     points: int  # of the person with most, rounded up to whole chunks
     landmarks: str | None
     limbs: int
+    extra_chunks: int  # of rows of landmarks and limbs
     pose_prior: bool
 
 
@@ -54,16 +53,22 @@ def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOpt
         return wp.launch(kernel, dim=dim, inputs=list(args), device=device, record_cmd=True)
 
     scale_args = (b.scale, f(options.robust_factor), f(options.robust_scale))
+    extra_stride = shape.extra_chunks * CHUNK_ROWS
     inv = lambda s: 0.0 if s == INF else 1.0 / s  # noqa: E731
     load = [
         rec(k.state.load, 24 * p, p, b.rotvec, b.in_beta, b.in_t, body.joint_template, body.joint_shapedirs,
             b.cur, b.local, b.beta, b.t, b.rest, f(options.robust_start / options.robust_factor), b.scale),
-        rec(k.state.rotations, 24 * capacity * 4, b.anchors, 24 * capacity, b.anchor_rotvec, b.anchor_rotation),
+        rec(k.state.rotations, NUM_JOINTS * capacity * MAX_ANCHORS, b.anchors, 24 * capacity, b.anchor_rotvec, b.anchor_rotation),
     ]  # fmt: skip
+    if shape.points:
+        load.append(
+            rec(k.surface.gather, p * shape.points, p, b.point_start, b.face, b.bary, b.share_start, body.faces, body.v_template,
+                body.shapedirs, body.face_start, body.face_weight, b.share_rest, b.share_shape)
+        )  # fmt: skip
     evaluate = [
         rec(k.state.kinematics, p, p, body.parents, b.cur, b.local, b.t, b.rest, b.rotation, b.joint, b.carry),
-        rec(k.state.motion_of_shape, 24 * p, p, body.parents, body.joint_shapedirs, b.cur, b.local, b.rotation, b.motion,
-            b.feature),
+        rec(k.state.motion_of_shape, 24 * p, p, body.parents, body.joint_shapedirs, b.cur, b.local, b.rotation,
+            b.carry_by_shape, b.feature),
     ]  # fmt: skip
     if landmarks is not None:
         n = landmarks.count
@@ -71,49 +76,56 @@ def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOpt
             rec(k.landmarks.positions, p * n, p, n, landmarks.vertices, body.has_posedirs, landmarks.joint_weight,
                 landmarks.vertex_index, landmarks.vertex_weight, body.v_template, body.shapedirs, body.posedirs,
                 body.joint_shapedirs, body.skin_joint, body.skin_weight, body.parents, b.cur, b.rotation, b.joint, b.carry,
-                b.motion, b.beta, b.feature, b.key_x, b.key_jacobian),
-            rec(k.landmarks.keypoint_rows, p * n, n, b.key_uv, b.key_weight, b.key_row0, b.camera, f(options.z_min_m),
-                *scale_args, f(options.keypoint_scale_ratio), key_slots, b.cur, b.key_x, b.key_jacobian, b.rows, b.key_r2),
+                b.carry_by_shape, b.beta, b.feature, b.key_x, b.key_jacobian),
+            rec(k.landmarks.keypoint_rows, p * n, n, b.key_uv, b.key_weight, extra_stride, body.in_row, b.camera,
+                f(options.z_min_m), *scale_args, f(options.keypoint_scale_ratio), key_slots, b.cur, b.key_x, b.key_jacobian,
+                b.extra_rows, b.key_r2),
         ]  # fmt: skip
         if shape.limbs:
             evaluate.append(
                 rec(k.landmarks.direction_rows, p * shape.limbs, shape.limbs, n, b.limb_first, b.limb_second, b.limb_direction,
-                    b.limb_weight, b.limb_row0, b.key_x, b.key_jacobian, b.rows)
+                    b.limb_weight, extra_stride, body.in_row, b.key_x, b.key_jacobian, b.extra_rows)
             )  # fmt: skip
-    # The same memory seen as 8-vectors.
-    rows8 = wp.array(ptr=b.rows.ptr, dtype=k.types.V8, shape=b.rows.size // 8, device=device)
-    gram8 = wp.array(ptr=b.gram.ptr, dtype=k.types.V8, shape=b.gram.size // 8, device=device)
+    on_cpu = wp.get_device(device).is_cpu
 
-    def rows_of_points(first_person, persons, first_point, count):
-        """``count`` points of each of ``persons`` persons."""
-        return rec(k.surface.rows, persons * count, first_person, first_point, count, b.point_start, p, slots, body.has_posedirs,
-            b.face, b.kind, b.bary, b.target, b.normal, b.sqrt_weight, b.row0, b.camera, f(options.z_min_m), *scale_args,
-            f(options.independent_share), body.faces, body.v_template, body.shapedirs, body.posedirs, body.face_start,
-            body.face_joint, body.face_weight, body.path_start, body.path_joint, body.parents, b.cur, b.rotation, b.joint,
-            b.carry, b.motion, b.beta, b.feature, b.rows, b.r2)  # fmt: skip
+    def seen_as(array, dtype, length):
+        """The same memory as vectors."""
+        return wp.array(ptr=array.ptr, dtype=dtype, shape=array.size // length, device=device)
 
-    def gram_of_rows(first_person, persons, first_chunk, count):
-        return rec(k.solve.gram, persons * count * LOWER_BLOCKS, first_person, first_chunk, chunks, count, b.row_start, rows8,
-                   b.gram_part)  # fmt: skip
+    rows16 = seen_as(b.rows, k.types.V16, 16)
+    points_chunks = shape.points // CHUNK_POINTS
+    chunks = points_chunks + shape.extra_chunks
 
-    extra_rows = 0 if landmarks is None else 2 * landmarks.count + 3 * shape.limbs
-    chunks = -(-(2 * shape.points + extra_rows) // (2 * CHUNK_POINTS))
-    chunks_of_points = shape.points // CHUNK_POINTS
-    if wp.get_device(device).is_cpu:
-        # Persons and chunks one after the other, rows and product in turn, so that the rows are still in the cache.
-        gram = []
-        for i in range(p):
-            for c in range(0, chunks, TOGETHER):
-                here = min(TOGETHER, chunks - c)
-                points = min(here, chunks_of_points - c)
-                if points > 0:
-                    gram.append(rows_of_points(i, 1, c * CHUNK_POINTS, points * CHUNK_POINTS))
-                gram.append(gram_of_rows(i, 1, c, here))
-    else:
-        gram = [rows_of_points(0, p, 0, shape.points)] if shape.points else []
-        if chunks:
-            gram.append(gram_of_rows(0, p, 0, chunks))
-    gram.append(rec(k.solve.gram_sum, p * LOWER_BLOCKS, p, chunks, b.gram_part, b.cur, gram8))
+    def rows_of_points(first_person, persons, first_chunk, count):
+        """``count`` chunks of each of ``persons`` persons."""
+        return rec(k.surface.rows, persons * count * CHUNK_POINTS, first_person, first_chunk, count, chunks, p, slots,
+            b.point_start, b.chunk_groups, b.kind, b.target, b.normal, b.sqrt_weight, b.joints_class, b.share_start, b.share_rest,
+            b.share_shape, body.class_start, body.class_joint, body.path_start, body.path_joint, body.row_of_joint, body.parents,
+            body.has_posedirs, b.face, b.bary, body.faces, body.face_start, body.face_weight, body.posedirs, b.feature, b.camera,
+            f(options.z_min_m), *scale_args, f(options.independent_share), b.cur, b.rotation, b.joint, b.carry,
+            b.carry_by_shape, b.beta, b.rows, rows16, b.r2)  # fmt: skip
+
+    # A CPU takes persons one after the other and their chunks TOGETHER at a time, rows and product in turn, so that the rows
+    # are still in the cache; a GPU takes all at once.
+    together, span = (TOGETHER, TOGETHER) if on_cpu else (max(points_chunks, 1), 1)
+    extra = shape.extra_chunks
+    parts = -(-points_chunks // span) + (extra > 0)
+
+    def gram_of(rows, first_person, persons, first_chunk, count, span, first_part, first_row=0):
+        """Product of ``count`` chunks, ``span`` of them in a thread."""
+        spans = -(-count // span)
+        return rec(k.solve.gram, persons * spans * HALVES, first_person, first_chunk, spans, min(span, count), chunks, first_row,
+                   first_part, parts, b.chunk_rows, b.chunk_groups, seen_as(rows, k.types.V8, 8),
+                   seen_as(rows, k.types.V16, 16), b.gram_part)  # fmt: skip
+
+    gram = []
+    for first, persons in [(i, 1) for i in range(p)] if on_cpu else [(0, p)]:
+        for c in range(0, points_chunks, together):
+            here = min(together, points_chunks - c)
+            gram += [rows_of_points(first, persons, c, here), gram_of(b.rows, first, persons, c, here, span, c // span)]
+        if extra:
+            gram.append(gram_of(b.extra_rows, first, persons, points_chunks, extra, extra, parts - 1, first * extra_stride))
+        gram.append(rec(k.solve.gram_sum, persons * HALVES * 8, first, p, parts, b.gram_part, body.place_of_block, b.cur, b.gram))
 
     def priors_into(matrix):
         out = [
@@ -162,9 +174,8 @@ def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOpt
         rec(k.solve.swap, p, b.cur),
         rec(k.landmarks.positions, p * j.count, p, j.count, j.vertices, 0, j.joint_weight, j.vertex_index, j.vertex_weight,
             body.v_template, body.shapedirs, body.posedirs, body.joint_shapedirs, body.skin_joint, body.skin_weight,
-            body.parents, b.cur, b.rotation, b.joint, b.carry, b.motion, b.beta, b.feature, b.joint_x, b.joint_jacobian),
-        rec(k.solve.clear, 2 * p * WIDTH * WIDTH // 8, wp.array(ptr=b.prior_gram.ptr, dtype=k.types.V8,
-            shape=b.prior_gram.size // 8, device=device)),
+            body.parents, b.cur, b.rotation, b.joint, b.carry, b.carry_by_shape, b.beta, b.feature, b.joint_x, b.joint_jacobian),
+        rec(k.solve.clear, 2 * p * WIDTH * WIDTH // 16, seen_as(b.prior_gram, k.types.V16, 16)),
         *priors_into(b.prior_gram),
         rec(k.solve.swap, p, b.cur),
     ]  # fmt: skip

@@ -19,7 +19,7 @@ from .. import warp_setup
 from ..errors import BackendUnavailable, ShapeError
 from ..types import BodyParams, Camera, Correspondences, DepthPoints, FitResult, FitStatus, Keypoints
 from . import guard, linear, outcome, stage
-from .layout import CHUNK_POINTS, COL_RESIDUAL, MAX_LANDMARKS, MAX_LIMBS, WIDTH
+from .layout import CHUNK_POINTS, CHUNK_ROWS, COL_RESIDUAL, EXTRA_CHUNKS, MAX_LANDMARKS, WIDTH
 from .options import Anchor, FitOptions, PoseGaussian
 
 _JOINTS = SimpleNamespace(joint_weights=np.eye(24), vertex_index=np.zeros((24, 0), np.int32), vertex_weight=np.zeros((24, 0)))
@@ -53,11 +53,13 @@ class Fitter:
             raise BackendUnavailable(message) from error
         self.linear = linear.choose(self.options.linear, self._device.is_cpu)
         scalar = wp.float32 if self.options.dtype == "float32" else wp.float64
-        most_rows = 2 * self.max_points + 2 * MAX_LANDMARKS + 3 * MAX_LIMBS
-        self._chunks = -(-most_rows // (2 * CHUNK_POINTS))
+        chunks = -(-self.max_points // CHUNK_POINTS) + EXTRA_CHUNKS
         self._kernels = buffers.make_kernels(scalar)
         self._constants = buffers.upload_body(body, self._kernels.types, self._device)
-        self._b = buffers.allocate(self._kernels.types, self.max_persons, self.max_points, self._chunks, HISTORY, self._device)
+        most = int(self._constants.class_size.max())
+        self._b = buffers.allocate(
+            self._kernels.types, self.max_persons, self.max_points, chunks, most, HISTORY, self._device
+        )  # fmt: skip
         self._landmarks: dict = {}
         self._joints = buffers.upload_landmarks(_JOINTS, self._kernels.types, self._device)
         self._plans: dict = {}
@@ -109,7 +111,7 @@ class Fitter:
             landmarks = self._landmark_set(keypoints.set_name)
             limbs = len(landmarks.limb_first) if keypoints.direction_xyz is not None else 0
             extra = 2 * landmarks.count + 3 * limbs
-        n, person, is_pixel, counts = stage.stage_points(b, matches, depth, persons, len(self.body.faces), self.max_points, extra)
+        n, person, is_pixel, counts = stage.stage_points(b, self._constants, matches, depth, persons, self.max_points, extra)
         evidence = np.asarray(counts)
         if keypoints is not None:
             evidence = evidence + stage.stage_keypoints(b, keypoints, landmarks, persons, limbs, self.options)
@@ -141,7 +143,8 @@ class Fitter:
             b.pose_cost.push()
         points = -(-staged.most_points // CHUNK_POINTS) * CHUNK_POINTS
         name = keypoints.set_name if keypoints is not None else None
-        key = plan.Shape(p, points, name, staged.limbs, gaussian is not None)
+        rows = 0 if staged.landmarks is None else 2 * staged.landmarks.count + 3 * staged.limbs
+        key = plan.Shape(p, points, name, staged.limbs, -(-rows // CHUNK_ROWS), gaussian is not None)
         if key not in self._plans:
             self._plans[key] = plan.build(
                 self._kernels, self._constants, b, key, staged.landmarks, self._joints, self.options, self.max_persons,

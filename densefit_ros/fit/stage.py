@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..types import NUM_JOINTS, BodyParams, Camera, Correspondences, DepthPoints, Keypoints
-from .layout import KIND_PIXEL, KIND_PLANE, MAX_ANCHORS, MAX_LIMBS, WIDTH
+from .layout import CHUNK_POINTS, CHUNK_ROWS, GROUPS, KIND_PIXEL, KIND_PLANE, MAX_ANCHORS, MAX_LIMBS
 from .limbs import limbs_of
 from .options import Anchor, FitOptions
 
@@ -38,8 +38,8 @@ def stage_start(buffers, start: BodyParams) -> np.ndarray:
     rot = np.concatenate([np.asarray(start.root_rotvec).reshape(p, 1, 3), np.asarray(start.joint_rotvec).reshape(p, 23, 3)], 1)
     t = np.asarray(start.t_camera_root)
     betas = np.asarray(start.betas)
-    ok = np.isfinite(rot).all((1, 2)) & np.isfinite(t).all(1) & np.isfinite(betas).all(1)
-    ok &= (np.abs(rot).max((1, 2)) < 1e4) & (np.abs(t).max(1) < 1e4) & (np.abs(betas).max(1) < 1e3)
+    with np.errstate(all="ignore"):  # comparisons with NaN are false
+        ok = (np.abs(rot).max((1, 2)) < 1e4) & (np.abs(t).max(1) < 1e4) & (np.abs(betas).max(1) < 1e3)
     if not ok.all():
         rot = np.where(ok[:, None, None], rot, 0.0)
         t = np.where(ok[:, None], t, [0.0, 0.0, 3.0])
@@ -66,78 +66,108 @@ def stage_cameras(buffers, camera, persons: int) -> None:
 
 
 def stage_points(
-    buffers, matches: Correspondences, depth: DepthPoints | None, persons: int, faces: int, limit: int, rows_extra: int
+    buffers, body, matches: Correspondences, depth: DepthPoints | None, persons: int, limit: int, extra_rows: int
 ) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-    """Dense evidence, sorted by person.  Returns the number of points, person and kind of each, usable matches per person.
+    """Dense evidence, sorted by person and by the joints that move it, in chunks of like points.
 
-    Matches that are not finite or have no weight are dropped; more than ``limit`` for one person are thinned evenly.
+    Returns the number of points, person and kind of each, usable matches per person.  Matches that are not finite or
+    have no weight are dropped; more than ``limit`` for one person are thinned evenly.  ``extra_rows`` are those of a
+    person's landmarks: they get chunks of their own.
     """
-    arrays = [_pixels(matches)]
+    arrays = [_pixels(matches, padded=depth is not None and len(depth) > 0)]
     if depth is not None and len(depth):
         arrays.append(_planes(depth))
-    person, face, bary, target, normal, weight, kind = (
-        arrays[0] if len(arrays) == 1 else tuple(np.concatenate(a) for a in zip(*arrays))
-    )
-    n = len(person)
-    if n:
-        with np.errstate(all="ignore"):
-            total = np.abs(target).sum(1) + np.abs(bary).sum(1) + weight + np.abs(normal).sum(1)
-            finite = total < MAX_VALUE  # false for NaN
-        keep = finite & (weight > 0) & (person >= 0) & (person < persons) & (face >= 0) & (face < faces)
-        if (face[finite] >= faces).any() or (person[finite] >= persons).any():
-            raise ShapeError(
-                f"expected person < {persons} and face < {faces}, got up to {person.max()} and {face.max()}: "
-                "matches of another body model?"
-            )
-        if not keep.all():
-            person, face, bary, target, normal, weight, kind = (
-                a[keep] for a in (person, face, bary, target, normal, weight, kind)
-            )
+    person, face, bary, target, weight, normal = arrays[0] if len(arrays) == 1 else tuple(map(np.concatenate, zip(*arrays)))
+    is_pixel = np.arange(len(person)) < len(matches.person)
+    keep = _usable(body, persons, person, face, bary, target, weight, normal)
+    if keep is not None:
+        person, face, bary, target, weight, normal, is_pixel = (
+            a[keep] for a in (person, face, bary, target, weight, normal, is_pixel)
+        )
     counts = np.bincount(person, minlength=persons) if len(person) else np.zeros(persons, np.int64)
-    order = None
-    if len(person) and (np.diff(person) < 0).any():
-        order = np.argsort(person, kind="stable")
     if len(person) and counts.max() > limit:
-        order = np.arange(len(person)) if order is None else order
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        picks = [order[s + np.linspace(0, c - 1, min(c, limit)).astype(int)] for s, c in zip(starts, counts) if c]
-        order = np.concatenate(picks)
+        order = np.argsort(person, kind="stable")
+        starts = np.cumsum(counts) - counts
+        order = np.concatenate([order[s + np.linspace(0, c - 1, min(c, limit)).astype(int)] for s, c in zip(starts, counts) if c])
+        person, face, bary, target, weight, normal, is_pixel = (
+            a[order] for a in (person, face, bary, target, weight, normal, is_pixel)
+        )
         counts = np.minimum(counts, limit)
-    if order is not None:
-        person, face, bary, target, normal, weight, kind = (a[order] for a in (person, face, bary, target, normal, weight, kind))
-    n = len(person)
+    n, kin = len(person), body.face_class[face]
+    key = kin if persons == 1 else person * len(body.class_size) + kin
+    small = persons * len(body.class_size) < 1 << 15  # a stable sort of 16 bits is a radix sort
+    order = np.argsort(key.astype(np.int16 if small else np.int32, copy=False), kind="stable")
+    person, kin, is_pixel = person[order], kin[order], is_pixel[order]
     b = buffers
     b.point_start.host[0] = 0
     np.cumsum(counts, out=b.point_start.host[1 : persons + 1])
-    b.face.host[:n], b.kind.host[:n] = face, kind
-    b.bary.host[:n], b.target.host[:n], b.normal.host[:n] = bary, target, normal
-    b.sqrt_weight.host[:n] = weight
-    row_start = b.row_start.host
-    row_start[0] = 0
-    np.cumsum(2 * counts + rows_extra, out=row_start[1 : persons + 1])
-    # Points of person p start at row_start[p] - p * rows_extra when no other rows lie between.
-    b.row0.host[:n] = 2 * np.arange(n) + rows_extra * person
-    # The kernels write a point's non-zero columns only, and those never change within a solve.
-    b.rows.clear(int(row_start[persons]) * WIDTH)
-    for m in (b.point_start, b.face, b.kind, b.bary, b.target, b.normal, b.sqrt_weight, b.row0, b.row_start):
+    b.face.host[:n], b.bary.host[:n], b.target.host[:n, : target.shape[1]] = face[order], bary[order], target[order]
+    b.kind.host[:n], b.joints_class.host[:n] = np.where(is_pixel, KIND_PIXEL, KIND_PLANE), kin
+    b.sqrt_weight.host[:n] = weight[order]
+    if len(arrays) > 1:
+        b.normal.host[:n] = normal[order]
+    size = body.class_size[kin]
+    np.cumsum(size, out=b.share_start.host[:n])
+    b.share_start.host[:n] -= size
+    _stage_chunks(b, body.class_groups[kin], counts, persons, extra_rows)
+    for m in (b.point_start, b.face, b.kind, b.bary, b.target, b.normal, b.sqrt_weight, b.joints_class, b.share_start):
         m.push()
-    return n, person, kind == KIND_PIXEL, counts
+    return n, person, is_pixel, counts
 
 
-def _pixels(m: Correspondences):
-    n = len(m.person)
-    target = np.zeros((n, 3))
-    target[:, :2] = m.target_uv
-    return (
-        np.asarray(m.person), np.asarray(m.face), np.asarray(m.bary), target, np.zeros((n, 3)), np.asarray(m.sqrt_weight),
-        np.full(n, KIND_PIXEL, np.int32),
-    )  # fmt: skip
+def _usable(body, persons: int, person, face, bary, target, weight, normal) -> np.ndarray | None:
+    """Which points can be used; None: all of them, the usual case, found with a few reductions."""
+    n = len(person)
+    if n == 0:
+        return None
+    with np.errstate(all="ignore"):
+        if person.max() < persons and face.max() < len(body.face_class) and min(person.min(), face.min()) >= 0:
+            sizes = [np.abs(a).max(initial=0.0) for a in (bary, target, normal)]
+            if weight.min() > 0 and weight.max() < MAX_VALUE and all(s < MAX_VALUE for s in sizes):  # false for NaN
+                return None
+        total = np.abs(target).sum(1) + np.abs(bary).sum(1) + weight
+        finite = total + np.abs(normal).sum(1) < MAX_VALUE
+    if (face[finite] >= len(body.face_class)).any() or (person[finite] >= persons).any():
+        raise ShapeError(
+            f"expected person < {persons} and face < {len(body.face_class)}, got up to {person.max()} and {face.max()}: "
+            "matches of another body model?"
+        )
+    return finite & (weight > 0) & (person >= 0) & (person < persons) & (face >= 0) & (face < len(body.face_class))
+
+
+def _stage_chunks(b, groups: np.ndarray, counts: np.ndarray, persons: int, extra_rows: int) -> None:
+    """How many rows each chunk of each person has, and which groups of columns its points fill together."""
+    of_points = -(-int(counts.max(initial=0)) // CHUNK_POINTS)
+    extra = -(-extra_rows // CHUNK_ROWS)
+    rows = np.zeros((persons, of_points + extra), np.int32)
+    filled = np.zeros_like(rows)
+    if of_points:
+        first = CHUNK_POINTS * np.arange(of_points)
+        rows[:, :of_points] = 2 * np.clip(counts[:, None] - first, 0, CHUNK_POINTS)
+        end = np.cumsum(counts)[:, None]
+        start = np.minimum(end - counts[:, None] + first, end)
+        filled[:, :of_points] = np.bitwise_or.reduceat(np.append(groups, 0), start.reshape(-1)).reshape(persons, of_points)
+    if extra:
+        rows[:, of_points:] = np.clip(extra_rows - CHUNK_ROWS * np.arange(extra), 0, CHUNK_ROWS)
+        filled[:, of_points:] = (1 << GROUPS) - 1
+    filled[rows == 0] = 0
+    b.chunk_rows.host[: rows.size], b.chunk_groups.host[: rows.size] = rows.reshape(-1), filled.reshape(-1)
+    b.chunk_rows.push()
+    b.chunk_groups.push()
+
+
+def _pixels(m: Correspondences, padded: bool):
+    """``padded``: with the shapes that planes have."""
+    target, normal = np.asarray(m.target_uv), np.zeros((len(m.person), 3 if padded else 0))
+    if padded:
+        target = np.concatenate([target, normal[:, :1]], 1)
+    return np.asarray(m.person), np.asarray(m.face), np.asarray(m.bary), target, np.asarray(m.sqrt_weight), normal
 
 
 def _planes(d: DepthPoints):
     return (
-        np.asarray(d.person), np.asarray(d.face), np.asarray(d.bary), np.asarray(d.xyz_m), np.asarray(d.normal),
-        np.asarray(d.sqrt_weight), np.full(len(d), KIND_PLANE, np.int32),
+        np.asarray(d.person), np.asarray(d.face), np.asarray(d.bary), np.asarray(d.xyz_m), np.asarray(d.sqrt_weight),
+        np.asarray(d.normal),
     )  # fmt: skip
 
 
@@ -171,11 +201,8 @@ def stage_keypoints(buffers, keypoints: Keypoints, landmarks: SimpleNamespace, p
     b = buffers
     b.key_uv.host[: 2 * persons * k] = np.where(np.abs(uv) < MAX_VALUE, uv, 0.0).reshape(-1)
     b.key_weight.host[: persons * k] = weight.reshape(-1)
-    first_key_row = b.row_start.host[1 : persons + 1] - 2 * k - 3 * limbs
-    b.key_row0.host[:persons] = first_key_row
-    b.limb_row0.host[:persons] = first_key_row + 2 * k
-    for m in (b.key_uv, b.key_weight, b.key_row0):
-        m.push()
+    b.key_uv.push()
+    b.key_weight.push()
     if limbs:
         _stage_limbs(b, keypoints, landmarks, persons, options)
     return (weight > 0).sum(1)
@@ -197,7 +224,7 @@ def _stage_limbs(b, keypoints: Keypoints, landmarks, persons: int, options) -> N
         -1, 3
     )
     b.limb_weight.host[: persons * n] = weight.reshape(-1)
-    for m in (b.limb_first, b.limb_second, b.limb_direction, b.limb_weight, b.limb_row0):
+    for m in (b.limb_first, b.limb_second, b.limb_direction, b.limb_weight):
         m.push()
 
 
@@ -225,27 +252,21 @@ def _stage_anchor(b, anchor: Anchor, a: int, persons: int, capacity: int) -> Non
     p = anchor.params
     if len(p.betas) != persons:
         raise ShapeError(f"expected an anchor for {persons} persons, got {len(p.betas)}")
-    rot = np.concatenate([np.asarray(p.root_rotvec)[:, None], np.asarray(p.joint_rotvec)], 1)
-    joints = slice(a * capacity * 24, a * capacity * 24 + persons * 24)
+    joints = slice(a * capacity * NUM_JOINTS, (a * capacity + persons) * NUM_JOINTS)
     people = slice(a * capacity, a * capacity + persons)
-    rot_weight = _inverse(anchor.rot_sigma_rad, (persons, NUM_JOINTS)).reshape(-1)
-    betas_weight, t_weight = _inverse(anchor.betas_sigma, (persons, 10)), _inverse(anchor.t_sigma_m, (persons, 3))
-    values = (
-        (b.anchor_rotvec, b.inv_sigma_rotation, joints, rot.reshape(-1, 3), rot_weight),
-        (b.anchor_beta, b.inv_sigma_beta, people, np.asarray(p.betas), betas_weight),
-        (b.anchor_t, b.inv_sigma_t, people, np.asarray(p.t_camera_root), t_weight),
-    )
-    for value_mirror, weight_mirror, where, value, weight in values:
-        good = np.isfinite(value).all(-1)
-        if not good.all():
-            value = np.where(good[:, None], value, 0.0)
-            weight = np.where(good if weight.ndim == 1 else good[:, None], weight, 0.0)
-        value_mirror.host[where] = value
-        weight_mirror.host[where] = weight
-
-
-def _inverse(sigma, shape: tuple[int, ...]) -> np.ndarray:
-    s = np.asarray(sigma, np.float64)
-    if not (s > 0).all():
-        raise ShapeError(f"expected positive standard deviations of an anchor, got a minimum of {s.min()}")
-    return np.broadcast_to(1.0 / s, shape)
+    rotvec = b.anchor_rotvec.host[joints].reshape(persons, NUM_JOINTS, 3)
+    rotvec[:, 0], rotvec[:, 1:] = p.root_rotvec, p.joint_rotvec
+    beta, t = b.anchor_beta.host[people], b.anchor_t.host[people]
+    beta[:], t[:] = p.betas, p.t_camera_root
+    rot_weight = b.inv_sigma_rotation.host[joints].reshape(persons, NUM_JOINTS)
+    beta_weight, t_weight = b.inv_sigma_beta.host[people], b.inv_sigma_t.host[people]
+    weights = ((rotvec, rot_weight, anchor.rot_sigma_rad), (beta, beta_weight, anchor.betas_sigma))
+    for value, weight, sigma in (*weights, (t, t_weight, anchor.t_sigma_m)):
+        s = np.asarray(sigma, np.float64)
+        if not s.min() > 0:
+            raise ShapeError(f"expected positive standard deviations of an anchor, got a minimum of {s.min()}")
+        weight[:] = 1.0 / s
+        if not np.isfinite(value.sum()):
+            good = np.isfinite(value).all(-1)
+            value[~good] = 0.0
+            weight[~good] = 0.0

@@ -12,22 +12,23 @@ from types import SimpleNamespace
 
 import warp as wp
 
-from ..layout import BEHIND, COL_BETA, COL_COST_NEXT, COL_COST_NOW, COL_RESIDUAL, COL_ROT, WIDTH
-from . import common
+from ..layout import COL_BETA, COL_COST_NEXT, COL_COST_NOW, COL_RESIDUAL, COL_ROT, ROW
+from . import common, residual
 
 
 @functools.lru_cache(maxsize=2)
 def make(F):
     """Kernels ``positions``, ``keypoint_rows`` and ``direction_rows`` for scalar ``F``."""
     T = common.make(F)
-    V3, V4, V10, V96, M33, M310 = T.V3, T.V4, T.V10, T.V96, T.M33, T.M310
-    width = wp.constant(WIDTH)
+    R = residual.make(F)
+    V3, V4, V10, V96, M33, M310, M316 = T.V3, T.V4, T.V10, T.V96, T.M33, T.M310, T.M316
+    pinhole, geman_mcclure, blend_offset, widen = R.pinhole, R.geman_mcclure, R.blend_offset, R.widen
+    width = wp.constant(ROW)
     col_rot = wp.constant(COL_ROT)
     col_beta = wp.constant(COL_BETA)
     col_res = wp.constant(COL_RESIDUAL)
     col_now = wp.constant(COL_COST_NOW)
     col_next = wp.constant(COL_COST_NEXT)
-    behind = wp.constant(BEHIND)
 
     @wp.kernel(enable_backward=False, module="unique")
     def positions(
@@ -49,7 +50,7 @@ def make(F):
         rotation: wp.array(dtype=M33),
         joint: wp.array(dtype=V3),
         carry: wp.array(dtype=V3),
-        motion: wp.array(dtype=M310),
+        carry_by_shape: wp.array(dtype=M316),
         beta: wp.array(dtype=V10),
         feature: wp.array(dtype=F),
         out_x: wp.array(dtype=V3),
@@ -63,7 +64,7 @@ def make(F):
         b = beta[s]
         acc = V96()
         x = V3()
-        shape = M310()
+        shape = M316()
         for k in range(24):
             w = joint_weight[n * 24 + k]
             if w != F(0.0):
@@ -73,15 +74,14 @@ def make(F):
                 acc[4 * k + 1] += y[1]
                 acc[4 * k + 2] += y[2]
                 acc[4 * k + 3] += w
-                shape += w * (rotation[base + k] * joint_shapedirs[k])
+                shape += w * (widen(rotation[base + k] * joint_shapedirs[k]) + carry_by_shape[base + k])
         for c in range(vertices):
             vw = vertex_weight[n * vertices + c]
             if vw != F(0.0):
                 v = vertex_index[n * vertices + c]
                 rest = v_template[v] + shapedirs[v] * b
                 if has_posedirs != 0:
-                    for f in range(207):
-                        rest += posedirs[v * 207 + f] * feature[p * 207 + f]
+                    rest += blend_offset(v, p, posedirs, feature)
                 sj = skin_joint[v]
                 sw = skin_weight[v]
                 turn = M33()
@@ -91,12 +91,13 @@ def make(F):
                         k = sj[m]
                         y = w * (rotation[base + k] * rest + carry[base + k])
                         turn += w * rotation[base + k]
+                        shape += w * carry_by_shape[base + k]
                         x += y
                         acc[4 * k] += y[0]
                         acc[4 * k + 1] += y[1]
                         acc[4 * k + 2] += y[2]
                         acc[4 * k + 3] += w
-                shape += turn * shapedirs[v]
+                shape += widen(turn * shapedirs[v])
         # Jacobian by columns: out_jacobian[85 * i + unknown] is dx/dunknown.
         o = i * 85
         for kk in range(24):
@@ -109,7 +110,6 @@ def make(F):
                 acc[h + 1] += y[1]
                 acc[h + 2] += y[2]
                 acc[h + 3] += w
-            shape += w * motion[base + k]
             arm = y - w * joint[base + k]
             z = F(0.0)
             out_jacobian[o + col_rot + 3 * k] = V3(z, -arm[2], arm[1])
@@ -129,7 +129,8 @@ def make(F):
         landmarks: int,
         uv: wp.array(dtype=F),
         sqrt_weight: wp.array(dtype=F),
-        row0: wp.array(dtype=int),
+        rows_per_person: int,
+        in_row: wp.array(dtype=int),
         camera: wp.array(dtype=V4),
         z_min: F,
         scale: wp.array(dtype=F),
@@ -145,55 +146,29 @@ def make(F):
     ):
         i = wp.tid()
         p = i / landmarks
-        x = x_m[i]
         sqw = sqrt_weight[i]
-        a0 = V3()
-        a1 = V3()
-        r0 = F(0.0)
-        r1 = F(0.0)
-        ok = F(1.0)
-        if x[2] > z_min:
-            cam = camera[p]
-            iz = F(1.0) / x[2]
-            u = x[0] * iz
-            w = x[1] * iz
-            r0 = sqw * (cam[0] * u + cam[2] - uv[2 * i])
-            r1 = sqw * (cam[1] * w + cam[3] - uv[2 * i + 1])
-            a0 = V3(sqw * cam[0] * iz, F(0.0), -sqw * cam[0] * u * iz)
-            a1 = V3(F(0.0), sqw * cam[1] * iz, -sqw * cam[1] * w * iz)
-        else:
-            ok = F(0.0)
-        e = wp.min(r0 * r0 + r1 * r1, F(behind))
+        r0, r1, a0, a1, seen = pinhole(x_m[i], camera[p], uv[2 * i], uv[2 * i + 1], sqw, z_min)
         c_now = scale[p] * scale_ratio
         c_next = wp.max(scale[p] * scale_factor, scale_final) * scale_ratio
-        now2 = c_now * c_now
-        next2 = c_next * c_next
-        q = next2 / (next2 + e)
-        cost_now = now2 * e / (now2 + e)
-        cost_next = q * e
-        if ok == F(0.0):
-            e = F(behind)
-            q = F(0.0)
-            cost_now = now2
-            cost_next = next2
+        cost_now, cost_next, q, e = geman_mcclure(r0 * r0 + r1 * r1, seen, c_now, c_next)
         if sqw == F(0.0):
             cost_now = F(0.0)
             cost_next = F(0.0)
         out_r2[(1 - cur[p]) * slots + i] = e
         a0 = a0 * q
         a1 = a1 * q
-        o0 = (row0[p] + 2 * (i - p * landmarks)) * width
+        o0 = (p * rows_per_person + 2 * (i - p * landmarks)) * width
         o1 = o0 + width
         for c in range(85):
             d = jacobian[85 * i + c]
-            out[o0 + c] = wp.dot(a0, d)
-            out[o1 + c] = wp.dot(a1, d)
-        out[o0 + col_res] = q * r0
-        out[o1 + col_res] = q * r1
-        out[o0 + col_now] = wp.sqrt(cost_now)
-        out[o1 + col_now] = F(0.0)
-        out[o0 + col_next] = wp.sqrt(cost_next)
-        out[o1 + col_next] = F(0.0)
+            out[o0 + in_row[c]] = wp.dot(a0, d)
+            out[o1 + in_row[c]] = wp.dot(a1, d)
+        out[o0 + in_row[col_res]] = q * r0
+        out[o1 + in_row[col_res]] = q * r1
+        out[o0 + in_row[col_now]] = wp.sqrt(cost_now)
+        out[o1 + in_row[col_now]] = F(0.0)
+        out[o0 + in_row[col_next]] = wp.sqrt(cost_next)
+        out[o1 + in_row[col_next]] = F(0.0)
 
     @wp.kernel(enable_backward=False, module="unique")
     def direction_rows(
@@ -203,7 +178,8 @@ def make(F):
         second: wp.array(dtype=int),
         direction: wp.array(dtype=V3),
         sqrt_weight: wp.array(dtype=F),
-        row0: wp.array(dtype=int),
+        rows_per_person: int,
+        in_row: wp.array(dtype=int),
         x_m: wp.array(dtype=V3),
         jacobian: wp.array(dtype=V3),
         out: wp.array(dtype=F),
@@ -216,7 +192,7 @@ def make(F):
         sqw = sqrt_weight[i]
         d = x_m[b] - x_m[a]
         length = wp.length(d)
-        o = (row0[p] + 3 * n) * width
+        o = (p * rows_per_person + 2 * landmarks + 3 * n) * width
         u = V3()
         inv = F(0.0)
         if length > F(1e-6):
@@ -228,13 +204,13 @@ def make(F):
         for c in range(85):
             g = jacobian[85 * b + c] - jacobian[85 * a + c]
             g = inv * (g - wp.dot(u, g) * u)
-            out[o + c] = g[0]
-            out[o + width + c] = g[1]
-            out[o + 2 * width + c] = g[2]
+            out[o + in_row[c]] = g[0]
+            out[o + width + in_row[c]] = g[1]
+            out[o + 2 * width + in_row[c]] = g[2]
         for c in range(3):
             h = o + c * width
-            out[h + col_res] = r[c]
-            out[h + col_now] = wp.abs(r[c])
-            out[h + col_next] = wp.abs(r[c])
+            out[h + in_row[col_res]] = r[c]
+            out[h + in_row[col_now]] = wp.abs(r[c])
+            out[h + in_row[col_next]] = wp.abs(r[c])
 
     return SimpleNamespace(positions=positions, keypoint_rows=keypoint_rows, direction_rows=direction_rows)

@@ -88,7 +88,8 @@ def make(F):
                 d0 = col_rot + 3 * (m + 1)
                 for a in range(3):
                     for b in range(3):
-                        gram[h + (c0 + a) * width + d0 + b] += block[a, b]
+                        if d0 + b <= c0 + a:
+                            gram[h + (c0 + a) * width + d0 + b] += block[a, b]
         g = jt * total
         for a in range(3):
             gram[h + col_res * width + c0 + a] += g[a]

@@ -98,7 +98,7 @@ def make(F):
             c0 = col_rot + 3 * k
             for a in range(3):
                 gram[g + c0 + a] += grad[a]
-                for b in range(3):
+                for b in range(a + 1):
                     gram[h + (c0 + a) * width + c0 + b] += block[a, b]
         else:
             shape = beta[s]

@@ -10,15 +10,16 @@ from types import SimpleNamespace
 import warp as wp
 
 from ..layout import COL_BETA, COL_ROT
-from . import common
+from . import common, residual
 
 
 @functools.lru_cache(maxsize=2)
 def make(F):
     """Kernels ``load``, ``retract``, ``kinematics`` and ``export`` for scalar ``F``."""
     T = common.make(F)
-    V3, V10, M33, M310 = T.V3, T.V10, T.M33, T.M310
+    V3, V10, M33, M310, M316 = T.V3, T.V10, T.M33, T.M310, T.M316
     exp_so3, log_so3, renormalise = T.exp_so3, T.log_so3, T.renormalise
+    widen = residual.make(F).widen
     col_rot = wp.constant(COL_ROT)
     col_beta = wp.constant(COL_BETA)
 
@@ -118,18 +119,16 @@ def make(F):
         cur: wp.array(dtype=int),
         local: wp.array(dtype=M33),
         rotation: wp.array(dtype=M33),
-        motion: wp.array(dtype=M310),
+        carry_by_shape: wp.array(dtype=M316),
         feature: wp.array(dtype=F),
     ):
-        """``(G_parent - G_k) dJ_k/dbeta`` per joint: the chain's share of a point's motion with shape is their sum over
-        the joints above the point.  Also the pose feature (local rotation minus identity) for pose blendshapes."""
+        """Derivative of ``carry`` by shape: the sum of ``(G_parent - G_k) dJ_k/dbeta`` over k and the joints above.
+        Also the pose feature (local rotation minus identity) for pose blendshapes."""
         i = wp.tid()
         p = i / 24
         k = i - p * 24
         base = ((1 - cur[p]) * persons + p) * 24
-        g = wp.identity(n=3, dtype=F)
         if k > 0:
-            g = rotation[base + parents[k]]
             f = p * 207 + (k - 1) * 9
             for r in range(3):
                 for c in range(3):
@@ -137,7 +136,13 @@ def make(F):
                     if r == c:
                         one = F(1.0)
                     feature[f + 3 * r + c] = local[base + k][r, c] - one
-        motion[base + k] = (g - rotation[base + k]) * joint_shapedirs[k]
+        total = M310()
+        m = k
+        while m > 0:
+            total += (rotation[base + parents[m]] - rotation[base + m]) * joint_shapedirs[m]
+            m = parents[m]
+        total += (wp.identity(n=3, dtype=F) - rotation[base]) * joint_shapedirs[0]
+        carry_by_shape[base + k] = widen(total)
 
     @wp.kernel(enable_backward=False, module="unique")
     def export(
