@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import functools
 import json
 import types
 
+import cv2
 import numpy as np
 import pytest
 
@@ -22,6 +24,7 @@ from densefit_ros.eval.harness import Harness, HarnessOptions, Row
 from densefit_ros.eval.sample import SMPL24, Score, score
 from densefit_ros.eval.synthetic import Synthetic
 from densefit_ros.fit.solver import FitOptions, Fitter
+from densefit_ros.render.appearance import neutral_appearance
 from densefit_ros.render.warp_renderer import WarpRenderer
 
 
@@ -37,6 +40,7 @@ def _models():
         renderer=WarpRenderer(body),
         fitter=fitter,
         displacer=None,
+        backends={"device": "cpu"},
     )
 
 
@@ -46,17 +50,25 @@ def _samples(count=12, seed=0):
     return dataset, tuple(dataset)
 
 
-def _rows(names, count=12, first="disturbed:8"):
+def _cells(*names):
+    return [(n, "none") for n in names]
+
+
+def _rows(names, count=12, first="disturbed:8", priors=("none",)):
     dataset, samples = _samples()
-    harness = Harness(_models(), dataset, HarnessOptions(tuple(names), first), EvidenceOptions())
-    return [row for s in samples[:count] for row in harness.rows(s, names)]
+    options = HarnessOptions(tuple(names), priors, first)
+    harness = Harness(_models(), dataset, options, EvidenceOptions())
+    return [row for s in samples[:count] for row in harness.rows(s, options.cells)]
 
 
 def test_synthetic_people_are_labelled_exactly_and_the_same_each_time():
     dataset, samples = _samples()
     assert len(samples) == len(dataset) == 12 and len({s.key for s in samples}) == 12
-    again = next(iter(Synthetic(_models().body, 12, 0)))
-    assert again.key == samples[0].key and np.array_equal(again.image(), samples[0].image())
+    again = Synthetic(_models().body, 10, 0)[9]  # alone, and of a shorter dataset
+    assert again.key == samples[9].key == dataset.keys[9] and np.array_equal(again.image(), samples[9].image())
+    assert [s.key for s in samples] == list(dataset.keys)
+    with pytest.raises(IndexError):
+        dataset[12]
     for s in samples:
         posed = _models().skinner.pose(s.truth.params)
         perfect = score(SMPL24, s, posed.vertices[0], posed.joints[0])
@@ -81,6 +93,35 @@ def test_a_perfect_start_is_not_spoilt():
     assert all(r.refined.pve_mm < 1.0 for r in rows)
 
 
+def test_every_prior_under_every_evidence():
+    rows = _rows(("keypoints", "none"), count=6, priors=("none", "gmm", "vposer", "flow"))
+    labels = [(r.evidence, r.prior) for r in rows[:5]]
+    assert labels == [("keypoints", p) for p in ("none", "gmm", "vposer", "flow")] + [("none", "none")]
+    pve = {
+        p: [r.refined.pve_mm for r in rows if (r.evidence, r.prior) == ("keypoints", p)]
+        for p in ("none", "gmm", "vposer", "flow")
+    }
+    first = np.mean([r.first.pve_mm for r in rows])
+    for name, values in pve.items():
+        assert np.mean(values) < 1.05 * first, name
+        assert name == "none" or values != pve["none"]
+
+
+def test_densepose_files_as_evidence(tmp_path):
+    dataset, samples = _samples()
+    sample = dataclasses.replace(samples[1], picture="walk/image_00007.jpg")
+    harness = Harness(_models(), dataset, HarnessOptions(first="disturbed:8"), EvidenceOptions(densepose=tmp_path))
+    with pytest.raises(AssetError, match="image_00007_IUV.png"):
+        list(harness.rows(sample, _cells("densepose")))
+    maker, truth = harness._maker, _models().skinner.pose(sample.truth.params)
+    scene = _models().renderer.render_window(truth.vertices, [neutral_appearance(_models().body)], sample.camera)
+    iuv = maker._chart.encode(scene.face_id[0], scene.bary[0])
+    (tmp_path / "walk").mkdir()
+    cv2.imwrite(str(tmp_path / "walk" / "image_00007_IUV.png"), noisy_iuv(np.random.default_rng(3), iuv))
+    (row,) = harness.rows(sample, _cells("densepose"))
+    assert row.refined.pve_mm < 0.9 * row.first.pve_mm
+
+
 def test_noise_is_the_same_in_every_run():
     a, b = (_rows(("keypoints",), count=2) for _ in range(2))
     assert [r.refined for r in a] == [r.refined for r in b]
@@ -94,12 +135,16 @@ def test_what_cannot_be_is_said():
         Harness(_models(), dataset, HarnessOptions(first="noise"), EvidenceOptions())
     harness = Harness(_models(), dataset, HarnessOptions(first="disturbed:5"), EvidenceOptions())
     with pytest.raises(ConfigError, match="displace.enabled"):
-        list(harness.rows(samples[0], ["displacement"]))
+        list(harness.rows(samples[0], _cells("displacement")))
     with pytest.raises(ConfigError, match="evidence among"):
-        list(harness.rows(samples[0], ["magic"]))
+        list(harness.rows(samples[0], _cells("magic")))
     unknown = dataclasses.replace(samples[0], truth=dataclasses.replace(samples[0].truth, params=None))
     with pytest.raises(ConfigError, match="true parameters"):
-        list(harness.rows(unknown, ["none"]))
+        list(harness.rows(unknown, _cells("none")))
+    with pytest.raises(ConfigError, match="--prior"):
+        Harness(_models(), dataset, HarnessOptions(priors=("wild",)), EvidenceOptions())
+    with pytest.raises(AssetError, match="nowhere.npz"):
+        Harness(_models(), dataset, HarnessOptions(priors=("gmm=nowhere.npz",)), EvidenceOptions())
 
 
 def test_openpose_files_as_evidence(tmp_path):
@@ -108,28 +153,29 @@ def test_openpose_files_as_evidence(tmp_path):
     sources = EvidenceOptions(keypoints=tmp_path)
     harness = Harness(_models(), dataset, HarnessOptions(first="disturbed:8"), sources)
     with pytest.raises(AssetError, match="image_00003_keypoints.json"):
-        list(harness.rows(sample, ["keypoints"]))
+        list(harness.rows(sample, _cells("keypoints")))
     exact = harness._maker._true_keypoints(sample)
     points = np.concatenate([exact.uv[0] - 0.5, exact.confidence[0][:, None]], 1)
     file = {"people": [{"pose_keypoints_2d": points.ravel().tolist()}]}
     (tmp_path / "image_00003_keypoints.json").write_text(json.dumps(file))
-    (row,) = harness.rows(sample, ["keypoints"])
-    (best,) = harness.rows(sample, ["gt-joints"])
+    (row,) = harness.rows(sample, _cells("keypoints"))
+    (best,) = harness.rows(sample, _cells("gt-joints"))
     assert row.refined.pve_mm == pytest.approx(best.refined.pve_mm, rel=0.02)
 
 
 # -- reports --------------------------------------------------------------------------------------------------------------
 
 
-def _row(key, frame, evidence="keypoints", pa=40.0, fps=0.0, points=None):
+def _row(key, frame, evidence="keypoints", pa=40.0, fps=0.0, points=None, prior="none", sequence="walk"):
     first = Score(80, 60, 90, 200, 8, 0.5, 0.8)
     points = np.zeros((3, 24, 3)) if points is None else points
     return Row(
         key,
-        "walk",
+        sequence,
         frame,
         fps,
         evidence,
+        prior,
         0.9,
         "CONVERGED",
         4.0,
@@ -147,10 +193,10 @@ def test_a_stopped_run_goes_on(tmp_path):
     with open(tmp_path / "samples.csv", "a") as f:
         f.write("b,walk,1,keyp")  # the crash
     again = report.RowStore(tmp_path, settings)
-    assert again.done() == {("a", "keypoints")}
+    assert again.done() == {("a", "keypoints", "none")}
     again.append(_row("b", 1))
     again.close()
-    assert report.RowStore(tmp_path, settings).done() == {("a", "keypoints"), ("b", "keypoints")}
+    assert report.RowStore(tmp_path, settings).done() == {("a", "keypoints", "none"), ("b", "keypoints", "none")}
     with pytest.raises(ConfigError, match="other settings \\(seed\\)"):
         report.RowStore(tmp_path, {**settings, "seed": 4})
     (tmp_path / "samples.csv").write_text("x,y\n1,2\n")
@@ -161,18 +207,21 @@ def test_a_stopped_run_goes_on(tmp_path):
 def test_the_table_says_means_intervals_and_protocol(tmp_path):
     store = report.RowStore(tmp_path, {})
     for i, pa in enumerate((30.0, 40.0, 50.0)):
-        store.append(_row(f"s{i}", i, pa=pa))
-        store.append(_row(f"s{i}", i, evidence="none", pa=60.0))
+        store.append(_row(f"s{i}", i, pa=pa, sequence=f"s{i}"))
+        store.append(_row(f"s{i}", i, pa=pa + 5, prior="gmm", sequence=f"s{i}"))
+        store.append(_row(f"s{i}", i, evidence="none", pa=60.0, sequence=f"s{i}"))
     summary = report.summarise(store.rows, [], None)
     mean, low, high = summary.table["keypoints"]["pa_mpjpe_mm"]
     assert mean == pytest.approx(40) and 30 <= low < 40 < high <= 50 and summary.count == 3
     assert summary.table["first estimate"]["mpjpe_mm"][0] == 80
+    assert summary.table["keypoints + gmm"]["pa_mpjpe_mm"][0] == pytest.approx(45)
     assert summary.status["keypoints"] == {"CONVERGED": 1.0}
     text = report.markdown(summary, "test", SMPL24, "network")
     assert "24 SMPL joints" in text and "| keypoints |" in text and "40.0 [" in text and "test, 3 samples" in text
-    written = report.write(tmp_path, summary, text, store.rows)
+    written = report.write(tmp_path, summary, text, store.rows, {"protocol": SMPL24.description})
     record = json.loads((tmp_path / "summary.json").read_text())
     assert record["table"]["keypoints"]["pve_mm"][0] is None  # NaN is no JSON
+    assert record["protocol"] == SMPL24.description
     assert all(p.stat().st_size > 0 for p in written)
 
 
@@ -203,16 +252,16 @@ def test_the_command_end_to_end_and_again(tmp_path, capsys, monkeypatch):
     class Small:
         name, protocol = "synthetic", SMPL24
 
+        keys = [s.key for s in samples]
+
         def __len__(self):
             return len(samples)
 
-        def __iter__(self):
-            return iter(samples)
+        def __getitem__(self, index):
+            return samples[index]
 
     real = eval_main.make_dataset
-    monkeypatch.setattr(
-        eval_main, "make_dataset", lambda args, body: Small() if args.dataset == "synthetic" else real(args, body)
-    )
+    monkeypatch.setattr(eval_main, "make_dataset", lambda o, body: Small() if o.name == "synthetic" else real(o, body))
     arguments = ["eval", "--dataset", "synthetic", "--count", "3", "--first", "disturbed:6", "--out", str(tmp_path), "--quiet"]
     assert cli.main([*arguments, "--evidence", "gt-joints"]) == 0
     assert "disturbed:6" in capsys.readouterr().out
@@ -224,4 +273,25 @@ def test_the_command_end_to_end_and_again(tmp_path, capsys, monkeypatch):
     assert "other settings" in capsys.readouterr().err
     assert cli.main(["eval", "--dataset", "3dpw", "--out", str(tmp_path / "b")]) == cli.EXIT_ERROR
     assert "--root" in capsys.readouterr().err
-    assert cli.main([*arguments, "--evidence", "tarot"]) == cli.EXIT_ERROR
+    for wrong in (["--evidence", "tarot"], ["--prior", "tarot"], ["--stride", "0"], ["--set", "nonsense"]):
+        assert cli.main([*arguments, *wrong]) == cli.EXIT_ERROR
+    assert cli.main([*arguments, "--evidence", "gt-joints", "--prior", "none,gmm"]) == 0  # and more priors
+    assert len((tmp_path / "samples.csv").read_text().splitlines()) == 1 + 9
+    table = (tmp_path / "table.md").read_text()
+    assert "| gt-joints + gmm |" in table and "Protocol smpl24" in table
+
+
+@pytest.mark.slow
+def test_several_processes_find_the_same_as_one(tmp_path, capsys):
+    arguments = ["eval", "--dataset", "synthetic", "--count", "10", "--first", "disturbed:6", "--quiet",
+                 "--evidence", "gt-joints,none", "--set", "regress.backend=network", "--set", "device=cpu"]  # fmt: skip
+    for workers in ("1", "2"):
+        assert cli.main([*arguments, "--out", str(tmp_path / workers), "--workers", workers]) == 0
+    one, two = (sorted(_csv(tmp_path / w), key=lambda r: (r["key"], r["evidence"])) for w in ("1", "2"))
+    assert len(one) == 20
+    for a, b in zip(one, two):
+        assert {k: v for k, v in a.items() if k != "ms"} == {k: v for k, v in b.items() if k != "ms"}
+
+
+def _csv(folder):
+    return list(csv.DictReader((folder / "samples.csv").read_text().splitlines()))

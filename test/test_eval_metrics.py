@@ -134,3 +134,16 @@ def test_interval_holds_the_mean_and_skips_nan():
     mean, low, high = metrics.mean_interval(values)
     assert low < mean < high and high - low == pytest.approx(4 * 5 / np.sqrt(400), rel=0.3)
     assert all(np.isnan(metrics.mean_interval(np.array([np.nan]))))
+
+
+def test_frames_of_one_sequence_are_no_independent_sample():
+    rng = np.random.default_rng(0)
+    offsets = rng.normal(50, 5, 10)
+    values = np.repeat(offsets, 100) + 0.1 * rng.normal(size=1000)
+    labels = np.repeat([f"s{i}" for i in range(10)], 100)
+    mean, low, high = metrics.mean_interval(values, labels)
+    assert mean == pytest.approx(values.mean())
+    assert high - low == pytest.approx(4 * offsets.std() / np.sqrt(10), rel=0.4)
+    alone = metrics.mean_interval(values)
+    assert high - low > 5 * (alone[2] - alone[1])
+    assert metrics.mean_interval(values, [str(i) for i in range(1000)]) == pytest.approx(alone, rel=2e-3)

@@ -39,9 +39,13 @@ class Emdb:
         if not self._sequences:
             raise AssetError(f"{root}: none of {len(found)} sequences belongs to {split}")
         self._rows = [(path, int(i)) for path, tree in self._sequences.items() for i in np.flatnonzero(tree["good"])[::stride]]
+        self.keys = tuple(_key(path, i) for path, i in self._rows)
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._sample(*self._rows[index])
 
     def __iter__(self) -> Iterator[Sample]:
         return (self._sample(path, i) for path, i in self._rows)
@@ -78,14 +82,22 @@ class Emdb:
         params = BodyParams(tree["betas"][None], so3.log(root)[None], tree["joints"][i].reshape(1, 23, 3), t[None])
         posed = pose(body, params)
         points, at = self.protocol.points(posed.vertices[0], posed.joints[0])
-        sequence = path.name.removesuffix("_data.pkl")
         return Sample(
-            key=f"{sequence}/{i:05d}",
-            sequence=sequence,
+            key=_key(path, i),
+            sequence=_sequence(path),
             frame=i,
             fps=FPS,
             image=files.image_reader(path.parent / "images" / f"{i:05d}.jpg"),
             camera=camera,
             box_xywh=box_of_points(project(camera, posed.vertices[0])),
             truth=Truth(points, at, posed.vertices[0]),
+            picture=f"{_sequence(path)}/{i:05d}.jpg",
         )
+
+
+def _sequence(path: Path) -> str:
+    return path.name.removesuffix("_data.pkl")
+
+
+def _key(path: Path, i: int) -> str:
+    return f"{_sequence(path)}/{i:05d}"

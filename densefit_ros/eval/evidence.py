@@ -21,7 +21,7 @@ from ..body.model import BodyModel
 from ..displace.decode import covered_cells, decode
 from ..errors import AssetError, ConfigError
 from ..evidence import densepose
-from ..evidence.keypoints import of_boxes, openpose_file, read_openpose
+from ..evidence.keypoints import of_boxes, read_openpose
 from ..geometry.camera import project
 from ..models import Models
 from ..render.appearance import neutral_appearance
@@ -42,10 +42,10 @@ IUV_WRONG_PART = 0.02
 
 @dataclass(frozen=True)
 class EvidenceOptions:
-    """Folders of other programs' results."""
+    """Folders of other programs' results: a file per picture, under its name, in sub-folders like the dataset's or in none."""
 
-    keypoints: Path | None = None  # OpenPose JSON files, named after the pictures
-    densepose: Path | None = None  # IUV pictures <name>_IUV.png of the size of the pictures
+    keypoints: Path | None = None  # OpenPose's <name>_keypoints.json
+    densepose: Path | None = None  # DensePose's maps <name>_IUV.png, of the size of the pictures
     chart: Path | None = None  # UV_Processed.mat for IUV pictures of the DensePose project
 
 
@@ -107,10 +107,7 @@ class EvidenceMaker:
 
     def _keypoints(self, sample: Sample) -> Keypoints:
         if self._options.keypoints is not None:
-            path = openpose_file(self._options.keypoints, sample.key)
-            if path is None:
-                stem = Path(sample.key).stem
-                raise AssetError(f"{self._options.keypoints}: no {stem}_keypoints.json for sample {sample.key}")
+            path = _file_of(self._options.keypoints, sample, "_keypoints.json")
             return of_boxes(read_openpose(path), sample.box_xywh[None])
         exact, rng = self._true_keypoints(sample), _rng(sample)
         size = max(sample.box_xywh[2:])
@@ -121,7 +118,7 @@ class EvidenceMaker:
 
     def _densepose(self, sample: Sample, crop: Crop) -> Correspondences:
         if self._options.densepose is not None:
-            path = self._options.densepose / f"{Path(sample.key).name}_IUV.png"
+            path = _file_of(self._options.densepose, sample, "_IUV.png")
             return densepose.people_matches(densepose.read_iuv(path), sample.box_xywh[None], self._chart)
         surface = self._render(sample, self._true_body(sample).vertices, crop)
         iuv = noisy_iuv(_rng(sample), self._chart.encode(surface.face_id[0], surface.bary[0]))
@@ -138,6 +135,16 @@ class EvidenceMaker:
             raise ConfigError(f"the true body of {sample.key} has another topology than '{body.name}': set body.model_path")
         vertices = np.asarray(truth.vertices_m, np.float32)
         return PosedBody(vertices[None], (body.j_regressor @ vertices)[None].astype(np.float32))
+
+
+def _file_of(folder: Path, sample: Sample, ending: str) -> Path:
+    """Another program's result for a sample's picture, in a folder like the dataset's or in one for all."""
+    picture = Path(sample.picture or sample.key)
+    candidates = [folder / picture.parent / f"{picture.stem}{ending}", folder / f"{picture.stem}{ending}"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise AssetError(f"{folder}: no {candidates[0].relative_to(folder)} for sample {sample.key}")
 
 
 def noisy_iuv(rng: np.random.Generator, iuv: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""First estimate, refinement by every source of evidence, scores: one sample at a time."""
+"""First estimate, refinement by every source of evidence under every pose prior, scores: one sample at a time."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 
 from ..body.model import rest_joints
 from ..errors import ConfigError
-from ..fit.solver import Anchor
+from ..fit.options import Anchor, PoseGaussian
+from ..fit.priors import NAMES as PRIORS
+from ..fit.priors import PosePrior, make_prior
+from ..fit.priors.flow import D, FlowPrior, estimate_context
 from ..geometry import crop as crops
 from ..models import CROP_SIZE_PX, Models
-from ..steps.priors import ESTIMATE_T_SIGMA_M, estimate_sigmas
+from ..steps.priors import ESTIMATE_T_SIGMA_M, KEYPOINT_ROT_SIGMA_RAD, estimate_sigmas
 from ..synth.perturb import disturb
 from ..types import BodyParams, Crop, Estimate, FitStatus
 from .evidence import EvidenceMaker, EvidenceOptions
@@ -28,20 +33,28 @@ class HarnessOptions:
     """What to compare."""
 
     evidence: tuple[str, ...] = ("pipeline",)
+    priors: tuple[str, ...] = ("none",)  # of the pose, beside the anchor at the first estimate; name or name=file
     first: str = "estimator"  # or "disturbed:DEG": the truth with joint errors of that size
     iterations: int = 10
     passes: int = 2
 
+    @property
+    def cells(self) -> tuple[tuple[str, str], ...]:
+        """Every evidence under every prior; without evidence there is nothing that a prior could be weighed against."""
+        names = tuple(p.partition("=")[0] for p in self.priors)
+        return tuple((e, p) for e, p in product(self.evidence, names) if e != "none" or p == names[0])
+
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One sample refined by one source of evidence."""
+    """One sample refined by one source of evidence under one pose prior."""
 
     key: str
     sequence: str
     frame: int
     fps: float
     evidence: str
+    prior: str
     confidence: float
     status: str
     ms: float  # refinement alone, all passes
@@ -57,23 +70,25 @@ class Harness:
         self._models, self._dataset, self._options = models, dataset, options
         self._maker = EvidenceMaker(models, sources)
         self._degrees = _degrees(options.first)
+        self._priors = read_priors(options.priors)
 
-    def rows(self, sample: Sample, evidence: Sequence[str]) -> Iterator[Row]:
-        """One row per name in ``evidence``.  Raises AssetError when the picture cannot be read."""
+    def rows(self, sample: Sample, cells: Sequence[tuple[str, str]]) -> Iterator[Row]:
+        """One row per (evidence, prior).  Raises AssetError when the picture cannot be read."""
         crop, estimate = self.first_estimate(sample)
         first_posed = self._models.skinner.pose(estimate.params)
         first_vertices, first_joints = first_posed.vertices[0].copy(), first_posed.joints[0].copy()
         protocol = self._dataset.protocol
         first_score = score(protocol, sample, first_vertices, first_joints)
-        for name in evidence:
+        for name, prior in cells:
             begin = time.perf_counter()
-            params, status = self.refine(name, sample, estimate, crop)
+            params, status = self.refine(name, prior, sample, estimate, crop)
             ms = (time.perf_counter() - begin) * 1e3
             posed = self._models.skinner.pose(params)
             points = [protocol.points(first_vertices, first_joints), protocol.points(posed.vertices[0], posed.joints[0])]
             points.append((sample.truth.points_m, sample.truth.root_m))
             yield Row(
-                sample.key, sample.sequence, sample.frame, sample.fps, name, float(estimate.confidence[0]), status.name, ms,
+                sample.key, sample.sequence, sample.frame, sample.fps, name, prior, float(estimate.confidence[0]), status.name,
+                ms,
                 first_score, score(protocol, sample, posed.vertices[0], posed.joints[0]),
                 tuple(1000 * (p - root) for p, root in points),
             )  # fmt: skip
@@ -92,7 +107,7 @@ class Harness:
         sigma = np.full((1, 24), np.radians(max(self._degrees, MIN_SIGMA_DEG)), np.float32)
         return crop, Estimate(start, np.ones(1, np.float32), None, "disturbed", rot_sigma_rad=sigma)
 
-    def refine(self, name: str, sample: Sample, estimate: Estimate, crop: Crop) -> tuple[BodyParams, FitStatus]:
+    def refine(self, name: str, prior: str, sample: Sample, estimate: Estimate, crop: Crop) -> tuple[BodyParams, FitStatus]:
         """The refined body; the first estimate where the evidence says nothing or speaks against the result."""
         if name == "none":
             return estimate.params, FitStatus.NO_EVIDENCE
@@ -107,10 +122,37 @@ class Harness:
         for _ in range(self._options.passes if dense else 1):
             matches, keypoints = self._maker.make(name, sample, params, estimate, crop)
             result = self._models.fitter.solve(
-                params, sample.camera, matches, keypoints=keypoints, anchors=anchors, iterations=self._options.iterations
-            )
+                params, sample.camera, matches, keypoints=keypoints, anchors=anchors, iterations=self._options.iterations,
+                pose_gaussian=self._gaussian(prior, params, estimate),
+            )  # fmt: skip
             params, status = result.params, FitStatus(int(result.status[0]))
         return params, status
+
+    def _gaussian(self, name: str, params: BodyParams, estimate: Estimate) -> PoseGaussian | None:
+        """The pose prior around the current pose."""
+        prior = self._priors[name]
+        if prior is None:
+            return None
+        context = None
+        if isinstance(prior, FlowPrior):
+            context = estimate.feature
+            if len(prior.context_mean) == D + 1:  # conditioned on a regressor's own estimate
+                sigma = KEYPOINT_ROT_SIGMA_RAD if estimate.rot_sigma_rad is None else float(estimate.rot_sigma_rad.mean())
+                context = estimate_context(estimate.params.joint_rotvec, sigma)
+            if context is None or context.shape[1] != len(prior.context_mean):
+                raise ConfigError(f"the flow prior is conditioned on {len(prior.context_mean)} numbers, the regressor has others")
+        return prior.gaussian(params.joint_rotvec.astype(np.float64), context)
+
+
+def read_priors(priors: Sequence[str]) -> dict[str, PosePrior | None]:
+    """Priors by name from ``name`` or ``name=file``.  Raises ConfigError or AssetError."""
+    out = {}
+    for text in priors:
+        name, _, file = text.partition("=")
+        if name not in (*PRIORS, "none"):
+            raise ConfigError(f"--prior: expected names among none, {', '.join(PRIORS)}, got '{name}'")
+        out[name] = make_prior(name, Path(file) if file else None)
+    return out
 
 
 def _degrees(first: str) -> float | None:

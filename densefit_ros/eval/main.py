@@ -12,10 +12,12 @@ from typing import Any
 from ..body.joints import SMPL_PARENTS
 from ..config import Config, load_config, settings
 from ..errors import AssetError, ConfigError
+from ..fit.priors import NAMES as PRIORS
 from ..models import load_models
-from . import report
+from . import parallel, report
 from .evidence import NAMES, EvidenceOptions
-from .harness import Harness, HarnessOptions
+from .harness import HarnessOptions
+from .parallel import DatasetOptions, Job, Todo, make_dataset
 from .sample import SMPL24, Dataset
 
 DATASETS = ("synthetic", "3dpw", "rich", "emdb")
@@ -25,23 +27,14 @@ log = logging.getLogger("densefit")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``densefit eval``; returns the exit code."""
     args = _parser().parse_args(arguments)
-    names = tuple(dict.fromkeys(n.strip() for n in args.evidence.split(",")))
-    unknown = [n for n in names if n not in NAMES]
-    if unknown:
-        raise ConfigError(f"--evidence: expected names among {', '.join(NAMES)}, got '{unknown[0]}'")
-    overrides = dict(_pair(p) for p in args.set)
-    if args.regressor:
-        overrides["regress.backend"] = args.regressor
-    if not {"displacement", "pipeline"} & set(names):
-        overrides.setdefault("displace.enabled", "false")  # a network that nobody asks needs no weights
-    config = load_config(args.config, overrides)
-    options = HarnessOptions(names, args.first, args.iterations, args.passes)
-    models = load_models(config)
-    dataset = make_dataset(args, models.body)
-    sources = EvidenceOptions(args.keypoints, args.densepose, args.densepose_chart)
-    store = report.RowStore(args.out, _settings(args, options, config))
+    job = read_job(args)
+    models = load_models(job.config)
+    dataset = make_dataset(job.dataset, models.body)
+    store = report.RowStore(args.out, _settings(job))
     try:
-        evaluate(Harness(models, dataset, options, sources), dataset, names, store, not args.quiet, args.limit)
+        todo = missing(dataset, job.options, store, args.limit)
+        workers = args.workers or parallel.default_workers(len(todo), models.backends["device"])
+        run(job, models, dataset, todo, store, workers, not args.quiet)
         if not store.rows:
             raise AssetError(f"{args.dataset}: no sample could be evaluated")
         skeleton = SMPL_PARENTS if dataset.protocol is SMPL24 else None
@@ -50,53 +43,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store.close()
     first = models.estimator.name if args.first == "estimator" else args.first
     text = report.markdown(summary, args.dataset, dataset.protocol, first)
-    written = report.write(args.out, summary, text, store.rows)
+    about = {"dataset": args.dataset, "first_estimate": first, "protocol": dataset.protocol.description}
+    written = report.write(args.out, summary, text, store.rows, about)
     print(text)
     print("\n".join(str(p) for p in (store.path, *written)))
     return 0
 
 
-def evaluate(
-    harness: Harness, dataset: Dataset, names: Sequence[str], store: report.RowStore, progress: bool, limit: int | None
+def read_job(args: argparse.Namespace) -> Job:
+    """What the command line asks for.  Raises ConfigError."""
+    evidence, priors = _names(args.evidence), _names(args.prior)
+    unknown = [n for n in evidence if n not in NAMES]
+    if unknown:
+        raise ConfigError(f"--evidence: expected names among {', '.join(NAMES)}, got '{unknown[0]}'")
+    for what in ("stride", "count", "iterations", "passes"):
+        if getattr(args, what) < 1:
+            raise ConfigError(f"--{what}: expected 1 or more, got {getattr(args, what)}")
+    overrides = dict(_pair(p) for p in args.set)
+    if args.regressor:
+        overrides["regress.backend"] = args.regressor
+    if not {"displacement", "pipeline"} & set(evidence):
+        overrides.setdefault("displace.enabled", "false")  # a network that nobody asks needs no weights
+    overrides.setdefault("detect.backend", "none")  # the boxes come from the dataset
+    options = HarnessOptions(evidence, priors, args.first, args.iterations, args.passes)
+    data = DatasetOptions(args.dataset, args.root, args.bodies, args.split, args.stride, args.count, args.seed)
+    sources = EvidenceOptions(args.keypoints, args.densepose, args.densepose_chart)
+    return Job(load_config(args.config, overrides), data, options, sources)
+
+
+def missing(dataset: Dataset, options: HarnessOptions, store: report.RowStore, limit: int | None) -> list[Todo]:
+    """What is not in the store yet, without reading any sample."""
+    done = store.done()
+    todo = []
+    for index, key in enumerate(dataset.keys[:limit]):
+        cells = tuple(c for c in options.cells if (key, *c) not in done)
+        if cells:
+            todo.append(Todo(index, key, cells))
+    return todo
+
+
+def run(
+    job: Job, models: Any, dataset: Dataset, todo: Sequence[Todo], store: report.RowStore, workers: int, progress: bool
 ) -> None:
-    """Score what is not in the store yet.  A sample whose picture is damaged is reported and left out."""
+    """Score and store.  A sample whose picture is missing or damaged is reported and left out."""
     from tqdm import tqdm
 
-    done = store.done()
-    total = len(dataset) if limit is None else min(limit, len(dataset))
-    for number, sample in enumerate(tqdm(dataset, total=total, unit="sample", disable=not progress, dynamic_ncols=True)):
-        if number >= total:
-            break
-        missing = [n for n in names if (sample.key, n) not in done]
-        if not missing:
-            continue
-        try:
-            for row in harness.rows(sample, missing):
-                store.append(row)
-        except AssetError as e:
-            log.warning("left out %s: %s", sample.key, e)
-
-
-def make_dataset(args: argparse.Namespace, body: Any) -> Dataset:
-    """The dataset by name; each is imported when it is asked for."""
-    if args.dataset == "synthetic":
-        from .synthetic import Synthetic
-
-        return Synthetic(body, args.count, args.seed)
-    if args.root is None:
-        raise ConfigError(f"--root: the folder of the {args.dataset} download is needed")
-    bodies = args.bodies or args.root
-    if args.dataset == "3dpw":
-        from .threedpw import ThreeDPW
-
-        return ThreeDPW(args.root, bodies, args.split or "test", args.stride)
-    if args.dataset == "rich":
-        from .rich import Rich
-
-        return Rich(args.root, bodies, args.split or "test", args.stride)
-    from .emdb import Emdb
-
-    return Emdb(args.root, bodies, args.split or "emdb1", args.stride)
+    answers = parallel.evaluate(job, models, dataset, todo, workers)
+    for asked, rows, problem in tqdm(answers, total=len(todo), unit="sample", disable=not progress, dynamic_ncols=True):
+        for row in rows:
+            store.append(row)
+        if problem:
+            log.warning("left out %s: %s", asked.key, problem)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,11 +109,16 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--split", help="test, val, train; emdb1, emdb2")
     p.add_argument("--stride", type=int, default=1, help="use every n-th frame (default: %(default)s)")
     p.add_argument("--limit", type=int, help="stop after this many samples")
-    p.add_argument("--count", type=int, default=2000, help="synthetic: number of people (default: %(default)s)")
+    p.add_argument("--count", "--frames", type=int, default=2000, help="synthetic: number of people (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="synthetic: which people (default: %(default)s)")
-    p.add_argument("--regressor", choices=("auto", "network", "mediapipe"), help="source of the first estimate")
+    p.add_argument("--regressor", metavar="NAME", help="source of the first estimate: auto, network, mediapipe, custom")
     p.add_argument("--first", default="estimator", help="estimator, or disturbed:DEG, the truth with joint errors of that size")
     p.add_argument("--evidence", default="pipeline", help=f"one or more of {', '.join(NAMES)}, separated by commas")
+    p.add_argument(
+        "--prior",
+        default="none",
+        help=f"one or more of none, {', '.join(PRIORS)}, separated by commas; NAME=FILE for gmm_08.pkl, a VPoser checkpoint, ...",
+    )
     p.add_argument("--iterations", type=int, default=10, help="solver steps per pass (default: %(default)s)")
     p.add_argument("--passes", type=int, default=2, help="render and displace this often (default: %(default)s)")
     p.add_argument("--keypoints", type=Path, metavar="DIR", help="OpenPose JSON files, named after the pictures")
@@ -124,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--densepose-chart", type=Path, metavar="FILE", help="UV_Processed.mat, for IUV pictures and real SMPL bodies")
     p.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML")
     p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting, e.g. fit.robust_scale=3")
+    p.add_argument("--workers", type=int, default=0, help="processes (default: one per CPU core, one on a GPU)")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     return p
 
@@ -135,9 +138,22 @@ def _pair(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _settings(args: argparse.Namespace, options: HarnessOptions, config: Config) -> dict[str, Any]:
-    """What must be the same for a run to be continued; the list of evidences may grow."""
-    run = {k: v for k, v in dataclasses.asdict(options).items() if k != "evidence"}
-    data = {k: str(getattr(args, k)) for k in ("dataset", "root", "split", "stride", "seed", "keypoints", "densepose")}
-    core = {s.name: s.value for s in settings(config) if not s.name.startswith(("device", "runtime", "displace.enabled"))}
-    return {**run, **data, "config": core}
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(n.strip() for n in text.split(",") if n.strip()))
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """What must be the same for a run to be continued.  The lists of evidences and priors, and the count, may grow."""
+    grows = ("evidence", "priors")
+    run = {k: v for k, v in dataclasses.asdict(job.options).items() if k not in grows}
+    files = {p.partition("=")[0]: p.partition("=")[2] for p in job.options.priors if "=" in p}
+    data = {k: str(v) for k, v in dataclasses.asdict(job.dataset).items() if k != "count"}
+    sources = {k: str(v) for k, v in dataclasses.asdict(job.sources).items()}
+    core = {s.name: s.value for s in _core(job.config)}
+    return {**run, **data, "sources": sources, "prior_files": files, "config": core}
+
+
+def _core(config: Config) -> list[Any]:
+    """Settings that change a number; devices and runtimes only change the time that it takes."""
+    idle = ("device", "runtime", "displace.enabled", "detect", "track")
+    return [s for s in settings(config) if not s.name.startswith(idle)]

@@ -8,6 +8,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from .report import label
+
 matplotlib.use("Agg", force=False)
 import matplotlib.pyplot as plt  # noqa: E402
 
@@ -15,8 +17,8 @@ import matplotlib.pyplot as plt  # noqa: E402
 def cumulative(path: Path, rows: Sequence[Mapping[str, str]], metric: str = "pa_mpjpe_mm") -> Path:
     """Share of samples below each error, for the first estimate and every source of evidence."""
     curves = {"first estimate": [float(r[f"first_{metric}"]) for r in {r["key"]: r for r in rows}.values()]}
-    for name in dict.fromkeys(r["evidence"] for r in rows):
-        curves[name] = [float(r[f"refined_{metric}"]) for r in rows if r["evidence"] == name]
+    for row in rows:
+        curves.setdefault(label(row), []).append(float(row[f"refined_{metric}"]))
     figure, axes = plt.subplots(figsize=(6, 4), dpi=130)
     for name, values in curves.items():
         values = np.sort(np.asarray(values)[np.isfinite(values)])

@@ -19,7 +19,7 @@ from .sample import PointsProtocol, Score
 
 METRICS = tuple(f.name for f in dataclasses.fields(Score))
 COLUMNS = (
-    ("key", "sequence", "frame", "evidence", "confidence", "status", "ms")
+    ("key", "sequence", "frame", "evidence", "prior", "confidence", "status", "ms")
     + tuple(f"first_{m}" for m in METRICS)
     + tuple(f"refined_{m}" for m in METRICS)
 )
@@ -56,18 +56,18 @@ class RowStore:
         if new:
             self._writer.writeheader()
 
-    def done(self) -> set[tuple[str, str]]:
-        """(key, evidence) of the rows that are there."""
-        return {(r["key"], r["evidence"]) for r in self.rows}
+    def done(self) -> set[tuple[str, str, str]]:
+        """(key, evidence, prior) of the rows that are there."""
+        return {(r["key"], r["evidence"], r["prior"]) for r in self.rows}
 
     def append(self, row: Row) -> None:
         """Write one row; it is on disk when this returns."""
-        flat = {n: getattr(row, n) for n in ("key", "sequence", "frame", "evidence", "status")}
+        flat = {n: getattr(row, n) for n in ("key", "sequence", "frame", "evidence", "prior", "status")}
         flat |= {"confidence": f"{row.confidence:.4f}", "ms": f"{row.ms:.3f}"}
         for prefix, values in (("first", row.first), ("refined", row.refined)):
             flat |= {f"{prefix}_{m}": f"{getattr(values, m):.4f}" for m in METRICS}
         if row.fps > 0:
-            record = {n: getattr(row, n) for n in ("sequence", "frame", "fps", "evidence")}
+            record = {n: getattr(row, n) for n in ("sequence", "frame", "fps", "evidence", "prior")}
             record |= {n: np.round(p, 2).tolist() for n, p in zip(("first", "refined", "truth"), row.points_mm)}
             self._points.write(json.dumps(record) + "\n")
             self._points.flush()
@@ -126,24 +126,34 @@ class Summary:
     refine_ms: dict[str, float]  # medians
 
 
+def label(row: Mapping[str, Any]) -> str:
+    """How a table calls a row's combination of evidence and prior."""
+    return row["evidence"] if row["prior"] == "none" or row["evidence"] == "none" else f"{row['evidence']} + {row['prior']}"
+
+
 def summarise(rows: Sequence[Mapping[str, str]], points: Sequence[Mapping[str, Any]], parents: Sequence[int] | None) -> Summary:
     """Everything that the table shows.  ``parents``: tree of the protocol's points, where they are a skeleton."""
-    evidence = list(dict.fromkeys(r["evidence"] for r in rows))
-    table: dict[str, dict[str, tuple[float, float, float]]] = {}
-    once = {r["key"]: r for r in rows}.values()
-    table["first estimate"] = {m: metrics.mean_interval([float(r[f"first_{m}"]) for r in once]) for m in METRICS}
+    by_label: dict[str, list[Mapping[str, str]]] = {}
+    for row in rows:
+        by_label.setdefault(label(row), []).append(row)
+    once = list({r["key"]: r for r in rows}.values())
+    table = {"first estimate": _means(once, "first")}
     status, ms = {}, {}
-    for name in evidence:
-        own = [r for r in rows if r["evidence"] == name]
-        table[name] = {m: metrics.mean_interval([float(r[f"refined_{m}"]) for r in own]) for m in METRICS}
+    for name, own in by_label.items():
+        table[name] = _means(own, "refined")
         kinds = [r["status"] for r in own]
         status[name] = {k: kinds.count(k) / len(kinds) for k in sorted(set(kinds))}
         ms[name] = float(np.median([float(r["ms"]) for r in own]))
-    for name in evidence:
-        own_points = [p for p in points if p["evidence"] == name]
+    for name in by_label:
+        own_points = [p for p in points if label(p) == name]
         table[name] |= temporal(own_points, "refined", parents)
         table["first estimate"] |= temporal(own_points, "first", parents)
     return Summary(len(once), table, status, ms)
+
+
+def _means(rows: Sequence[Mapping[str, str]], which: str) -> dict[str, tuple[float, float, float]]:
+    groups = [r["sequence"] for r in rows]
+    return {m: metrics.mean_interval([float(r[f"{which}_{m}"]) for r in rows], groups) for m in METRICS}
 
 
 def temporal(
@@ -177,7 +187,7 @@ def markdown(summary: Summary, dataset: str, protocol: PointsProtocol, first: st
         f"Dataset: {dataset}, {summary.count} samples. First estimate: {first}. "
         f"Protocol {protocol.name}: {protocol.description}. "
         "Errors in mm; PA is after a similarity transform without reflection; PCK relative to the longer side of the true box. "
-        "In brackets the 95 % bootstrap interval of the mean.",
+        "In brackets the 95 % bootstrap interval of the mean, over sequences.",
         "",
         "| | " + " | ".join(titles[m] for m in names) + " |",
         "|---|" + "---|" * len(names),
@@ -191,9 +201,12 @@ def markdown(summary: Summary, dataset: str, protocol: PointsProtocol, first: st
     return "\n".join(lines) + "\n"
 
 
-def write(folder: Path, summary: Summary, text: str, rows: Sequence[Mapping[str, str]]) -> list[Path]:
-    """summary.json, table.md, and plots where matplotlib is installed."""
+def write(
+    folder: Path, summary: Summary, text: str, rows: Sequence[Mapping[str, str]], about: Mapping[str, str] | None = None
+) -> list[Path]:
+    """summary.json, table.md, and plots where matplotlib is installed.  ``about``: what the numbers are of."""
     record = {
+        **(about or {}),
         "samples": summary.count,
         "table": {n: {m: [_number(v) for v in c] for m, c in row.items()} for n, row in summary.table.items()},
         "status": summary.status,

@@ -40,6 +40,10 @@ class _Row:
     body_file: Path
     picture: Path
 
+    @property
+    def key(self) -> str:
+        return f"{self.sequence}/{self.camera}/{self.subject}/{self.frame:05d}"
+
 
 class Rich:
     """``root`` holds bodies, images and scan_calibration; ``bodies`` the files SMPLX_NEUTRAL.npz, SMPLX_MALE.npz, ..."""
@@ -57,9 +61,13 @@ class Rich:
         self._rows = [row for s in sequences for row in self._of_sequence(s, split)][::stride]
         if not self._rows:
             raise AssetError(f"{self._root / 'images' / split}: no picture belongs to a body of {folder}")
+        self.keys = tuple(row.key for row in self._rows)
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._sample(self._rows[index])
 
     def __iter__(self) -> Iterator[Sample]:
         return (self._sample(row) for row in self._rows)
@@ -107,7 +115,7 @@ class Rich:
         box = box_of_points(project(camera, joints))
         margin = 0.12 * max(box[2:])  # joints lie inside the body
         return Sample(
-            key=f"{row.sequence}/{row.camera}/{row.subject}/{row.frame:05d}",
+            key=row.key,
             sequence=f"{row.sequence}/{row.camera}/{row.subject}",
             frame=row.frame,
             fps=30.0,
@@ -115,6 +123,7 @@ class Rich:
             camera=camera,
             box_xywh=box + np.array([-margin, -margin, 2 * margin, 2 * margin], np.float32),
             truth=Truth(joints, joints[0]),
+            picture=f"{row.sequence}/{row.picture.parent.name}/{row.picture.name}",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,6 +72,7 @@ class Sample:
     camera: Camera
     box_xywh: np.ndarray  # (4,) px of the true person
     truth: Truth
+    picture: str = ""  # its file below the dataset's pictures: other programs' results have the same name; empty: the key
 
 
 class Dataset(Protocol):
@@ -79,8 +80,11 @@ class Dataset(Protocol):
 
     name: str
     protocol: PointsProtocol
+    keys: Sequence[str]  # of all samples, in order, without reading any
 
     def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
 
     def __iter__(self) -> Iterator[Sample]: ...
 

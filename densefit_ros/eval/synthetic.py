@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,11 +11,13 @@ from ..body.model import BodyModel, pose
 from ..geometry.camera import project
 from ..render.warp_renderer import WarpRenderer
 from ..synth.backgrounds import load_backgrounds
+from ..synth.cameras import CropOptions
 from ..synth.crops import CropBatch, make_crops
 from ..synth.engine import SynthEngine
 from .sample import SMPL24, PointsProtocol, Sample, Truth, box_of_points
 
-BATCH = 8
+BLOCK = 8
+MADE = 10  # pictures made at a time: nearly all of them show their person well enough
 IMAGE_PX = 256
 # Training draws its looks from subject 0 on; nobody trains on this many.
 FIRST_SUBJECT = 1_000_000
@@ -22,46 +25,61 @@ SUBJECTS = 200
 
 
 class Synthetic:
-    """``count`` people on pictures of 256 px; the same seed gives the same people on every machine."""
+    """``count`` people on pictures of 256 px; the same seed gives the same people on every machine.
+
+    People come in blocks of 8, each with a random generator of its own: any of them can be had alone, and a longer dataset
+    begins with a shorter one.
+    """
 
     name = "synthetic"
     protocol: PointsProtocol = SMPL24
 
     def __init__(self, body: BodyModel, count: int = 2000, seed: int = 0) -> None:
-        self._body, self._count, self._seed = body, count, seed
-        backgrounds = load_backgrounds("heldout")
-        self._engine = SynthEngine(
-            body, WarpRenderer(body), backgrounds, first_subject=FIRST_SUBJECT, subjects=SUBJECTS, cache=SUBJECTS
-        )
+        self._body, self._seed = body, seed
+        self.keys = tuple(f"{seed}/{i // BLOCK:05d}/{i % BLOCK:02d}" for i in range(count))
+        self._engine: SynthEngine | None = None
+        self._block: tuple[int, list[Sample]] = (-1, [])
 
     def __len__(self) -> int:
-        return self._count
+        return len(self.keys)
 
     def __iter__(self) -> Iterator[Sample]:
-        given, block = 0, 0
-        while given < self._count:
-            # A generator per block: blocks can be made alone and in any order.
-            batch = make_crops(np.random.default_rng([self._seed, block]), self._engine, BATCH, IMAGE_PX)
-            for i in np.flatnonzero(batch.labelled):
-                if given == self._count:
-                    return
-                yield self._sample(batch, int(i), f"{self._seed}/{block:05d}/{i:02d}", given)
-                given += 1
-            block += 1
+        return (self[i] for i in range(len(self)))
 
-    def _sample(self, batch: CropBatch, i: int, key: str, number: int) -> Sample:
+    def __getitem__(self, index: int) -> Sample:
+        """The sample of ``keys[index]``; neighbours are cheap."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = index // BLOCK
+        if self._block[0] != number:
+            self._block = (number, self._make(number))
+        return dataclasses.replace(self._block[1][index % BLOCK], frame=index)
+
+    def _make(self, number: int) -> list[Sample]:
+        if self._engine is None:
+            self._engine = SynthEngine(
+                self._body, WarpRenderer(self._body), load_backgrounds("heldout"), first_subject=FIRST_SUBJECT,
+                subjects=SUBJECTS, cache=SUBJECTS, options=CropOptions(negative_share=0.0),
+            )  # fmt: skip
+        rng, samples = np.random.default_rng([self._seed, number]), []
+        while len(samples) < BLOCK:
+            batch = make_crops(rng, self._engine, MADE, IMAGE_PX)
+            for i in np.flatnonzero(batch.labelled)[: BLOCK - len(samples)]:
+                samples.append(self._sample(batch, int(i), f"{self._seed}/{number:05d}/{len(samples):02d}"))
+        return samples
+
+    def _sample(self, batch: CropBatch, i: int, key: str) -> Sample:
         camera = batch.crop_cameras[i]
         params = batch.params.person(i)
         posed = pose(self._body, params)
         image = batch.rgb[i]
-        uv = project(camera, posed.vertices[0])
         return Sample(
             key=key,
-            sequence="synthetic",
-            frame=number,
+            sequence=key,  # every picture stands alone
+            frame=0,
             fps=0.0,
             image=lambda: image,
             camera=camera,
-            box_xywh=box_of_points(uv),
+            box_xywh=box_of_points(project(camera, posed.vertices[0])),
             truth=Truth(posed.joints[0], posed.joints[0, 0], posed.vertices[0], params),
         )

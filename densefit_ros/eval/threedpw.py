@@ -28,6 +28,10 @@ class _Row:
     person: int
     frame: int
 
+    @property
+    def key(self) -> str:
+        return f"{self.path.stem}/{self.person}/{self.frame:05d}"
+
 
 class ThreeDPW:
     """``root`` holds sequenceFiles and imageFiles; ``bodies`` the SMPL files and J_regressor_h36m.npy."""
@@ -44,9 +48,13 @@ class ThreeDPW:
         self.protocol: PointsProtocol = h36m14(files.h36m_regressor(bodies or self._root))
         self._cache: tuple[Path, dict] | None = None
         self._rows = [row for path in self._files for row in self._valid(path)]
+        self.keys = tuple(row.key for row in self._rows)
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._sample(self._rows[index])
 
     def __iter__(self) -> Iterator[Sample]:
         return (self._sample(row) for row in self._rows)
@@ -96,7 +104,7 @@ class ThreeDPW:
         # The files carry no size; 3DPW's pictures are centred to within a few pixels.
         camera = camera_from_k(k, round(2 * k[0, 2]), round(2 * k[1, 2]))
         return Sample(
-            key=f"{sequence}/{p}/{i:05d}",
+            key=row.key,
             sequence=f"{sequence}/{p}",
             frame=i,
             fps=FPS,
@@ -104,4 +112,5 @@ class ThreeDPW:
             camera=camera,
             box_xywh=box_of_points(project(camera, posed.vertices[0])),
             truth=Truth(points, at, posed.vertices[0]),
+            picture=f"{sequence}/{picture.name}",
         )
