@@ -8,9 +8,10 @@ from fit_helpers import CAMERA, body, make_matches, random_params, surface_sampl
 
 from densefit_ros.body.model import pose
 from densefit_ros.fit import reference as ref
-from densefit_ros.fit.layout import ROW, column_in_row
+from densefit_ros.fit.layout import GROUP, ROW, SHARED, WIDTH, column_in_row, row_of_joint
 from densefit_ros.fit.options import Anchor, FitOptions, PoseGaussian, default_limits
 from densefit_ros.fit.solver import Fitter
+from densefit_ros.fit.tables import face_tables, place_of_block
 from densefit_ros.geometry import so3
 from densefit_ros.types import NUM_UNKNOWNS, BodyParams, Correspondences, DepthPoints, Keypoints
 
@@ -210,6 +211,28 @@ def test_adjoint_identity_of_the_rows():
     left, right = g[0] @ d, rows[:, 85] @ (rows[:, :N] @ d)
     assert abs(left - right) <= 1e-9 * np.linalg.norm(g[0]) * np.linalg.norm(d)
     np.testing.assert_allclose(h[0] @ d, rows[:, :N].T @ (rows[:, :N] @ d), rtol=1e-9, atol=1e-9 * np.abs(h).max())
+
+
+def test_blocks_of_the_gram_matrix_cover_the_normal_matrix_once():
+    """No entry is missing, and none is written by two threads."""
+    place = place_of_block()
+    place = place[place >= 0]
+    below = np.flatnonzero(np.tri(WIDTH, dtype=bool))
+    np.testing.assert_array_equal(np.sort(place), below)
+
+
+def test_classes_of_faces_say_what_moves_a_face():
+    b = body()
+    t = face_tables(b)
+    above = ref.below(b).T  # [m, k]: k is m or above it
+    groups = row_of_joint() // GROUP
+    for f in range(0, len(b.faces), 97):
+        c = t.face_class[f]
+        carry = {int(k) for v in b.faces[f] for k, w in zip(b.skin_joint[v], b.skin_weight[v]) if w != 0}
+        assert carry == set(t.class_joint[t.class_start[c] : t.class_start[c + 1]].tolist())
+        path = t.path_joint[t.path_start[c] : t.path_start[c + 1]].tolist()
+        assert path == sorted(np.flatnonzero(above[sorted(carry)].any(0)).tolist(), reverse=True)
+        assert t.class_groups[c] == 1 << SHARED | sum(1 << g for g in set(groups[path].tolist()))
 
 
 def test_float32_rows_agree_with_float64():

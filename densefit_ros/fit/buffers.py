@@ -7,26 +7,22 @@ from types import SimpleNamespace
 import numpy as np
 import warp as wp
 
-from ..types import NUM_JOINTS, NUM_UNKNOWNS
+from ..types import NUM_UNKNOWNS
+from . import tables
 from .blocks import common, landmarks, pose_prior, priors, solve, state, surface
 from .layout import (
     CHUNK_ROWS,
     EXTRA_CHUNKS,
-    GROUP,
-    GROUPS,
     HALVES,
-    LIMBS,
     MAX_ANCHORS,
     MAX_LANDMARKS,
     MAX_LIMBS,
-    PAIRS,
     ROW,
-    SHARED,
     TOGETHER,
     WIDTH,
     column_in_row,
     row_of_joint,
-)  # fmt: skip
+)
 from .options import default_limits
 
 
@@ -86,7 +82,7 @@ def upload_body(body, T, device) -> SimpleNamespace:
     if has_pose:
         posedirs = np.asarray(body.posedirs, npf).reshape(207, v, 3).transpose(1, 0, 2).reshape(-1, 3)
     low, high = default_limits()
-    tables = face_tables(body)
+    carried = tables.face_tables(body)
     return SimpleNamespace(
         faces=put(body.faces.astype(np.int32), wp.vec3i, (-1, 3)),
         v_template=put(body.v_template.astype(npf), T.V3, (-1, 3)),
@@ -97,70 +93,22 @@ def upload_body(body, T, device) -> SimpleNamespace:
         joint_shapedirs=put(body.joint_shapedirs.astype(npf), T.M310, (-1, 3, 10)),
         skin_joint=put(body.skin_joint.astype(np.int32), wp.vec4i, (-1, 4)),
         skin_weight=put(body.skin_weight.astype(npf), T.V4, (-1, 4)),
-        face_start=put(tables.start, wp.int32, (-1,)),
-        face_weight=put(tables.weight.astype(npf), T.V3, (-1, 3)),
-        face_class=tables.face_class,
-        class_size=tables.class_size,
-        class_groups=tables.class_groups,
-        class_start=put(tables.class_start, wp.int32, (-1,)),
-        class_joint=put(tables.class_joint, wp.int32, (-1,)),
-        path_start=put(tables.path_start, wp.int32, (-1,)),
-        path_joint=put(tables.path_joint, wp.int32, (-1,)),
+        face_start=put(carried.start, wp.int32, (-1,)),
+        face_weight=put(carried.weight.astype(npf), T.V3, (-1, 3)),
+        face_class=carried.face_class,
+        class_size=carried.class_size,
+        class_groups=carried.class_groups,
+        class_start=put(carried.class_start, wp.int32, (-1,)),
+        class_joint=put(carried.class_joint, wp.int32, (-1,)),
+        path_start=put(carried.path_start, wp.int32, (-1,)),
+        path_joint=put(carried.path_joint, wp.int32, (-1,)),
         row_of_joint=put(row_of_joint(), wp.int32, (-1,)),
         in_row=put(column_in_row(), wp.int32, (-1,)),
-        place_of_block=put(place_of_block(), wp.int32, (-1,)),
+        place_of_block=put(tables.place_of_block(), wp.int32, (-1,)),
         parents=put(np.maximum(body.parents, 0).astype(np.int32), wp.int32, (-1,)),
         limit_low=put(low.astype(npf), T.V3, (-1, 3)),
         limit_high=put(high.astype(npf), T.V3, (-1, 3)),
     )
-
-
-def place_of_block() -> np.ndarray:
-    """(42,8,16) where each entry of the Gram matrix's blocks lies in the normal matrix; -1: padding, or above the diagonal."""
-    column = np.full(ROW, -1)
-    column[column_in_row()] = np.arange(WIDTH)
-    out = np.full((PAIRS, GROUP, GROUP), -1, np.int32)
-    for n, (i, j) in enumerate(zip(*np.tril_indices(GROUPS))):
-        a, b = column[GROUP * i : GROUP * (i + 1), None], column[None, GROUP * j : GROUP * (j + 1)]
-        kept = (a >= 0) & (b >= 0) & ((i > j) | np.tri(GROUP, dtype=bool))
-        out[n] = np.where(kept, np.maximum(a, b) * WIDTH + np.minimum(a, b), -1)
-    return out
-
-
-def face_tables(body) -> SimpleNamespace:
-    """Which joints carry each face, with the three corners' weights.
-
-    Compressed rows: face f owns entries start[f] to start[f + 1].  Faces carried by the same joints are of one class:
-    class_start and class_joint list those joints, path_start and path_joint the joints above them (tips first),
-    class_groups is the set of groups that a row of such a face fills, as bits.  Classes are in the order of their groups.
-    """
-    f = len(body.faces)
-    dense = np.zeros((f, NUM_JOINTS, 3), np.float32)
-    index = np.arange(f)
-    for corner in range(3):
-        v = body.faces[:, corner]
-        for slot in range(body.skin_joint.shape[1]):
-            np.add.at(dense, (index, body.skin_joint[v, slot], corner), body.skin_weight[v, slot])
-    face, joint = np.nonzero((dense != 0).any(2))
-    carries, face_class = np.unique((dense != 0).any(2), axis=0, return_inverse=True)
-    above = carries.copy()
-    for k in range(NUM_JOINTS - 1, 0, -1):
-        above[:, body.parents[k]] |= above[:, k]
-    groups = (1 << SHARED) + sum(above[:, joints].any(1).astype(np.int32) << g for g, joints in enumerate(LIMBS))
-    order = np.argsort(groups, kind="stable")
-    rank = np.argsort(order)
-    of_class, class_joint = np.nonzero(carries[order])
-    of_path, backwards = np.nonzero(above[order, ::-1])
-
-    def starts(owner, count):
-        return np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=count))]).astype(np.int32)
-
-    return SimpleNamespace(
-        start=starts(face, f), weight=dense[face, joint], face_class=rank[face_class.reshape(-1)].astype(np.int16),
-        class_start=starts(of_class, len(order)), class_joint=class_joint.astype(np.int32),
-        class_size=carries[order].sum(1).astype(np.int32), class_groups=groups[order].astype(np.int32),
-        path_start=starts(of_path, len(order)), path_joint=(NUM_JOINTS - 1 - backwards).astype(np.int32),
-    )  # fmt: skip
 
 
 def upload_landmarks(landmarks, T, device) -> SimpleNamespace:
@@ -245,7 +193,7 @@ def allocate(T, persons: int, points: int, chunks: int, joints_of_point: int, hi
         feature=zeros(persons * 207, T.F),
         # linearisation
         share_rest=zeros(n * joints_of_point, T.V4),
-        share_shape=zeros(n * joints_of_point, T.M316),
+        share_shape=zeros(n * joints_of_point, T.M310),
         rows=zeros(row_chunks * CHUNK_ROWS * ROW, T.F),
         extra_rows=zeros(persons * EXTRA_CHUNKS * CHUNK_ROWS * ROW, T.F),
         r2=mirror(2 * n, T.F),

@@ -18,7 +18,7 @@ import numpy as np
 from .. import warp_setup
 from ..errors import BackendUnavailable, ShapeError
 from ..types import BodyParams, Camera, Correspondences, DepthPoints, FitResult, FitStatus, Keypoints
-from . import guard, linear, outcome, stage
+from . import guard, linear, outcome, points, stage
 from .layout import CHUNK_POINTS, CHUNK_ROWS, COL_RESIDUAL, EXTRA_CHUNKS, MAX_LANDMARKS, WIDTH
 from .options import Anchor, FitOptions, PoseGaussian
 
@@ -111,7 +111,7 @@ class Fitter:
             landmarks = self._landmark_set(keypoints.set_name)
             limbs = len(landmarks.limb_first) if keypoints.direction_xyz is not None else 0
             extra = 2 * landmarks.count + 3 * limbs
-        n, person, is_pixel, counts = stage.stage_points(b, self._constants, matches, depth, persons, self.max_points, extra)
+        n, person, is_pixel, counts = points.stage(b, self._constants, matches, depth, persons, self.max_points, extra)
         evidence = np.asarray(counts)
         if keypoints is not None:
             evidence = evidence + stage.stage_keypoints(b, keypoints, landmarks, persons, limbs, self.options)
@@ -141,10 +141,10 @@ class Fitter:
         else:
             b.pose_cost.host[: 23 * p] = 0
             b.pose_cost.push()
-        points = -(-staged.most_points // CHUNK_POINTS) * CHUNK_POINTS
+        rounded = -(-staged.most_points // CHUNK_POINTS) * CHUNK_POINTS
         name = keypoints.set_name if keypoints is not None else None
         rows = 0 if staged.landmarks is None else 2 * staged.landmarks.count + 3 * staged.limbs
-        key = plan.Shape(p, points, name, staged.limbs, -(-rows // CHUNK_ROWS), gaussian is not None)
+        key = plan.Shape(p, rounded, name, staged.limbs, -(-rows // CHUNK_ROWS), gaussian is not None)
         if key not in self._plans:
             self._plans[key] = plan.build(
                 self._kernels, self._constants, b, key, staged.landmarks, self._joints, self.options, self.max_persons,

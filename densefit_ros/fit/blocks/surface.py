@@ -58,7 +58,7 @@ def make(F):
         face_start: wp.array(dtype=int),
         face_weight: wp.array(dtype=V3),
         out_rest: wp.array(dtype=V4),
-        out_shape: wp.array(dtype=M316),
+        out_shape: wp.array(dtype=M310),
     ):
         """A point's share in each joint that carries it: weighted rest position and weight, and their derivative by shape."""
         i = wp.tid()
@@ -72,7 +72,7 @@ def make(F):
             x = w[0] * v_template[v[0]] + w[1] * v_template[v[1]] + w[2] * v_template[v[2]]
             o = share_start[i] + m - first
             out_rest[o] = V4(x[0], x[1], x[2], w[0] + w[1] + w[2])
-            out_shape[o] = widen(w[0] * shapedirs[v[0]] + w[1] * shapedirs[v[1]] + w[2] * shapedirs[v[2]])
+            out_shape[o] = w[0] * shapedirs[v[0]] + w[1] * shapedirs[v[1]] + w[2] * shapedirs[v[2]]
 
     @wp.kernel(enable_backward=False, module="unique")
     def rows(
@@ -91,7 +91,7 @@ def make(F):
         joints_class: wp.array(dtype=int),
         share_start: wp.array(dtype=int),
         share_rest: wp.array(dtype=V4),
-        share_shape: wp.array(dtype=M316),
+        share_shape: wp.array(dtype=M310),
         class_start: wp.array(dtype=int),
         class_joint: wp.array(dtype=int),
         path_start: wp.array(dtype=int),
@@ -159,7 +159,7 @@ def make(F):
             k = class_joint[m]
             o = share_start[i] + m - first
             rest = share_rest[o]
-            by_shape = share_shape[o]
+            by_shape = widen(share_shape[o])
             u = V3(rest[0], rest[1], rest[2])
             for c in range(10):
                 u += b[c] * V3(by_shape[0, c], by_shape[1, c], by_shape[2, c])
