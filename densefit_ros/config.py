@@ -124,6 +124,9 @@ class RuntimeConfig:
     )
     precision: str = _opt("fp16", "of TensorRT engines; int8 needs densefit build-engine first", choices=("fp16", "fp32", "int8"))
     threads: int = _opt(1, "CPU threads per network", 1, 64)
+    device_frame: str = _opt(
+        "auto", "frames of known people in one go on the device; auto: on CUDA", choices=("auto", "on", "off")
+    )
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class FitConfig:
     max_points: int = _opt(1000, "matches used per person at most", 50, 20000)
     robust_scale: float = _opt(4.0, "Geman-McClure scale of dense residuals, in standard deviations", 0.5, 100.0)
     keypoint_sigma_share: float = _opt(
-        0.015,
+        0.025,
         "standard deviation of a fully confident keypoint, as a share of the diagonal of the person's keypoints",
         0.0005,
         1.0,

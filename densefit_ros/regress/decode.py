@@ -16,10 +16,11 @@ from ..geometry import so3
 from ..geometry.camera import crop_camera
 from ..types import NUM_JOINTS, BodyParams, Camera, Estimate, Keypoints
 
-# A keypoint of this standard deviation, as a share of the crop's side, counts as fully confident.  Joints of one answer err
-# together: at 0.012, where each would count for itself, the fit bent poses after them (169 to 185 mm on the built-in
-# sequence); at 0.005 they do no harm.
-CONFIDENT_SIGMA = 0.005
+# A keypoint of this standard deviation, as a share of the crop's side, counts as fully confident, and what that means to the
+# fit is fit.keypoint_sigma_share: only the ratio of the two matters to less confident ones.  Joints of one answer err
+# together: with 2.4 times this, as if each counted for itself, the fit bent poses after them (169 to 185 mm on the built-in
+# sequence); like this they do no harm.
+CONFIDENT_SIGMA = 0.0083
 
 
 class RestBody(Protocol):

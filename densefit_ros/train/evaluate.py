@@ -10,6 +10,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,20 +28,28 @@ from ..synth.displacement import DisplacementPairs, make_pairs
 from ..synth.perturb import disturb
 from ..types import BodyParams, Crop, DisplacementField, PosedBody
 from ..weights import weights_path
+from .reliability import Curve, Pool, plot
 from .sources import _People
 from .tasks import VALIDATION_SEED, displacement_metrics
 
 SEED = VALIDATION_SEED + 1
 _BATCH = 16
+PARTS = ("regressor", "displacement", "ablation", "together")
 Numbers = dict[str, float]
 
 
-def evaluate_regressor(path: Path, people: int, backgrounds: Sequence[str] | None = None) -> Numbers:
-    """Errors of the first estimate on labelled held-out crops: mm, degrees, px of the crop."""
+def evaluate_regressor(
+    path: Path, people: int, backgrounds: Sequence[str] | None = None, curves: dict[str, dict[str, Curve]] | None = None
+) -> Numbers:
+    """Errors of the first estimate on labelled held-out crops: mm, degrees, px of the crop.
+
+    ``curves`` receives the reliability of its rotations' standard deviations and of its confidence.
+    """
     source = _People(SEED, _BATCH, held_out=True, backgrounds=backgrounds)
     runtime = OnnxRuntime(path)
     rows: dict[str, list[np.ndarray]] = {}
     told, shown = [], []
+    rotation, confidence = Pool(), Pool()
     for index in range(-(-people // _BATCH)):
         crops = source.crops(index)
         outputs = runtime({"image": crops.rgb, "intrinsics": (crops.intrinsics / crops.size).astype(np.float32)})
@@ -49,10 +58,16 @@ def evaluate_regressor(path: Path, people: int, backgrounds: Sequence[str] | Non
         shown.append(own)
         sigma = np.exp(0.5 * outputs["rot_log_var"])
         params = BodyParams.stack([_decoded(source.body, crops, outputs, i) for i in range(len(crops))])
+        angle = so3.angle_between(_rotations(params), _rotations(crops.params))
+        rotation.add(np.degrees(sigma[own]), np.degrees(angle[own]) / np.sqrt(3))
+        confidence.add(outputs["confidence"], own)
         for name, value in parameter_errors(source.body, crops, params, sigma, outputs["joints_uv"]).items():
             rows.setdefault(name, []).append(value[own])
     result = {name: float(np.nanmean(np.concatenate(v))) for name, v in rows.items()}
     result["people"] = float(sum(len(v) for v in rows["pve_mm"]))
+    if curves is not None:
+        curves["rotation"] = {"all joints": rotation.curve(root_mean_square=True)}
+        curves["confidence"] = {"all crops": confidence.curve(root_mean_square=False)}
     result["confidence_right"] = float(np.mean(np.concatenate(told) == np.concatenate(shown)))
     return result
 
@@ -80,12 +95,22 @@ def parameter_errors(
     }
 
 
-def evaluate_displacement(path: Path, people: int, degrees: float | None, backgrounds: Sequence[str] | None = None) -> Numbers:
-    """EPE of held-out pairs whose starts are ``degrees`` a joint off (None: mixed), and errors before and after one fit."""
+def evaluate_displacement(
+    path: Path,
+    people: int,
+    degrees: float | None,
+    backgrounds: Sequence[str] | None = None,
+    curves: dict[str, Curve] | None = None,
+) -> Numbers:
+    """EPE of held-out pairs whose starts are ``degrees`` a joint off (None: mixed), and errors before and after one fit.
+
+    ``curves`` receives the reliability of the stated standard deviations, by the kind of start.
+    """
     source = _People(SEED, _BATCH, held_out=True, backgrounds=backgrounds)
     displacer = Displacer(OnnxRuntime(path))
     fitter = Fitter(source.body, max_persons=_BATCH)
     fields: list[tuple[np.ndarray, ...]] = []
+    cells = Pool()
     rows: dict[str, list[np.ndarray]] = {}
     for index in range(-(-people // _BATCH)):
         crops = source.crops(index)
@@ -96,6 +121,8 @@ def evaluate_displacement(path: Path, people: int, degrees: float | None, backgr
         field = displacer.predict(crop, pairs.surface)
         valid = pairs.valid & (np.abs(pairs.flow).max(1) < 200)
         fields.append((field.flow, field.log_var[:, 0], pairs.flow, valid, pairs.visible))
+        error = np.linalg.norm(field.flow - pairs.flow, axis=1) / np.sqrt(2)
+        cells.add(np.exp(0.5 * field.log_var[:, 0][valid]), error[valid])
         own = crops.labelled
         for name, used in (("start", None), ("refined", field), ("true_flow", true_field(pairs))):
             params = start
@@ -108,6 +135,8 @@ def evaluate_displacement(path: Path, people: int, degrees: float | None, backgr
             reproj = np.linalg.norm(_crop_px(crops, got.joints) - crops.joints_px, axis=-1).mean(1)
             for key, value in (("pve_mm", pve), ("mpjpe_mm", mpjpe), ("reproj_px", np.minimum(reproj, 50))):
                 rows.setdefault(f"{name}_{key}", []).append(value[own])
+    if curves is not None:
+        curves[_kind(degrees)] = cells.curve(root_mean_square=True)
     result = displacement_metrics(*(np.concatenate(f) for f in zip(*fields)))
     return result | {name: float(np.mean(np.concatenate(v))) for name, v in rows.items()}
 
@@ -125,23 +154,52 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--displacement", type=Path, default=None, help="network file (default: the shipped one)")
     parser.add_argument("--regressor", type=Path, default=None, help="network file (default: the shipped one)")
     parser.add_argument("--backgrounds", nargs="*", default=None, metavar="DIR")
-    parser.add_argument("--json", type=Path, default=None, help="also write the numbers here")
+    parser.add_argument("--json", type=Path, default=None, help="also write the numbers here; parts left out stay as they are")
+    parser.add_argument("--plots", type=Path, default=None, metavar="DIR", help="also draw reliability.png there")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts (default: all)")
     args = parser.parse_args(argv)
     displacement = args.displacement or weights_path("displacement.onnx")
     regressor = args.regressor or weights_path("regressor.onnx")
-    result = {"seed": SEED, "regressor": evaluate_regressor(regressor, args.people, args.backgrounds)}
-    for name, degrees in (("mixed", None), ("4_deg", 4.0), ("10_deg", 10.0)):
-        result[f"displacement_{name}"] = evaluate_displacement(displacement, args.people, degrees, args.backgrounds)
-    text = json.dumps({k: _rounded(v) for k, v in result.items()}, indent=2)
-    print(text)
+    shared, curves = {"people": args.people, "backgrounds": args.backgrounds}, {}
+    result: dict[str, Any] = {"seed": SEED}
+    if "regressor" in args.only:
+        result["regressor"] = evaluate_regressor(regressor, curves=curves, **shared)
+    if "displacement" in args.only:
+        curves["displacement"] = {}
+        for name, degrees in (("mixed", None), ("4_deg", 4.0), ("10_deg", 10.0)):
+            numbers = evaluate_displacement(displacement, degrees=degrees, curves=curves["displacement"], **shared)
+            result[f"displacement_{name}"] = numbers
+    before = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {}
+    if curves:
+        result["reliability"] = before.get("reliability", {}) | curves
+    if "ablation" in args.only:
+        from .ablation import evaluate_ablation
+
+        result["ablation"] = evaluate_ablation(displacement, **shared)
+    if "together" in args.only:
+        from .together import evaluate_together
+
+        result["together"] = evaluate_together(displacement, **shared)
+    result = _rounded(result)
+    print(json.dumps({k: v for k, v in result.items() if k != "reliability"}, indent=2))
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(text + "\n")
+        args.json.write_text(json.dumps(before | result, indent=2) + "\n")
+    if args.plots and curves:
+        print(plot(result["reliability"], args.plots / "reliability.png"))
     return 0
 
 
-def _rounded(value):
-    return {k: round(v, 4) for k, v in value.items()} if isinstance(value, dict) else value
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _kind(degrees: float | None) -> str:
+    return "mixed starts" if degrees is None else f"{degrees:g} degrees a joint"
 
 
 def _decoded(body: BodyModel, crops: CropBatch, outputs: dict[str, np.ndarray], index: int) -> BodyParams:

@@ -151,16 +151,21 @@ def refine(fitter: Fitter, body: BodyModel, c: Case, way: str, config: Config) -
     return 1000 * np.linalg.norm(difference, axis=-1).mean(1)
 
 
+USUAL = KeypointNoise()
+GOOD = KeypointNoise((12, 1), missing=0.0, wrong=0.01)
+BAD = KeypointNoise((2, 3), missing=0.15)
+
+
 def scenarios(displacement: Path) -> Iterator[tuple[str, str, KeypointNoise, FlowNoise | Displacer]]:
     """Name, start, keypoints, displacements."""
     network = Displacer(OnnxRuntime(displacement))
-    usual, good, bad = KeypointNoise(), KeypointNoise((12, 1), missing=0.0, wrong=0.01), KeypointNoise((2, 3), missing=0.15)
-    yield "network", "disturbed", usual, network
-    yield "network, from lifted keypoints", "lifted", dataclasses.replace(usual, hint_m=HINT_M), network
-    yield "true flow, 1 px of noise", "disturbed", usual, FlowNoise(1.0)
-    yield "true flow, 1 px, from lifted keypoints", "lifted", dataclasses.replace(usual, hint_m=HINT_M), FlowNoise(1.0)
-    yield "true flow, 4 px; good keypoints", "disturbed", good, FlowNoise(4.0)
-    yield "true flow, 1 px; bad keypoints", "disturbed", bad, FlowNoise(1.0)
+    hinted = dataclasses.replace(USUAL, hint_m=HINT_M)
+    yield "network", "disturbed", USUAL, network
+    yield "network, from lifted keypoints", "lifted", hinted, network
+    yield "true flow, 1 px of noise", "disturbed", USUAL, FlowNoise(1.0)
+    yield "true flow, 1 px, from lifted keypoints", "lifted", hinted, FlowNoise(1.0)
+    yield "true flow, 4 px; good keypoints", "disturbed", GOOD, FlowNoise(4.0)
+    yield "true flow, 1 px; bad keypoints", "disturbed", BAD, FlowNoise(1.0)
 
 
 def evaluate_together(
