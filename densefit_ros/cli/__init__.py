@@ -73,10 +73,15 @@ def available_commands() -> dict[str, Callable[[list[str]], int | None]]:
 
 
 def run_command(arguments: list[str]) -> int:
-    """``densefit run INPUT --out DIR``."""
+    """``densefit run INPUT --out DIR``, or ``densefit run --bag IN --out OUT``, which has options of its own."""
+    if any(a == "--bag" or a.startswith("--bag=") for a in arguments):
+        from ..ros.bag.run import main as run_bag
+
+        return run_bag(arguments)
     parser = argparse.ArgumentParser(
         prog="densefit run",
-        description="Track people in a video, a picture or a folder of pictures, without ROS.",
+        description="Track people in a video, a picture or a folder of pictures, without ROS.  A rosbag2: densefit run --bag IN "
+        "--out OUT (its options: densefit run --bag --help).",
         epilog=RESULTS_NOTE,
     )
     parser.add_argument("input", type=Path, help="video file, picture, or folder of pictures")

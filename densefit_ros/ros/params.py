@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
-
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from typing import TYPE_CHECKING, Any
 
 from ..config import Config, Setting, settings, with_overrides
 from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from rcl_interfaces.msg import ParameterDescriptor
 
 PREFIX = "ros."
 
@@ -109,6 +110,9 @@ def all_settings(config: Config, ros: RosConfig) -> list[Setting]:
 
 def descriptor(setting: Setting) -> ParameterDescriptor:
     """What ``ros2 param describe`` shows."""
+    # Here, because the settings serve bags on machines without ROS as well.
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
     d = ParameterDescriptor(description=setting.description)
     if setting.choices:
         d.additional_constraints = "one of: " + ", ".join(setting.choices)

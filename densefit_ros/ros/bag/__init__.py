@@ -1,0 +1,1 @@
+"""``densefit run --bag``: recorded topics in, the node's topics out, without ROS installed."""

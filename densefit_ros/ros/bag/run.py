@@ -1,0 +1,194 @@
+"""A bag through the tracker at full speed: every image, in order, none dropped."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ...config import Config, load_config
+from ...errors import AssetError, ConfigError
+from ...offline.cameras import CameraChoice, read_camera
+from ...render.warp_renderer import WarpRenderer
+from ...types import FrameResult
+from ...viz.overlay import color_of, draw_mesh
+from ..diagnostics import Faults, Stats
+from ..engine import Engine, PipelineEngine
+from ..handler import Handler, Job
+from ..params import RosConfig, merged
+from ..sync import StampBuffer
+from .sink import BagSink
+from .source import BagDamaged, choose_topics, count, open_bag, shots
+
+log = logging.getLogger("densefit")
+
+
+@dataclass(frozen=True)
+class BagOptions:
+    """What to read, and what to write."""
+
+    bag: Path
+    out: Path
+    image_topic: str | None = None
+    camera_info_topic: str | None = None
+    depth_topic: str | None = None
+    camera: CameraChoice = field(default_factory=CameraChoice)
+    config: Config = field(default_factory=Config)
+    ros: RosConfig = field(default_factory=RosConfig)
+    overlay: bool = False
+    sqlite: bool = False
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class BagSummary:
+    """What came out."""
+
+    images: int
+    answered: int
+    people: int  # bodies in all answers together
+    fps: float  # answered images per second of wall time
+    faults: dict[str, tuple[int, str]]  # kind -> (how often, the last one)
+
+
+def run(options: BagOptions, make_engine: Callable[[Config], Engine] = PipelineEngine) -> BagSummary:
+    """Process a bag.  Raises DensefitError; what was answered before a damaged place is kept."""
+    given = options.camera.calibration is not None or options.camera.fov_deg is not None
+    with open_bag(options.bag) as reader:
+        topics = choose_topics(
+            reader, options.bag, options.image_topic, options.camera_info_topic, options.depth_topic, need_info=not given
+        )
+        total = count(reader, topics.image)
+        log.info("reading %s (%d images), camera_info %s", topics.image, total, topics.camera_info or "given")
+        engine = make_engine(options.config)
+        log.info("running: %s", ", ".join(f"{k} {v}" for k, v in engine.backends.items()))
+        with BagSink(options.out, engine.body, options.overlay, options.sqlite) as sink:
+            loop = _Loop(options, engine, sink, topics.image, StampBuffer() if topics.depth else None)
+            begin = time.perf_counter()
+            try:
+                for shot in _progress(shots(reader, topics, loop.depths, options.ros.depth_slop_s), total, options):
+                    loop.step(shot.image, shot.info, shot.time_ns)
+            except BagDamaged as e:
+                raise AssetError(f"{options.bag}: {e}; {loop.answered} answers of what came before are in {options.out}") from e
+            finally:
+                seconds = time.perf_counter() - begin
+    faults = {kind: (n, last) for kind, (n, last, _) in loop.faults.snapshot().items()}
+    if not loop.answered:
+        options.out.unlink() if options.out.is_file() else None
+        why = "; ".join(f"{kind}: {last}" for kind, (_, last) in faults.items()) or "there are none"
+        raise AssetError(f"{options.bag}: not one image of {topics.image} could be answered: {why}")
+    return BagSummary(loop.images, loop.answered, loop.people, loop.answered / max(seconds, 1e-9), faults)
+
+
+class _Loop:
+    """The node's own handler of images, fed from a file."""
+
+    def __init__(self, options: BagOptions, engine: Engine, sink: BagSink, topic: str, depths: StampBuffer | None) -> None:
+        self._options, self._engine, self._sink, self.depths = options, engine, sink, depths
+        self.faults = Faults(log.warning, lambda: options.ros.log_period_s)
+        rectified = options.ros.rectified
+        if rectified == "auto":
+            rectified = "yes" if "rect" in topic.removesuffix("/compressed").rsplit("/", 1)[-1] else "no"
+        companions = {} if depths is None else {"depth": depths}
+        self._handler = Handler(engine, lambda: options.ros, self._publish, self.faults, Stats(), rectified == "yes", companions)
+        self._renderer = WarpRenderer(engine.body) if options.overlay else None
+        self._now_ns = 0
+        self.images = self.answered = self.people = 0
+
+    def step(self, image: Any, info: Any | None, time_ns: int) -> None:
+        """Answer one image, or count a fault."""
+        self.images += 1
+        self._now_ns = time_ns
+        choice = self._options.camera
+        if choice.calibration is not None:
+            info = _as_info(choice.calibration)
+        elif choice.fov_deg is not None:
+            info = None
+        self._handler(Job(image, info, time.monotonic()))
+
+    def _publish(self, result: FrameResult, header: Any, rgb: Any, total_ms: float) -> None:
+        self.answered += 1
+        self.people += len(result.people)
+        picture = None
+        if self._renderer is not None:
+            people, body = result.people, self._engine.body
+            vertices = np.stack([p.vertices for p in people]) if people else np.empty((0, 0, 3), np.float32)
+            colors = np.stack([color_of(p.track_id) for p in people]) if people else None
+            picture = draw_mesh(rgb, body, vertices, result.camera, colors, renderer=self._renderer)
+        self._sink.write(result, header, self._now_ns, total_ms, self.answered, picture)
+
+
+def _as_info(calibration: dict[str, Any]) -> SimpleNamespace:
+    """A calibration file in the form of a CameraInfo message."""
+    roi = SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0)
+    model = "plumb_bob" if len(calibration["d"]) <= 5 else "rational_polynomial"
+    return SimpleNamespace(**calibration, distortion_model=model, p=[0.0] * 12, binning_x=0, binning_y=0, roi=roi)
+
+
+def _progress(items: Any, total: int, options: BagOptions) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(items, total=total or None, unit="image", disable=not options.progress, desc=options.bag.name, dynamic_ncols=True)
+
+
+def main(arguments: Sequence[str], make_engine: Callable[[Config], Engine] = PipelineEngine) -> int:
+    """``densefit run --bag IN --out OUT``."""
+    parser = argparse.ArgumentParser(
+        prog="densefit run",
+        description="Process a rosbag2 at full speed, without ROS, and write what the node would have published.",
+        epilog="Stamps and frames are those of the images; messages are placed at the images' recording times, so that both "
+        "bags can be played together.",
+    )
+    parser.add_argument("--bag", type=Path, required=True, metavar="IN", help="rosbag2: a folder, an .mcap or a .db3 file")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="NAME.mcap for one file, else a rosbag2 folder")
+    parser.add_argument("--image-topic", metavar="TOPIC", help="needed only where the bag has several; raw or compressed")
+    parser.add_argument("--camera-info-topic", metavar="TOPIC", help="default: camera_info beside the image topic")
+    parser.add_argument("--depth-topic", metavar="TOPIC", help="depth aligned to the image; fixes distance and scale")
+    lens = parser.add_mutually_exclusive_group()
+    lens.add_argument("--camera", type=Path, metavar="FILE.yaml", help="calibration as ROS writes it, instead of camera_info")
+    lens.add_argument("--fov", type=float, metavar="DEG", help="diagonal field of view, instead of camera_info")
+    parser.add_argument("--overlay", action="store_true", help="write the meshes over the images as well (as large as the bag)")
+    parser.add_argument("--sqlite3", action="store_true", help="a folder of sqlite3 instead of mcap")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting, e.g. track.max_people=4")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    args = parser.parse_args(list(arguments))
+    if args.fov is not None and not 1 < args.fov < 179:
+        raise ConfigError(f"--fov: expected 1 to 179 degrees, got {args.fov:g}")
+    changes = dict(_pair(p) for p in args.set)
+    config, ros = merged(load_config(args.config), RosConfig(), {"ros.fov_deg": args.fov or 0.0, **changes})
+    summary = run(
+        BagOptions(
+            bag=args.bag,
+            out=args.out,
+            image_topic=args.image_topic,
+            camera_info_topic=args.camera_info_topic,
+            depth_topic=args.depth_topic,
+            camera=read_camera(args.camera) if args.camera else CameraChoice(fov_deg=args.fov),
+            config=config,
+            ros=ros,
+            overlay=args.overlay,
+            sqlite=args.sqlite3,
+            progress=not args.quiet,
+        ),
+        make_engine,
+    )
+    print(f"{summary.answered} of {summary.images} images answered, {summary.people} bodies, {summary.fps:.1f} images/s")
+    for kind, (times, last) in summary.faults.items():
+        print(f"{kind}, {times} times: {last}")
+    print(args.out)
+    return 0
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise ConfigError(f"--set: expected NAME=VALUE, got '{text}'")
+    return name.strip(), value.strip()
