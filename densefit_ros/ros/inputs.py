@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +14,12 @@ from densefit_ros.msg import KeypointsArray, SmplBodyArray
 
 from ..errors import BackendUnavailable
 from .diagnostics import Faults
+from .external import MAX_PEOPLE
 from .handler import Job
 from .params import RosConfig
 from .sync import BodyBuffers, Companion, StampBuffer
+
+_BODY_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def topic(camera: str, name: str) -> str:
@@ -116,18 +120,16 @@ class Inputs:
             self._submit(Job(message, self._info, time.monotonic()))
 
     def _on_bodies(self, message: Any) -> None:
-        new, gone = self._skeletons.track(list(message.ids))
+        ids = [i for i in message.ids if _BODY_ID.fullmatch(i)][:MAX_PEOPLE]
+        if len(ids) < len(message.ids):
+            self._faults.report("keypoints", f"ids of bodies that no topic may have, or more than {MAX_PEOPLE}: left out")
+        new, gone = self._skeletons.track(ids)
         for body in new:
-            name = f"/humans/bodies/{body}/skeleton2d"
-            try:
-                self._bodies[body] = self._subscribe(
-                    _hri_types()[1], name, lambda m, b=body: self._skeletons.add(b, m), self._qos
-                )
-            except ValueError as e:  # rclpy's error for a name that no topic may have
-                self._faults.report("keypoints", f"body {body[:32]!r} has an id that no topic may have: {str(e).splitlines()[0]}")
+            self._bodies[body] = self._subscribe(
+                _hri_types()[1], f"/humans/bodies/{body}/skeleton2d", lambda m, b=body: self._skeletons.add(b, m), self._qos
+            )
         for body in gone:
-            if body in self._bodies:
-                self._node.destroy_subscription(self._bodies.pop(body))
+            self._node.destroy_subscription(self._bodies.pop(body))
 
     def _listen(self, kind: Any, name: str, callback: Callable[[Any], None], qos: QoSProfile) -> None:
         self._subscriptions.append(self._subscribe(kind, name, callback, qos))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import os
 import signal
 import subprocess
 import sys
@@ -27,9 +28,14 @@ NODE = Path(__file__).parent / "fake_engine.py"
 class NodeProcess:
     """The densefit node in a process of its own, with the fake engine."""
 
-    def __init__(self, *ros_args: str) -> None:
+    def __init__(self, *ros_args: str, env: dict[str, str] | None = None) -> None:
+        """``env``: variables on top of this process's own."""
         self.process = subprocess.Popen(
-            [sys.executable, str(NODE), "--ros-args", *ros_args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, str(NODE), "--ros-args", *ros_args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, **(env or {})},
         )
         self.log = ""
 
@@ -160,12 +166,16 @@ class Client:
                 return True
         return False
 
-    def fault(self, kind: str) -> str:
-        """The last message of a fault in the newest diagnostics, or nothing."""
+    def fault(self, kind: str, status: str = "") -> str:
+        """The last message of a fault in the newest diagnostics, or nothing; ``status`` is part of the status's name."""
+        return self.diagnostic(f"fault_{kind}_last", status)
+
+    def diagnostic(self, key: str, status: str = "") -> str:
+        """The newest value of a key in diagnostics, or nothing."""
         for array_ in reversed(self.got["/diagnostics"]):
-            values = {v.key: v.value for s in array_.status for v in s.values}
-            if f"fault_{kind}_last" in values:
-                return values[f"fault_{kind}_last"]
+            values = {v.key: v.value for s in array_.status if status in s.name for v in s.values}
+            if key in values:
+                return values[key]
         return ""
 
 
