@@ -26,7 +26,17 @@ def evaluation():
     displacement |= {"epe_px": 2.0, "zero_px": 5.0, "epe_ratio": 0.4, "z2": 1.1}
     displacement |= {f"{a}_{k}": 12.34 for a in ("start", "refined", "true_flow") for k in ("pve_mm", "reproj_px")}
     names = "mpjpe_mm pve_mm angle_deg root_deg placed_px pck10 depth_relative rot_z2 confidence_right people".split()
-    return {"seed": 5, "regressor": dict.fromkeys(names, 1.0), "displacement_10_deg": displacement}
+    curve = {"stated": [1.0, 2.0], "measured": [2.0, 4.0], "count": [5.0, 5.0]}
+    ablation = dict.fromkeys(("epe_px", "zero_px", "epe_ratio", "epe_sure_px", "pve_mm", "start_pve_mm"), 3.0)
+    excess = {"excess_mm": -1.0, "excess_low_mm": -2.0, "excess_high_mm": 0.5}
+    return {
+        "seed": 5,
+        "regressor": dict.fromkeys(names, 1.0),
+        "displacement_10_deg": displacement,
+        "reliability": {"rotation": {"all joints": curve}},
+        "ablation": {"all inputs": ablation, "without depth": ablation},
+        "together": {"network": {f"{w}_pve_mm": 40.0 for w in ("start", "keypoints", "displacements", "both")} | excess},
+    }
 
 
 def test_runs_and_numbers_become_tables(run):
@@ -34,6 +44,8 @@ def test_runs_and_numbers_become_tables(run):
     assert "| regressor1 | 3 | `aaaaaaaaaa+` | 128 | 1 | 9.1 | 400 | 3,200 |" in text
     assert "densefit train regressor --out" in text and "--init" not in text and '"size": 128' in text
     assert "| 10 deg a joint | 2.00 / 5.00 | 0.40 |" in text and "12.3 -> 12.3" in text
+    assert "| rotation | all joints | factor 2.00 |" in text and "| without depth | 3.00 |" in text
+    assert "| network | 40.0 | 40.0 | 40.0 | 40.0 | -1.0 (-2.0 to +0.5) |" in text
 
 
 def test_only_the_measured_part_is_replaced():

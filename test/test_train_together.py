@@ -72,13 +72,13 @@ def test_reliability_of_a_calibrated_and_of_a_boasting_source(tmp_path):
         error = part * rng.normal(size=len(part))
         honest.add(part, error)
         boasting.add(part / 2, error)
-    a, b = honest.curve(root_mean_square=True), boasting.curve(root_mean_square=True)
+    a, b = honest.errors(), boasting.errors()
     assert sum(a["count"]) == len(sigma) and np.all(np.diff(a["stated"]) > 0)
     assert calibration_error(a, relative=True) < 0.05
     assert calibration_error(b, relative=True) == pytest.approx(np.log(2), abs=0.05)
     told = Pool()
     told.add(np.array([0.1, 0.9] * 50), np.array([False, True] * 50))
-    share = told.curve(root_mean_square=False, bins=2)
+    share = told.shares(bins=2)
     assert share["stated"] == pytest.approx([0.1, 0.9]) and share["measured"] == [0, 1]
     assert calibration_error(share, relative=False) == pytest.approx(0.1)
     assert (

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import AssetError
+from .reliability import calibration_error
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 _FLAGS = ("seed", "minutes", "batch", "made", "chunk", "reuse", "lr", "lr_floor", "warmup", "ema", "init")
@@ -36,6 +38,9 @@ def card(chains: dict[str, list[Path]], evaluation: dict[str, Any]) -> str:
     parts.append(_table(_REGRESSOR_HEAD, [_regressor_row(evaluation["regressor"])]) + "\n")
     rows = [_displacement_row(k.removeprefix("displacement_"), v) for k, v in evaluation.items() if k.startswith("displacement_")]
     parts.append(_table(_DISPLACEMENT_HEAD, rows))
+    for name, section in (("reliability", _reliability), ("ablation", _ablation), ("together", _together)):
+        if name in evaluation:
+            parts.append("\n" + section(evaluation[name]))
     return "\n".join(parts) + "\n"
 
 
@@ -131,6 +136,48 @@ def _displacement_row(name: str, d: dict[str, float]) -> Sequence[str]:
     start = name.replace("_deg", " deg a joint")
     pairs = [pair("_small"), pair("_medium"), pair("_large"), pair("_sure")]
     return [start, pair(""), f"{d['epe_ratio']:.2f}", *pairs, f"{d['z2']:.2f}", *moved, true]
+
+
+def _reliability(curves: dict[str, dict[str, Any]]) -> str:
+    rows = []
+    for name, relative in (("displacement", True), ("rotation", True), ("confidence", False)):
+        for label, curve in curves.get(name, {}).items():
+            off = calibration_error(curve, relative)
+            rows.append((name, label, f"factor {math.exp(off):.2f}" if relative else f"{off:.3f}"))
+    text = "### Is the stated confidence true?\n\n![reliability](images/reliability.png)\n\n"
+    return text + _table(("what", "where", "mean distance of measured from stated"), rows) + "\n"
+
+
+def _ablation(variants: dict[str, dict[str, float]]) -> str:
+    rows = [
+        (name, f"{v['epe_px']:.2f}", f"{v['epe_ratio']:.3f}", f"{v['epe_sure_px']:.2f}", f"{v['pve_mm']:.1f}")
+        for name, v in variants.items()
+    ]
+    first = next(iter(variants.values()))
+    text = (
+        "### What each input of the displacement network is worth\n\nOne input at a time replaced by its mean over the person's "
+        f"pixels; starts off by 8 degrees a joint, {first['start_pve_mm']:.1f} mm; zero displacement {first['zero_px']:.2f} px. "
+        "The network was trained with all inputs: this is what it leans on.\n\n"
+    )
+    return text + _table(("rendering", "EPE px", "of zero", "surer half px", "PVE mm after a fit"), rows) + "\n"
+
+
+def _together(scenarios: dict[str, dict[str, float]]) -> str:
+    ways = ("start", "keypoints", "displacements", "both")
+    rows = [
+        (
+            name,
+            *(f"{v[f'{way}_pve_mm']:.1f}" for way in ways),
+            f"{v['excess_mm']:+.1f} ({v['excess_low_mm']:+.1f} to {v['excess_high_mm']:+.1f})",
+        )
+        for name, v in scenarios.items()
+    ]
+    text = (
+        "### Keypoints and displacements in one fit\n\nPVE in mm after one fit from starts off by 8 degrees a joint, or from the "
+        "lifted keypoints themselves; 25 keypoints with a detector's noise. Last column: both minus the better one alone, with "
+        "its 95 % interval over people.\n\n"
+    )
+    return text + _table(("displacements", "start", "keypoints", "displacements alone", "both", "both - better"), rows) + "\n"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -66,8 +66,8 @@ def evaluate_regressor(
     result = {name: float(np.nanmean(np.concatenate(v))) for name, v in rows.items()}
     result["people"] = float(sum(len(v) for v in rows["pve_mm"]))
     if curves is not None:
-        curves["rotation"] = {"all joints": rotation.curve(root_mean_square=True)}
-        curves["confidence"] = {"all crops": confidence.curve(root_mean_square=False)}
+        curves["rotation"] = {"all joints": rotation.errors()}
+        curves["confidence"] = {"all crops": confidence.shares()}
     result["confidence_right"] = float(np.mean(np.concatenate(told) == np.concatenate(shown)))
     return result
 
@@ -136,7 +136,7 @@ def evaluate_displacement(
             for key, value in (("pve_mm", pve), ("mpjpe_mm", mpjpe), ("reproj_px", np.minimum(reproj, 50))):
                 rows.setdefault(f"{name}_{key}", []).append(value[own])
     if curves is not None:
-        curves[_kind(degrees)] = cells.curve(root_mean_square=True)
+        curves[_kind(degrees)] = cells.errors()
     result = displacement_metrics(*(np.concatenate(f) for f in zip(*fields)))
     return result | {name: float(np.mean(np.concatenate(v))) for name, v in rows.items()}
 

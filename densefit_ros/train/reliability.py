@@ -1,12 +1,13 @@
 """Is the stated confidence true?  Reliability of the displacements' and the regressor's own standard deviations and confidences.
 
-Cells (or joints) are sorted by what the network says of them and cut into bins of one size; in each bin the stated error is
-set against the measured one.  On the diagonal the network knows itself; above it, it boasts.
+Errors: cells (or joints) are sorted by the standard deviation that the network states and cut into bins of one size, whose
+root mean squares are compared; above the diagonal the network boasts.  Confidences: bins of one width, stated against true
+share; below the diagonal it boasts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,19 +29,26 @@ class Pool:
         self.stated.append(np.ravel(stated))
         self.measured.append(np.ravel(measured))
 
-    def curve(self, root_mean_square: bool, bins: int = BINS) -> Curve:
-        """Bins of one size by the stated value; their means, or root mean squares for errors and standard deviations."""
+    def errors(self, bins: int = BINS) -> Curve:
+        """Bins of one size by the stated standard deviation; root mean squares."""
         stated, measured = np.concatenate(self.stated), np.concatenate(self.measured)
-        parts = [p for p in np.array_split(np.argsort(stated, kind="stable"), bins) if len(p)]
+        parts = np.array_split(np.argsort(stated, kind="stable"), min(bins, len(stated)))
+        return _curve(stated, measured, parts, lambda v: np.sqrt(np.mean(v**2)))
 
-        def middle(values: np.ndarray) -> float:
-            return float(np.sqrt(np.mean(values**2)) if root_mean_square else np.mean(values))
+    def shares(self, bins: int = BINS) -> Curve:
+        """Bins of one width by the stated confidence in [0,1]; means.  Empty bins are left out."""
+        stated, measured = np.concatenate(self.stated), np.concatenate(self.measured)
+        number = np.clip((stated * bins).astype(int), 0, bins - 1)
+        return _curve(stated, measured, [np.flatnonzero(number == i) for i in range(bins)], np.mean)
 
-        return {
-            "stated": [middle(stated[p]) for p in parts],
-            "measured": [middle(measured[p]) for p in parts],
-            "count": [float(len(p)) for p in parts],
-        }
+
+def _curve(stated: np.ndarray, measured: np.ndarray, parts: Sequence[np.ndarray], middle: Callable[[np.ndarray], float]) -> Curve:
+    parts = [p for p in parts if len(p)]
+    return {
+        "stated": [float(middle(stated[p])) for p in parts],
+        "measured": [float(middle(measured[p].astype(float))) for p in parts],
+        "count": [float(len(p)) for p in parts],
+    }
 
 
 def calibration_error(curve: Curve, relative: bool) -> float:
@@ -58,7 +66,7 @@ def plot(curves: dict[str, dict[str, Curve]], out: Path) -> Path:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     panels = {
         "displacement": ("displacement, error per axis", "px of the crop", True),
@@ -75,8 +83,12 @@ def plot(curves: dict[str, dict[str, Curve]], out: Path) -> Path:
         span = [values.min() * 0.8, values.max() * 1.25] if logarithmic else [0.0, 1.0]
         axis.plot(span, span, color="0.5", linewidth=1, linestyle="--", label="calibrated")
         if logarithmic:
-            axis.set_xscale("log")
-            axis.set_yscale("log")
+            axis.set(xscale="log", yscale="log")
+            ticks = [t for t in (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if span[0] <= t <= span[1]]
+            for way in (axis.xaxis, axis.yaxis):
+                way.set_major_locator(ticker.FixedLocator(ticks))
+                way.set_major_formatter("{x:g}")
+                way.set_minor_locator(ticker.NullLocator())
         axis.set(xlabel=f"stated, {unit}", ylabel=f"measured, {unit}", title=title)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
