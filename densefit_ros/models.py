@@ -41,6 +41,7 @@ class Models:
     lifting: Any  # regress.lifting.LiftingRegressor, for keypoints that come with a frame
     backends: dict[str, str]  # what really runs, for diagnostics: {"render": "warp:cpu", ...}
     chart: Any = None  # evidence.densepose.Chart: what the DensePose maps that come with frames mean
+    device_frame: Any = None  # device_frame.DeviceFrame: steady frames at once on the device; None: step by step
 
 
 CROP_SIZE_PX = 192  # both networks were trained at this size
@@ -68,6 +69,7 @@ def load_models(config: Config) -> Models:
     estimator = _make_estimator(config, body, device)
     displacer = _make_displacer(config, device) if config.displace.enabled else None
     finder = _make_finder(config, device)
+    device_frame = _make_device_frame(config, body, fitter, estimator, displacer, device)
     models = Models(
         config,
         body,
@@ -86,8 +88,10 @@ def load_models(config: Config) -> Models:
             "regress": estimator.name,
             "displace": displacer.runtime.name if displacer else "off",
             "fit": f"warp:{device}",
+            "device_frame": device_frame.name if device_frame else "off",
         },
         _make_chart(config, body),
+        device_frame,
     )
     _warm_up(models)
     return models
@@ -173,6 +177,28 @@ def _make_displacer(config: Config, device: str) -> Any:
     return Displacer(make_runtime(path, runtime.backend, device, runtime.threads, precision=runtime.precision))
 
 
+def _make_device_frame(config: Config, body: Any, fitter: Any, estimator: FirstEstimator, displacer: Any, device: str) -> Any:
+    from .device_frame.frame import DeviceFrame
+    from .errors import BackendUnavailable
+    from .regress.network_regressor import NetworkRegressor
+
+    wanted = config.runtime.device_frame
+    if wanted == "off" or (wanted == "auto" and device == "cpu"):
+        return None
+    try:
+        if not isinstance(estimator, NetworkRegressor) or displacer is None or config.render.backend == "nvdiffrast":
+            raise BackendUnavailable(
+                "runtime.device_frame works with regress.backend network, displace.enabled and the Warp renderer, "
+                f"got {estimator.name}, {'displacements' if displacer else 'no displacements'}, {config.render.backend}"
+            )
+        return DeviceFrame(body, fitter, estimator.runtime, displacer.runtime, device, config.track.max_people)
+    except BackendUnavailable as e:
+        if wanted == "on":
+            raise
+        _log().warning("frames run step by step: %s", e)
+        return None
+
+
 def _make_finder(config: Config, device: str) -> Any:
     from .detect.factory import make_detector
 
@@ -196,6 +222,8 @@ def _warm_up(models: Models) -> None:
     state = initial_state()
     for i in range(2):
         state, _ = process(models, state, Frame(rgb, i * 33_000_000, camera), boxes)
+    if models.device_frame is not None:
+        process(dataclasses.replace(models, finder=None), state, Frame(rgb, 66_000_000, camera))
 
 
 def _log() -> Any:

@@ -20,10 +20,10 @@ from .displace.decode import decode
 from .evidence.depth import depth_points
 from .geometry import crop as crops
 from .models import CROP_SIZE_PX, Models, load_models
-from .steps import conclude, find, given, identify, priors
+from .steps import conclude, find, given, identify, priors, steady
 from .track import state as tracking
-from .track.state import TrackerState
-from .types import Correspondences, Estimate, Frame, FrameResult
+from .track.state import Track, TrackerState
+from .types import Correspondences, Crop, Estimate, FitResult, Frame, FrameResult, PosedBody
 
 __all__ = ["Config", "Models", "TrackerState", "initial_state", "load_models", "process"]
 
@@ -56,6 +56,14 @@ def process(
     # Where are people: the tracks, moved on to this frame, and newcomers.
     with times("find"):
         tracks = [tracking.predicted(t, frame.stamp_ns) for t in state.tracks]
+    if models.device_frame is not None and boxes_xywh is None and estimates is None:
+        with times("device"):  # all steps at once, while nobody comes in and nothing has to be decided between them
+            done = steady.measure(models, state, tracks, frame)
+        if done is not None:
+            nobody = np.zeros(len(tracks), bool)
+            evidence = done.crop, done.estimate, done.matches, nobody
+            return _follow_up(models, state, frame, before, tracks, *evidence, done.fit, done.posed, times)
+    with times("find"):
         boxes = find.mesh_boxes(models, tracks, camera)
         if estimates is not None:
             given_boxes = given.mesh_boxes(models, estimates, camera)
@@ -107,13 +115,30 @@ def process(
             fit = conclude.without_rejected(models, fit, params, camera, mapped, **sober)
             params = fit.params
 
-    # What was measured updates the tracks; what was not coasts, and is dropped after a while.
-    with times("track"):
         posed = models.skinner.pose(fit.params)
+    return _follow_up(models, state, frame, before, tracks, crop, estimate, matches, on_scale, fit, posed, times)
+
+
+def _follow_up(
+    models: Models,
+    state: TrackerState,
+    frame: Frame,
+    before: dict[str, Track],
+    tracks: list[Track],
+    crop: Crop,
+    estimate: Estimate,
+    matches: Correspondences,
+    on_scale: np.ndarray,
+    fit: FitResult,
+    posed: PosedBody,
+    times: _Stopwatch,
+) -> tuple[TrackerState, FrameResult]:
+    """What was measured updates the tracks; what was not coasts, and is dropped after a while."""
+    with times("track"):
         concluded = conclude.people(models, before, tracks, estimate, fit, posed, matches, on_scale, frame)
         concluded = conclude.learn_appearance(models, concluded, crop, frame)
         concluded = identify.recognise(models, state, concluded, frame.stamp_ns)
-    return conclude.finish(config, state, [c.track for c in concluded], frame, times.ms, [c.result for c in concluded])
+    return conclude.finish(models.config, state, [c.track for c in concluded], frame, times.ms, [c.result for c in concluded])
 
 
 class _Stopwatch:

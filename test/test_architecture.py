@@ -15,7 +15,7 @@ PACKAGE = ROOT / "densefit_ros"
 # Each room and the rooms it may import.  A room may always import itself.
 BASE = {"types", "errors", "config", "warp_setup", "geometry"}
 STAGES = {"render", "regress", "displace", "evidence", "fit", "track", "runtime", "detect", "weights"}
-FRAME = BASE | STAGES | {"body", "models", "steps", "pipeline"}
+FRAME = BASE | STAGES | {"body", "models", "steps", "device_frame", "pipeline"}
 ALLOWED = {
     "types": {"errors"},
     "errors": set(),
@@ -31,6 +31,7 @@ ALLOWED = {
     "synth": BASE | {"body", "render"},
     "models": FRAME,
     "steps": FRAME,
+    "device_frame": FRAME,
     "pipeline": FRAME,
     "viz": FRAME,
     "train": FRAME | {"synth", "viz"},

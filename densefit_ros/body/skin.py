@@ -160,7 +160,8 @@ class Skinner:
     """Poses up to ``max_persons`` bodies per call on one device, in float32.
 
     After a call, :attr:`vertices` and :attr:`joints` hold the result on the device (wp.array of vec3, person after person)
-    until the next one; other kernels on the device may read them there.
+    until the next one; other kernels on the device may read them there.  :attr:`params` are betas, rotation vectors and
+    translations on the device, for those who write them there and call :meth:`queue`.
     """
 
     def __init__(self, body: BodyModel, device: str = "cpu", max_persons: int = 16) -> None:
@@ -178,7 +179,7 @@ class Skinner:
         self._params = self._host if self.device.is_cpu else wp.zeros_like(self._host, device=self.device)
         blocks = np.cumsum([0, NUM_BETAS, 3 * NUM_JOINTS, 3]) * max_persons
         self._rows = [part.reshape(max_persons, -1) for part in np.split(self._host.numpy(), blocks[1:-1])]
-        betas, rotvec, translation = (
+        self.params = betas, rotvec, translation = tuple(
             wp.array(ptr=self._params.ptr + 4 * int(start), dtype=kind, shape=count * max_persons, device=self.device)
             for start, kind, count in zip(blocks, (_vec_betas, wp.vec3, wp.vec3), (1, NUM_JOINTS, 1))
         )
@@ -221,10 +222,14 @@ class Skinner:
         translation[:persons] = params.t_camera_root
         if self.device.is_cuda:
             wp.copy(self._params, self._host)
+        self.queue(persons)
+        return persons
+
+    def queue(self, persons: int) -> None:
+        """Pose the first ``persons`` of :attr:`params` as they are on the device, without waiting."""
         for index, launch in enumerate(self._launches):
             launch.set_dim(persons if index == 0 else (persons, self._v))
             launch.launch()
-        return persons
 
     def pose(self, params: BodyParams) -> PosedBody:
         """Posed surface (P,V,3) and joints (P,24,3) in the camera frame, m, float32; the arrays are the caller's own."""

@@ -40,6 +40,6 @@ def pack_rendering(surface: Surface) -> np.ndarray:
     out[..., 0:3] = surface.rgb
     out[..., 3] = (surface.depth_m - mean_m[:, None, None].astype(np.float32)) * mask
     out[..., 4:7] = surface.normals
-    np.maximum(surface.vertex_colors, _MIN_COLOUR, out=out[..., 7:10])
+    np.maximum(surface.vertex_colors, MIN_COLOUR, out=out[..., 7:10])
     out[..., 7:10] *= mask[..., None]
     return out

@@ -35,6 +35,7 @@ class Mirror:
         self.device = self._host if on_host else wp.zeros(count, dtype=dtype, device=device)
         self.host = self._host.numpy()
         self._copy = not on_host
+        self.fetched = False
 
     def push(self) -> None:
         """Host to device, in stream order; nothing on the CPU."""
@@ -48,11 +49,17 @@ class Mirror:
         else:
             self.host[:count] = 0
 
-    def pull(self) -> np.ndarray:
-        """Device to host; waits for the device."""
+    def fetch(self) -> None:
+        """Queue the copy to the host.  Who waits for it sets ``fetched``: the next ``pull`` then copies nothing."""
         if self._copy:
             wp.copy(self._host, self.device)
+
+    def pull(self) -> np.ndarray:
+        """Device to host; waits for the device, unless the copy has been fetched."""
+        if self._copy and not self.fetched:
+            wp.copy(self._host, self.device)
             wp.synchronize_device(self.device.device)
+        self.fetched = False
         return self.host
 
 

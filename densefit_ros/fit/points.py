@@ -54,7 +54,7 @@ def stage(
     size = body.class_size[kin]
     np.cumsum(size, out=b.share_start.host[:n])
     b.share_start.host[:n] -= size
-    _stage_chunks(b, body.class_groups[kin], counts, persons, extra_rows)
+    stage_chunks(b, body.class_groups[kin], counts, persons, extra_rows)
     for m in (b.point_start, b.face, b.kind, b.bary, b.target, b.normal, b.sqrt_weight, b.joints_class, b.share_start):
         m.push()
     return n, person, is_pixel, counts
@@ -80,7 +80,7 @@ def _usable(body, persons: int, person, face, bary, target, weight, normal) -> n
     return finite & (weight > 0) & (person >= 0) & (person < persons) & (face >= 0) & (face < len(body.face_class))
 
 
-def _stage_chunks(b, groups: np.ndarray, counts: np.ndarray, persons: int, extra_rows: int) -> None:
+def stage_chunks(b, groups: np.ndarray, counts: np.ndarray, persons: int, extra_rows: int) -> None:
     """How many rows each chunk of each person has, and which groups of columns its points fill together."""
     of_points = -(-int(counts.max(initial=0)) // CHUNK_POINTS)
     extra = -(-extra_rows // CHUNK_ROWS)

@@ -25,6 +25,11 @@ class ColorSlots:
         self.slot_size = num_vertices
         self.colors = wp.zeros(num_vertices, dtype=wp.vec3, device=device)
 
+    def reserve(self, slots: int, size: int) -> None:
+        """Room for ``slots`` appearances of ``size`` colours, so that ``colors`` stays while no more are needed."""
+        if slots > len(self.owners) or size > self.slot_size:
+            self._grow(max(size, self.slot_size), max(slots, len(self.owners)))
+
     def assign(self, appearances: Sequence[Appearance]) -> tuple[np.ndarray, np.ndarray]:
         """Start of each person's colours in ``colors``, and its texture size (0: vertex colours).  Both (P,) int32.
 

@@ -76,6 +76,24 @@ class WarpEngine:
         self._scatter(vertices, cameras, scene, shape)
         return self._resolve(self._bare, shape)
 
+    def adopt(self, persons: int, pixels: int, **arrays: wp.array) -> BufferSet:
+        """Draw from these arrays of the device from now on (points, intrinsics, scene, color_start, texture_size; those not
+        named stay the engine's own), ``persons`` into ``pixels`` altogether; the buffers that :meth:`draw` fills."""
+        self._ensure(persons, pixels)
+        for name, array in arrays.items():
+            setattr(self, name, array)
+        self._record()
+        return self._shaded.take()
+
+    def draw(self, frame: BufferSet, persons: int, shape: tuple[int, int, int]) -> None:
+        """Draw what the adopted arrays hold, all channels, without waiting."""
+        self._project.launch(persons * self.num_vertices)
+        self._triangles.launch(persons * self.num_faces, height=shape[1], width=shape[2])
+        self._face_normals.launch(persons * self.num_faces)
+        self._vertex_normals.launch(persons * self.num_vertices)
+        count = _count(shape)
+        frame.fill.launch(-(-count // self.run), height=shape[1], width=shape[2], run=self.run, count=count)
+
     def _scatter(self, vertices: np.ndarray, cameras: Sequence[Camera], scene: np.ndarray, shape: tuple[int, int, int]) -> None:
         persons = len(vertices)
         self._to_device(self.points, vertices.reshape(-1, 3))

@@ -81,7 +81,7 @@ def newcomers(
         boxes_xywh = boxes_of_keypoints(frame.keypoints)
     if boxes_xywh is not None:
         boxes = checked_boxes(boxes_xywh)
-    elif models.finder is None or room <= 0 or not _search_is_due(state, frame.stamp_ns, config):
+    elif not may_search(models, state, len(track_boxes), frame.stamp_ns):
         return np.zeros((0, 4), np.float32), state
     else:
         state = dataclasses.replace(state, searched_ns=frame.stamp_ns)
@@ -98,6 +98,12 @@ def checked_boxes(boxes_xywh: np.ndarray) -> np.ndarray:
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
         raise ShapeError(f"expected finite boxes (N,4) of x, y, w, h in px, got {boxes.shape}")
     return boxes
+
+
+def may_search(models: Models, state: TrackerState, tracked: int, stamp_ns: int) -> bool:
+    """Whether the built-in finder looks at the image of ``stamp_ns`` while ``tracked`` people are."""
+    room = models.config.track.max_people - tracked
+    return models.finder is not None and room > 0 and _search_is_due(state, stamp_ns, models.config)
 
 
 def _search_is_due(state: TrackerState, stamp_ns: int, config: Config) -> bool:

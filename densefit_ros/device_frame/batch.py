@@ -1,0 +1,225 @@
+"""One padded batch of persons: its memory, and the frame as a queue of kernels and network passes over it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import warp as wp
+
+from ..body.skin import Skinner
+from ..displace.contract import GRID, RENDER_CHANNELS, SIZE_PX, STRIDE_PX
+from ..displace.decode import DecodeOptions
+from ..displace.displacer import MIN_COLOUR
+from ..fit.options import FitOptions
+from ..fit.resident import ANCHORS, ResidentFit
+from ..fit.solver import Fitter
+from ..regress.decode import CONFIDENT_SIGMA
+from ..render.color_slots import ColorSlots
+from ..render.warp_engine import WarpEngine
+from ..render.warp_renderer import NEAR_M
+from ..steps.priors import ESTIMATE_T_SIGMA_M
+from ..types import Crop
+from . import image_kernels, match_kernels, pose_kernels
+from .arena import Arena
+
+TEXTURE_SIZE = 128  # texels a side that colours have room for; a larger texture makes the batch anew
+_vec10 = pose_kernels.vec10
+_PIXELS = SIZE_PX * SIZE_PX
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What all batches share."""
+
+    body: Any
+    fitter: Fitter  # the pipeline's: its options are taken over
+    regressor: Any  # runtime.DeviceRuntime of the regressor network
+    displacer: Any  # the same of the displacement network
+    device: wp.context.Device
+    stream: int  # handle of the stream that passes are queued on, 0 on the CPU
+    image: wp.array  # (H*W,) vec3ub
+    width: int
+    height: int
+
+
+class Batch:
+    """``size`` persons, some of whom may only fill it up."""
+
+    def __init__(self, parts: Parts, size: int) -> None:
+        self.parts, self.size = parts, size
+        device, body, n = parts.device, parts.body, size
+        self.up = Arena(
+            device, rotvec=(24 * n, wp.vec3), pose_betas=(n, _vec10), betas=(n, _vec10), t=(n, wp.vec3),
+            inv_betas_sigma=(n, _vec10), sigmas=(n, wp.vec2), camera=(n, wp.vec4), active=(n, wp.int32),
+            color_start=(n, wp.int32), texture_size=(n, wp.int32), settings=(2, wp.float32), margin=(1, wp.float32),
+            limits=(2, wp.float32),
+        )  # fmt: skip
+        self.down = Arena(
+            device, rotvec=(24 * n, wp.vec3), betas=(n, _vec10), t=(n, wp.vec3), rot_sigma=(24 * n, wp.float32),
+            confidence=(n, wp.float32), key_uv=(24 * n, wp.vec2), key_confidence=(24 * n, wp.float32), affine=(n, wp.vec3),
+            start_rotvec=(24 * n, wp.vec3), start_t=(n, wp.vec3), joints=(24 * n, wp.vec3),
+            vertices=(len(body.v_template) * n, wp.vec3), crop=(n * _PIXELS, wp.vec3ub),
+        )  # fmt: skip
+        self.skinner = Skinner(body, str(device), n)
+        options = parts.fitter.options
+        slots = parts.fitter.max_points
+        self.fitter = Fitter(body, str(device), n, slots, _on_device(options))
+        self.fit = ResidentFit(self.fitter, "smpl24", options.iterations)
+        self.engine = WarpEngine(body, "cpu" if device.is_cpu else str(device), NEAR_M)
+        self.colors: ColorSlots = self.engine.slots
+        self.colors.reserve(n, TEXTURE_SIZE**2)
+        self._crop_camera = self._zeros(n, wp.vec4)
+        up = self.up.device
+        self._drawn = self.engine.adopt(
+            n, n * _PIXELS, points=self.skinner.vertices, intrinsics=self._crop_camera, color_start=up.color_start,
+            texture_size=up.texture_size, scene=wp.array(np.arange(n, dtype=np.int32), dtype=wp.int32, device=device),
+        )  # fmt: skip
+        self.recorded_colors = self.colors.colors
+        self.steps: list[Callable[[], None]] = [
+            self.up.upload, *self._find_and_crop(), *self._estimate(), *self._render(), *self._displace(), *self._match(),
+            *(launch.launch for launch in self.fit.launches), *self._download(),
+        ]  # fmt: skip
+
+    # The stages, in the order in which they run.
+
+    def _find_and_crop(self) -> list[Callable[[], None]]:
+        n, up, parts = self.size, self.up.device, self.parts
+        boxes = self._zeros(n * image_kernels.PARTS, wp.vec4)
+        self._intrinsics = self._zeros(n, wp.vec4)
+        return [
+            *self._pose(up.rotvec, up.pose_betas, up.t),
+            self._command(image_kernels.box_parts, n * image_kernels.PARTS,
+                          self.skinner.vertices, len(parts.body.v_template), up.camera, boxes),
+            self._command(image_kernels.windows, n, boxes, up.camera, up.margin, SIZE_PX, self.down.device.affine,
+                          self._crop_camera, self._intrinsics),
+            self._command(image_kernels.crop_pixels, n * _PIXELS, parts.image, parts.width, parts.height, SIZE_PX,
+                          self.down.device.affine, self.down.device.crop),
+        ]  # fmt: skip
+
+    def _estimate(self) -> list[Callable[[], None]]:
+        n, up, down, body, fit = self.size, self.up.device, self.down.device, self.parts.body, self.fit.arrays
+        f = wp.float32
+        rot6d, cam, rot_log_var = self._zeros(144 * n, f), self._zeros(n, wp.vec3), self._zeros(24 * n, f)
+        uv, uv_log_var = self._zeros(24 * n, wp.vec2), self._zeros(24 * n, f)
+        outputs = {
+            "rot6d_rows": self._view(rot6d, n, 24, 6), "betas": self._view(down.betas, n, 10), "cam": self._view(cam, n, 3),
+            "rot_log_var": self._view(rot_log_var, n, 24), "confidence": self._view(down.confidence, n),
+            "joints_uv": self._view(uv, n, 24, 2), "joints_log_var": self._view(uv_log_var, n, 24),
+        }  # fmt: skip
+        inputs = {"image": self._image(), "intrinsics": self._view(self._intrinsics, n, 4)}
+        pelvis = pose_kernels.vec3(*map(float, body.joint_template[0]))
+        by_shape = pose_kernels.mat310(*map(float, body.joint_shapedirs[0].reshape(-1)))
+        return [
+            self.parts.regressor.bind(inputs, outputs, self.parts.stream),
+            self._command(pose_kernels.read_estimate, 24 * n, n, rot6d, down.betas, cam, rot_log_var, down.confidence,
+                          self._intrinsics, up.settings, up.sigmas, up.rotvec, up.betas, up.t, up.inv_betas_sigma, pelvis,
+                          by_shape, ESTIMATE_T_SIGMA_M, down.rotvec, down.rot_sigma, down.t, fit.rotvec, fit.in_beta, fit.in_t,
+                          fit.anchor_rotvec, fit.anchor_beta, fit.anchor_t, fit.inv_sigma_rotation, fit.inv_sigma_beta,
+                          fit.inv_sigma_t, down.start_rotvec, down.start_t),
+            self._command(pose_kernels.read_keypoints, n, uv, uv_log_var, down.affine, SIZE_PX, CONFIDENT_SIGMA,
+                          float(self.fitter.options.keypoint_sigma_share), down.key_uv, down.key_confidence,
+                          self._as(fit.key_uv, wp.vec2), fit.key_weight),
+        ]  # fmt: skip
+
+    def _render(self) -> list[Callable[[], None]]:
+        n, fit, drawn = self.size, self.fit.arrays, self._drawn
+        self._rendering = self._zeros(n * _PIXELS * RENDER_CHANNELS, wp.float32)
+        sums, mean = self._zeros(n * image_kernels.PARTS, wp.vec2), self._zeros(n, wp.float32)
+        _, face, _, depth, normals, rgb, colors = drawn.arrays
+        return [
+            *self._pose(fit.rotvec, fit.in_beta, fit.in_t),
+            lambda: self.engine.draw(drawn, n, (n, SIZE_PX, SIZE_PX)),
+            self._command(image_kernels.depth_parts, n * image_kernels.PARTS, face, depth, _PIXELS, sums),
+            self._command(image_kernels.mean_depth, n, sums, mean),
+            self._command(image_kernels.pack_rendering, n * _PIXELS, face, depth, normals, rgb, colors, mean, _PIXELS,
+                          MIN_COLOUR, self._rendering),
+        ]  # fmt: skip
+
+    def _displace(self) -> list[Callable[[], None]]:
+        n = self.size
+        self._flow, self._log_var = (self._zeros(n * c * GRID * GRID, wp.float32) for c in (2, 1))
+        inputs = {"image": self._image(), "rendering": self._view(self._rendering, n, SIZE_PX, SIZE_PX, RENDER_CHANNELS)}
+        outputs = {"flow": self._view(self._flow, n, 2, GRID, GRID), "log_var": self._view(self._log_var, n, 1, GRID, GRID)}
+        return [self.parts.displacer.bind(inputs, outputs, self.parts.stream)]
+
+    def _match(self) -> list[Callable[[], None]]:
+        n, up, fit, parts = self.size, self.up.device, self.fit.arrays, self.parts
+        _, face, bary, depth, *_ = self._drawn.arrays
+        target, weight = self._zeros(n * GRID * GRID, wp.vec2), self._zeros(n * GRID * GRID, wp.float32)
+        in_row = self._zeros(n * GRID, wp.int32)
+        return [
+            self._command(match_kernels.judge_cells, n * GRID * GRID, self._flow, self._log_var, face, depth,
+                          self.down.device.affine, GRID, STRIDE_PX, SIZE_PX, parts.width, parts.height,
+                          DecodeOptions().depth_edge_m, up.limits, up.active, target, weight),
+            self._command(match_kernels.count_rows, n * GRID, weight, GRID, in_row),
+            self._command(match_kernels.fill_slots, n * GRID, target, weight, in_row, face, bary, self.fit.face_class, GRID,
+                          STRIDE_PX, SIZE_PX, self.fitter.max_points, fit.face, fit.joints_class, fit.kind, fit.bary, fit.target,
+                          fit.sqrt_weight),
+            self._copy(up.camera, fit.camera),
+        ]  # fmt: skip
+
+    def _download(self) -> list[Callable[[], None]]:
+        fit, down = self.fit.arrays, self.down.device
+        return [
+            *self._pose(fit.out_rotvec, fit.out_beta, fit.out_t),
+            self._copy(self.skinner.vertices, down.vertices),
+            self._copy(self.skinner.joints, down.joints),
+            self.down.download,
+            self.fit.queue_download,
+        ]
+
+    # Tools.
+
+    def _pose(self, rotvec: wp.array, betas: wp.array, t: wp.array) -> list[Callable[[], None]]:
+        out_betas, out_rotvec, out_t = self.skinner.params
+        give = self._command(
+            pose_kernels.params_to_skinner, 24 * self.size, rotvec, betas, t, self.up.device.active, out_betas, out_rotvec, out_t
+        )
+        return [give, lambda: self.skinner.queue(self.size)]
+
+    def _command(self, kernel: wp.Kernel, threads: int, *inputs: Any) -> Callable[[], None]:
+        return wp.launch(kernel, dim=threads, inputs=list(inputs), device=self.parts.device, record_cmd=True).launch
+
+    def _copy(self, source: wp.array, target: wp.array) -> Callable[[], None]:
+        count = min(source.size, target.size)
+        of_type = self._as(source, target.dtype)
+        return lambda: wp.copy(target, of_type, count=count)
+
+    def _zeros(self, count: int, dtype: type) -> wp.array:
+        return wp.zeros(count, dtype=dtype, device=self.parts.device)
+
+    def _as(self, array: wp.array, dtype: type) -> wp.array:
+        """The same memory under another type; the array is held by whoever made it."""
+        count = array.capacity // wp.types.type_size_in_bytes(dtype)
+        return wp.array(ptr=array.ptr, dtype=dtype, shape=count, device=self.parts.device)
+
+    def _image(self) -> Any:
+        return self._view(self.down.device.crop, self.size, SIZE_PX, SIZE_PX, 3)
+
+    def _view(self, array: wp.array, *shape: int) -> Any:
+        """What runtimes take: NumPy on the CPU, torch on CUDA; the same memory."""
+        if self.parts.device.is_cpu:
+            return array.numpy().reshape(shape)
+        return wp.to_torch(array).reshape(shape)
+
+    def crop(self, persons: int) -> Crop:
+        """The windows of the first persons, once the download has arrived."""
+        scale, x0, y0 = self.down.host.affine[:persons].T
+        zero = np.zeros_like(scale)
+        affine = np.stack([np.stack([scale, zero, x0], -1), np.stack([zero, scale, y0], -1)], 1)
+        centres = np.arange(SIZE_PX, dtype=np.float32) + 0.5
+        u, v = scale[:, None] * centres + x0[:, None], scale[:, None] * centres + y0[:, None]
+        inside = ((v >= 0) & (v < self.parts.height))[:, :, None] & ((u >= 0) & (u < self.parts.width))[:, None, :]
+        rgb = self.down.host.crop.reshape(-1, SIZE_PX, SIZE_PX, 3)[:persons].copy()
+        return Crop(rgb, inside, affine, SIZE_PX)
+
+
+def _on_device(options: FitOptions) -> FitOptions:
+    return dataclasses.replace(options, linear="tile")
+
+
+assert ANCHORS == 2  # as pose_kernels.read_estimate writes them

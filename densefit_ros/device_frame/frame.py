@@ -1,0 +1,168 @@
+"""The steady frame on one device: known people, one colour image, the built-in networks.
+
+Everything between the image and the refined bodies is queued without waiting, and recorded into one CUDA graph where the
+network runtimes allow it; the host waits once, for the numbers.  On the CPU the same queue runs step by step, which is what
+the tests do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import warp as wp
+
+from ..config import Config
+from ..errors import BackendUnavailable
+from ..steps import priors
+from ..track.state import Track
+from ..types import BodyParams, Estimate, Frame, Keypoints, PosedBody
+from .batch import Batch, Parts
+from .measured import Measured
+
+SIZES = (1, 2, 4, 8, 16)  # batches are filled up to the next of these
+
+
+class DeviceFrame:
+    """Measures up to ``max_people`` tracked people per image.
+
+    Memory and graphs are made for the size of the first image; another size makes them anew.  Raises BackendUnavailable when
+    a runtime cannot work on device memory, or torch is missing on CUDA.
+    """
+
+    def __init__(self, body: Any, fitter: Any, regressor: Any, displacer: Any, device: str, max_people: int) -> None:
+        for runtime in (regressor, displacer):
+            if not hasattr(runtime, "bind"):
+                raise BackendUnavailable(f"{runtime.name} cannot run on device memory: choose another runtime.backend")
+        self._device = wp.get_device(device)
+        self._shared = {"body": body, "fitter": fitter, "regressor": regressor, "displacer": displacer}
+        self._torch = None if self._device.is_cpu else _torch_on_cuda()
+        self._stream = None if self._torch is None else self._torch.cuda.Stream()
+        self._sizes = [s for s in SIZES if s <= max_people] + [s for s in SIZES if s > max_people][: max_people not in SIZES]
+        self._records = self._torch is not None and regressor.capturable and displacer.capturable
+        self._batches: dict[int, Batch] = {}
+        self._graphs: dict[int, Any] = {}
+        self._image: wp.array | None = None
+        how = "one CUDA graph" if self._records else "one stream" if self._torch else "step by step"
+        self.name = f"{self._device.alias}, {how}"
+
+    def measure(self, frame: Frame, tracks: Sequence[Track], config: Config) -> Measured:
+        """Everything about ``tracks``, predicted to the frame's stamp, that its image says."""
+        self._take_image(frame.rgb)
+        size = next(s for s in self._sizes if s >= len(tracks))
+        batch = self._batches[size]
+        _stage(batch, frame, tracks, config)
+        if batch.colors.colors is not batch.recorded_colors:  # a texture larger than ever before
+            self._batches[size] = batch = Batch(batch.parts, size)
+            self._graphs.pop(size, None)
+            _stage(batch, frame, tracks, config)
+        self._run(size, batch)
+        return _collect(batch, len(tracks))
+
+    def _run(self, size: int, batch: Batch) -> None:
+        if self._torch is None:
+            for step in batch.steps:
+                step()
+            return
+        with self._on_stream():
+            if self._records and size not in self._graphs:
+                self._queue(batch)  # once outside: kernels load, engines and allocators settle
+                self._stream.synchronize()
+                self._graphs[size] = self._record(batch)
+            wp.copy(batch.parts.image, self._pinned)
+            if self._records:
+                self._graphs[size].replay()
+            else:
+                self._queue(batch)
+        self._stream.synchronize()
+
+    def _queue(self, batch: Batch) -> None:
+        for step in batch.steps:
+            step()
+
+    def _record(self, batch: Batch) -> Any:
+        torch, graph = self._torch, self._torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            wp.capture_begin(stream=self._warp_stream, external=True)
+            try:
+                self._queue(batch)
+            finally:
+                wp.capture_end(stream=self._warp_stream)
+        return graph
+
+    def _on_stream(self) -> Any:
+        return wp.ScopedStream(self._warp_stream) if self._torch is not None else nullcontext()
+
+    def _take_image(self, rgb: np.ndarray) -> None:
+        """Put the image where uploads start; a first image, or one of another size, makes all memory for it."""
+        height, width = rgb.shape[:2]
+        if self._image is None or self._shape != (height, width):
+            self._shape, count = (height, width), height * width
+            on_cpu = self._torch is None
+            self._pinned = wp.zeros(count, dtype=wp.vec3ub, device="cpu", pinned=not on_cpu)
+            self._host_image = self._pinned.numpy().reshape(height, width, 3)
+            self._image = self._pinned if on_cpu else wp.zeros(count, dtype=wp.vec3ub, device=self._device)
+            handle = 0 if on_cpu else self._stream.cuda_stream
+            self._warp_stream = None if on_cpu else wp.stream_from_torch(self._stream)
+            parts = Parts(**self._shared, device=self._device, stream=handle, image=self._image, width=width, height=height)
+            self._graphs.clear()
+            self._batches = {size: Batch(parts, size) for size in self._sizes}
+        np.copyto(self._host_image, rgb)
+
+
+def _stage(batch: Batch, frame: Frame, tracks: Sequence[Track], config: Config) -> None:
+    """What the host knows: predictions and how far they may be off, colours, camera, settings."""
+    h, n, camera = batch.up.host, len(tracks), frame.camera
+    params = BodyParams.stack([t.params for t in tracks])
+    rotvec = h.rotvec.reshape(batch.size, 24, 3)
+    rotvec[:n, 0], rotvec[:n, 1:] = params.root_rotvec, params.joint_rotvec
+    h.t[:n] = params.t_camera_root
+    # The window is cut around the body as it was fitted; the fit begins with, and is pulled to, the track's belief.
+    h.pose_betas[:n] = params.betas
+    h.betas[:n], h.inv_betas_sigma[:n] = np.stack([t.shape.mean for t in tracks]), np.stack([1 / t.shape.sigma for t in tracks])
+    rot_sigma, t_sigma = priors.prediction_sigmas(tracks, config, frame.stamp_ns)
+    h.sigmas[:n, 0], h.sigmas[:n, 1] = rot_sigma[:, 0], t_sigma[:, 0]
+    h.rotvec.reshape(batch.size, -1)[n:], h.pose_betas[n:], h.betas[n:], h.t[n:], h.inv_betas_sigma[n:], h.sigmas[n:] = (
+        0,
+        0,
+        0,
+        (0, 0, 3),
+        1,
+        1,
+    )
+    h.camera[:] = camera.fx, camera.fy, camera.cx, camera.cy
+    h.active[:] = np.arange(batch.size) < n
+    start, size = batch.colors.assign([t.appearance for t in tracks])
+    h.color_start[:n], h.texture_size[:n] = start, size
+    h.color_start[n:], h.texture_size[n:] = 0, 0
+    h.settings[:] = config.regress.min_confidence, config.fit.estimate_sigma_scale
+    h.margin[0] = config.render.crop_margin
+    h.limits[:] = config.displace.max_sigma_px, config.displace.sigma_scale
+
+
+def _collect(batch: Batch, n: int) -> Measured:
+    d = batch.down.host
+    rotvec, start_rotvec = (a.reshape(batch.size, 24, 3)[:n].copy() for a in (d.rotvec, d.start_rotvec))
+    params = BodyParams(d.betas[:n].copy(), rotvec[:, 0], rotvec[:, 1:], d.t[:n].copy())
+    uv = d.key_uv.reshape(batch.size, 24, 2)[:n].copy()
+    keypoints = Keypoints("smpl24", uv, d.key_confidence.reshape(batch.size, 24)[:n].copy())
+    sigma = d.rot_sigma.reshape(batch.size, 24)[:n].copy()
+    estimate = Estimate(params, d.confidence[:n].copy(), keypoints, "network", rot_sigma_rad=sigma)
+    # The shape that the fit began with is the track's, which went up.
+    betas = batch.up.host.betas[:n].copy()
+    start = BodyParams(betas, start_rotvec[:, 0], start_rotvec[:, 1:], d.start_t[:n].copy())
+    vertices = d.vertices.reshape(batch.size, -1, 3)[:n].copy()
+    posed = PosedBody(vertices, d.joints.reshape(batch.size, 24, 3)[:n].copy())
+    return Measured(batch.crop(n), estimate, start, batch.fit.matches(n), batch.fit.answer(start), posed)
+
+
+def _torch_on_cuda() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise BackendUnavailable("the frame on one CUDA stream needs a CUDA build of torch: pip install torch") from error
+    if not torch.cuda.is_available():
+        raise BackendUnavailable("the frame on one CUDA stream needs a CUDA build of torch, this one sees no device")
+    return torch

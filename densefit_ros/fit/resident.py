@@ -1,0 +1,89 @@
+"""A fit whose evidence is written on the device by other kernels, and whose numbers come back with theirs.
+
+The evidence lies in fixed slots, ``fitter.max_points`` per person, used or not.  Everything that a frame does not change is
+laid out here, once; then a solve is a list of launches that anybody may queue, or record into a graph.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import warp as wp
+
+from ..types import BodyParams, Correspondences, FitResult, Keypoints
+from . import guard, outcome, points, stage
+from .layout import GROUPS
+from .solver import Fitter
+
+_BACK = (
+    "cur", "done", "accepted", "history", "iteration", "out_rotvec", "out_beta", "out_t", "cost", "gram", "prior_gram",
+    "joint_jacobian", "r2", "r2_start", "key_r2", "key_r2_start", "key_weight", "face", "bary", "target", "sqrt_weight",
+)  # fmt: skip
+ANCHORS = 2
+
+
+class ResidentFit:
+    """All ``fitter.max_persons`` persons of a fitter in every solve, ANCHORS anchors, one keypoint set, no limbs, no depth.
+
+    ``arrays`` are the fitter's own on the device: other kernels write start, cameras, anchors, keypoints and matches there.
+    A slot without a match is a plane with weight and normal 0: it has no say, wherever its point lies.
+    """
+
+    def __init__(self, fitter: Fitter, keypoints: str, iterations: int) -> None:
+        b, persons, slots = fitter._b, fitter.max_persons, fitter.max_points
+        self._fitter, self._steps = fitter, iterations
+        landmarks = fitter._landmark_set(keypoints)
+        b.anchors.host[0] = ANCHORS
+        b.point_start.host[: persons + 1] = slots * np.arange(persons + 1)
+        b.share_start.host[:] = int(fitter._constants.class_size.max()) * np.arange(persons * slots)
+        b.normal.host[:] = 0
+        for mirror in (b.anchors, b.point_start, b.share_start, b.normal):
+            mirror.push()
+        # Points come as they are found, not sorted by the joints that move them: any of them may fill any group.
+        every = np.full(persons * slots, (1 << GROUPS) - 1)
+        points.stage_chunks(b, every, np.full(persons, slots), persons, 2 * landmarks.count)
+        self._staged = stage.Staged(
+            persons=persons, points=persons * slots, most_points=slots, valid_start=np.ones(persons, bool),
+            evidence=np.zeros(persons, int), person_of_point=np.repeat(np.arange(persons), slots),
+            is_pixel=np.zeros(persons * slots, bool), landmarks=landmarks, limbs=0, start=BodyParams.rest(persons),
+        )  # fmt: skip
+        none = Keypoints(keypoints, np.zeros((persons, landmarks.count, 2)), np.zeros((persons, landmarks.count)))
+        self._plan = fitter._plan(self._staged, none, None)
+        self.launches = fitter._sequence(self._plan, iterations)
+        self.arrays = SimpleNamespace(**{name: m.device for name, m in vars(b).items() if hasattr(m, "push")})
+        self.face_class = wp.array(fitter._constants.face_class.astype(np.int32), dtype=wp.int32, device=fitter._device)
+
+    def queue_download(self) -> None:
+        """Queue the copies of results and matches to the host."""
+        for name in _BACK:
+            getattr(self._fitter._b, name).fetch()
+
+    def matches(self, persons: int) -> Correspondences:
+        """What the first ``persons`` persons were fitted to.  Once the download has arrived."""
+        b, slots = self._fitter._b, self._fitter.max_points
+        used = np.flatnonzero(b.sqrt_weight.host[: persons * slots] > 0)
+        return Correspondences(
+            (used // slots).astype(np.int32), b.face.host[used], b.bary.host[used], b.target.host[used, :2],
+            b.sqrt_weight.host[used],
+        )  # fmt: skip
+
+    def answer(self, start: BodyParams) -> FitResult:
+        """The result of the first persons, those of ``start``, as :meth:`Fitter.solve` gives it.  ``start`` is where their fit
+        began.  Once the download has arrived."""
+        b, fitter, count = self._fitter._b, self._fitter, len(start)
+        for name in _BACK:
+            getattr(b, name).fetched = True
+        is_pixel = b.sqrt_weight.host > 0
+        everyone = self._staged.persons
+        keys = b.key_weight.host[: everyone * self._staged.landmarks.count] > 0
+        staged = dataclasses.replace(
+            self._staged, is_pixel=is_pixel, start=BodyParams.stack([start, BodyParams.rest(everyone - count)]),
+            evidence=is_pixel.reshape(everyone, -1).sum(1) + keys.reshape(everyone, -1).sum(1),
+        )  # fmt: skip
+        residuals = outcome.residuals(fitter, staged)
+        result = outcome.collect(fitter, self._plan, staged, self._steps, residuals)
+        result = guard.apply(result, residuals, staged, fitter.options) if fitter.options.guard else result
+        rows = {f.name: getattr(result, f.name)[:count] for f in dataclasses.fields(FitResult) if f.name != "params"}
+        return FitResult(params=BodyParams.stack([result.params.person(i) for i in range(count)]), **rows)

@@ -1,0 +1,231 @@
+"""The frame in one go, on the CPU: the very kernels and networks of the CUDA path, step by step, against the single steps."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from densefit_ros import pipeline
+from densefit_ros.body.model import pose
+from densefit_ros.config import load_config, with_overrides
+from densefit_ros.device_frame.frame import DeviceFrame
+from densefit_ros.displace.decode import decode
+from densefit_ros.errors import BackendUnavailable, ConfigError
+from densefit_ros.geometry import crop as crops
+from densefit_ros.geometry.camera import project
+from densefit_ros.models import CROP_SIZE_PX, load_models
+from densefit_ros.render.protocol import Appearance
+from densefit_ros.steps import find, priors
+from densefit_ros.synth.sequence import demo_sequence
+from densefit_ros.track import state as tracking
+from densefit_ros.types import Frame, TrackingState
+
+DT_NS = 33_000_000
+# The networks are replaced whenever better ones are trained: nothing here depends on how good they are.
+SETTINGS = {
+    "device": "cpu", "regress.backend": "network", "detect.backend": "none", "track.max_people": 2,
+    "regress.min_confidence": 0.0, "track.min_inliers": 0.0, "displace.max_sigma_px": 30.0, "runtime.device_frame": "on",
+}  # fmt: skip
+PARAMS = ("betas", "root_rotvec", "joint_rotvec", "t_camera_root")
+
+
+@pytest.fixture(scope="module")
+def models():
+    return load_models(load_config(None, SETTINGS))
+
+
+@pytest.fixture(scope="module")
+def sequence(models):
+    return demo_sequence(models.body)
+
+
+def boxes_at(models, sequence, index: int) -> np.ndarray:
+    """The person, and a wrong box that makes a second track of it."""
+    rgb, truth = sequence.frame(index)
+    box = find.box_of(project(sequence.camera, pose(models.body, truth).vertices[0]))
+    return np.stack([box, box + np.float32([70, 20, 30, -40])])
+
+
+@pytest.fixture(scope="module")
+def tracked(models, sequence):
+    """Two tracks a few frames old, by single steps, and the next frame."""
+    stepwise = dataclasses.replace(models, device_frame=None)
+    state = pipeline.initial_state()
+    for i in range(3):
+        rgb, _ = sequence.frame(i)
+        boxes = boxes_at(models, sequence, i) if i == 0 else np.zeros((0, 4))
+        state, result = pipeline.process(stepwise, state, Frame(rgb, i * DT_NS, sequence.camera), boxes)
+    assert len(result.people) == 2
+    rgb, _ = sequence.frame(3)
+    return state, Frame(rgb, 3 * DT_NS, sequence.camera)
+
+
+def at(tracked, count=2):
+    state, frame = tracked
+    return [tracking.predicted(t, frame.stamp_ns) for t in state.tracks][:count], frame
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_stage_gives_what_the_single_steps_give(models, tracked, count):
+    (tracks, frame), config, camera = at(tracked, count), models.config, tracked[1].camera
+    got = models.device_frame.measure(frame, tracks, config)
+
+    squares = [crops.square_around(b, config.render.crop_margin) for b in find.mesh_boxes(models, tracks, camera)]
+    crop = crops.extract(frame.rgb, np.reshape(squares, (-1, 4)), CROP_SIZE_PX)
+    np.testing.assert_allclose(got.crop.image_from_crop, crop.image_from_crop, atol=1e-3)
+    assert np.array_equal(got.crop.inside, crop.inside)
+    difference = np.abs(got.crop.rgb.astype(int) - crop.rgb.astype(int))
+    assert difference.mean() < 0.3 and difference.max() <= 6  # OpenCV interpolates in steps of 1/32 px
+
+    estimate = models.estimator.estimate(got.crop, camera)
+    for name in PARAMS:
+        np.testing.assert_allclose(getattr(got.estimate.params, name), getattr(estimate.params, name), atol=1e-4, err_msg=name)
+    np.testing.assert_allclose(got.estimate.confidence, estimate.confidence, atol=1e-4)
+    np.testing.assert_allclose(got.estimate.rot_sigma_rad, estimate.rot_sigma_rad, rtol=1e-4)
+    np.testing.assert_allclose(got.estimate.keypoints.uv, estimate.keypoints.uv, atol=1e-2)
+    np.testing.assert_allclose(got.estimate.keypoints.confidence, estimate.keypoints.confidence, atol=1e-4)
+
+    start = priors.fuse(tracks, estimate, config, frame.stamp_ns)
+    for name in PARAMS:
+        np.testing.assert_allclose(getattr(got.start, name), getattr(start, name), atol=1e-4, err_msg=name)
+
+    surface = priors.render(models, got.start, tracks, camera, got.crop)
+    field = models.displacer.predict(got.crop, surface)
+    matches = decode(field, surface, got.crop, priors.decode_options(config))
+    assert len(matches) > 100 * count
+    # A cell at a limit may fall to either side of it.
+    known = {(int(p), *np.round(uv, 1)) for p, uv in zip(matches.person, matches.target_uv)}
+    found = {(int(p), *np.round(uv, 1)) for p, uv in zip(got.matches.person, got.matches.target_uv)}
+    assert len(known ^ found) <= 0.02 * len(known)
+    if len(matches) == len(got.matches):
+        assert np.mean(matches.face == got.matches.face) > 0.99
+        np.testing.assert_allclose(got.matches.sqrt_weight, matches.sqrt_weight, rtol=1e-2)
+
+    anchors = priors.anchors(tracks, got.estimate, config, frame.stamp_ns)
+    fit = models.fitter.solve(got.start, camera, got.matches, keypoints=got.estimate.keypoints, anchors=anchors)
+    assert np.array_equal(got.fit.status, fit.status) and np.array_equal(got.fit.accepted, fit.accepted)
+    for name in PARAMS:
+        np.testing.assert_allclose(getattr(got.fit.params, name), getattr(fit.params, name), atol=2e-3, err_msg=name)
+    np.testing.assert_allclose(got.fit.cost, fit.cost, rtol=1e-3)
+    np.testing.assert_allclose(got.fit.inlier_share, fit.inlier_share, atol=0.02)
+    np.testing.assert_allclose(got.fit.joint_covariance, fit.joint_covariance, atol=1e-4)
+    scale = np.abs(fit.information).max((1, 2), keepdims=True)
+    np.testing.assert_allclose(got.fit.information / scale, fit.information / scale, atol=1e-3)
+
+
+def test_a_person_does_not_depend_on_who_fills_the_batch_up(models, sequence, tracked):
+    tracks, frame = at(tracked)
+    both = models.device_frame.measure(frame, tracks, models.config)
+    wide = DeviceFrame(models.body, models.fitter, models.estimator.runtime, models.displacer.runtime, "cpu", 4)
+    tracks = [*tracks, tracks[0]]  # three of four places
+    three = wide.measure(frame, tracks, models.config)
+    assert len(three.fit.status) == 3 and three.posed.vertices.shape[0] == 3
+    for name in PARAMS:
+        value, expected = getattr(three.fit.params, name), getattr(both.fit.params, name)
+        np.testing.assert_allclose(value[:2], expected, atol=2e-3, err_msg=name)
+        np.testing.assert_allclose(value[2], value[0], atol=1e-5, err_msg=name)
+
+
+def test_the_pipeline_uses_it_and_goes_step_by_step_where_something_is_decided(models, sequence, monkeypatch):
+    calls = []
+    measure = DeviceFrame.measure
+    monkeypatch.setattr(DeviceFrame, "measure", lambda *a: calls.append(1) or measure(*a))
+    state, used = pipeline.initial_state(), []
+    stepwise_state = state
+    for i in range(5):
+        rgb, truth = sequence.frame(i)
+        frame = Frame(rgb, i * DT_NS, sequence.camera)
+        boxes = boxes_at(models, sequence, 0)[:1] if i == 0 else None
+        before = len(calls)
+        state, result = pipeline.process(models, state, frame, boxes)
+        stepwise_state, expected = pipeline.process(dataclasses.replace(models, device_frame=None), stepwise_state, frame, boxes)
+        used.append(len(calls) - before)
+        (person,), (other,) = result.people, expected.people
+        assert person.track_id == other.track_id and person.source == "network"
+        if i < 2:  # windows differ by a grey level here and there, and a track carries every difference on
+            assert 1e3 * np.linalg.norm(person.vertices - other.vertices, axis=-1).mean() < 20
+    assert used == [0, 1, 1, 1, 1]
+    assert person.tracking_state == TrackingState.TRACKED and "device" in result.stage_ms
+    depth = np.full(rgb.shape[:2], np.nan, np.float32)
+    for other in (dataclasses.replace(frame, depth_m=depth), dataclasses.replace(frame, iuv=np.zeros_like(rgb))):
+        pipeline.process(models, state, dataclasses.replace(other, stamp_ns=6 * DT_NS))
+    assert len(calls) == 4
+    twice = dataclasses.replace(models, config=with_overrides(models.config, {"displace.passes": 2}))
+    pipeline.process(twice, state, dataclasses.replace(frame, stamp_ns=6 * DT_NS))
+    assert len(calls) == 4
+
+
+def test_settings_and_textures_of_this_frame_count(models, tracked):
+    (track, *_), frame = at(tracked)
+    strict = with_overrides(models.config, {"displace.max_sigma_px": 0.1})
+    assert len(models.device_frame.measure(frame, [track], strict).matches) == 0
+    usual = models.device_frame.measure(frame, [track], models.config)
+    large = Appearance(texture=np.random.default_rng(0).random((256, 256, 3)).astype(np.float32))
+    other = models.device_frame.measure(frame, [dataclasses.replace(track, appearance=large)], models.config)
+    assert np.array_equal(usual.estimate.params.betas, other.estimate.params.betas)
+    assert len(usual.matches) != len(other.matches) or np.abs(usual.matches.target_uv - other.matches.target_uv).max() > 0.01
+
+
+def test_an_image_of_another_size_and_a_crop_that_shrinks_threefold(models, tracked):
+    (track, *_), frame = at(tracked)
+    rgb = np.kron(frame.rgb, np.ones((3, 3, 1), np.uint8))
+    c = frame.camera
+    camera = dataclasses.replace(c, fx=3 * c.fx, fy=3 * c.fy, cx=3 * c.cx, cy=3 * c.cy, width=3 * c.width, height=3 * c.height)
+    got = models.device_frame.measure(Frame(rgb, frame.stamp_ns, camera), [track], models.config)
+    squares = [crops.square_around(b, models.config.render.crop_margin) for b in find.mesh_boxes(models, [track], camera)]
+    crop = crops.extract(rgb, np.reshape(squares, (-1, 4)), CROP_SIZE_PX)
+    assert crop.image_from_crop[0, 0, 0] > 3
+    difference = np.abs(got.crop.rgb.astype(int) - crop.rgb.astype(int))
+    assert difference.mean() < 0.4 and difference.max() <= 8 and np.array_equal(got.crop.inside, crop.inside)
+
+
+def test_a_person_out_of_sight_measures_nothing_and_breaks_nothing(models, tracked):
+    (track, *_), frame = at(tracked)
+    behind = dataclasses.replace(track.params, t_camera_root=np.float32([[0, 0, -3]]))
+    beside = dataclasses.replace(track.params, t_camera_root=np.float32([[40, 0, 3]]))
+    for params in (behind, beside):
+        got = models.device_frame.measure(frame, [dataclasses.replace(track, params=params)], models.config)
+        for value in (got.fit.params.t_camera_root, got.fit.joint_covariance, got.posed.vertices):
+            assert np.isfinite(value).all()
+
+
+def test_named_and_impossible_is_an_error_and_auto_is_off_on_the_cpu():
+    base = {k: v for k, v in SETTINGS.items() if k != "runtime.device_frame"}
+    assert load_models(load_config(None, base)).backends["device_frame"] == "off"
+    with pytest.raises(BackendUnavailable, match="displacements"):
+        load_models(load_config(None, {**SETTINGS, "displace.enabled": False}))
+    with pytest.raises(ConfigError, match="sometimes"):
+        load_config(None, {"runtime.device_frame": "sometimes"})
+
+
+def test_kernels_compile_for_cuda(tmp_path):
+    """No GPU is needed for that."""
+    import warp as wp
+
+    from densefit_ros.device_frame import image_kernels, match_kernels, pose_kernels
+
+    if not hasattr(wp, "compile_aot_module"):
+        pytest.skip("this Warp cannot compile without a device")
+    for module in (image_kernels, match_kernels, pose_kernels):
+        wp.compile_aot_module(module, arch=86, use_ptx=True, module_dir=tmp_path)
+    ptx = b"".join(p.read_bytes() for p in tmp_path.glob("*.ptx"))
+    for kernel in (b"crop_pixels", b"read_estimate", b"fill_slots"):
+        assert b".entry " + kernel in ptx
+
+
+@pytest.mark.gpu
+def test_on_cuda_as_on_the_cpu(models, tracked):
+    """The same tracks and image on both devices; the graph's second replay equals its first."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    tracks, frame = at(tracked)
+    here = models.device_frame.measure(frame, tracks, models.config)
+    there = load_models(load_config(None, {**SETTINGS, "device": "cuda", "runtime.precision": "fp32"})).device_frame
+    first, second = (there.measure(frame, tracks, models.config) for _ in range(2))
+    assert np.abs(first.crop.rgb.astype(int) - here.crop.rgb.astype(int)).max() <= 1
+    for name in PARAMS:
+        np.testing.assert_allclose(getattr(first.fit.params, name), getattr(here.fit.params, name), atol=2e-2, err_msg=name)
+        np.testing.assert_allclose(getattr(second.fit.params, name), getattr(first.fit.params, name), atol=1e-4, err_msg=name)
