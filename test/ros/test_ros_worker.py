@@ -1,0 +1,149 @@
+"""The worker that all cameras share, and the buffers that it waits for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace as Some
+
+from densefit_ros.ros.sync import BodyBuffers, StampBuffer
+from densefit_ros.ros.worker import Worker
+
+WAIT_S = 10.0
+
+
+def message(ns: int, tag: str = ""):
+    return Some(header=Some(stamp=Some(sec=ns // 10**9, nanosec=ns % 10**9)), tag=tag)
+
+
+class Recorder:
+    """Answers, with a gate that holds the thread inside one."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[str, object]] = []
+        self.errors: list[str] = []
+        self.inside, self.gate = threading.Event(), threading.Event()
+        self.gate.set()
+
+    def process(self, slot, item) -> None:
+        self.answers.append((slot, item))
+        self.inside.set()
+        self.gate.wait(WAIT_S)
+        if item == "bug":
+            raise ZeroDivisionError("planted")
+
+    def on_error(self, slot, error) -> None:
+        self.errors.append(f"{slot}: {error}")
+
+
+def test_cameras_take_turns_and_the_newest_image_of_each_is_answered():
+    r = Recorder()
+    worker = Worker(r.process, r.on_error)
+    worker.start()
+    r.gate.clear()
+    worker.submit("a", 0)
+    assert r.inside.wait(WAIT_S)
+    for i in range(1, 50):  # "a" is fast; "b" and "c" deliver once
+        worker.submit("a", i)
+    worker.submit("b", 100)
+    worker.submit("c", 200)
+    for i in range(50, 60):
+        worker.submit("a", i)
+    r.gate.set()
+    assert worker.idle(WAIT_S) and worker.stop()
+    assert sorted(r.answers) == [("a", 0), ("a", 59), ("b", 100), ("c", 200)]
+    assert worker.received == {"a": 60, "b": 1, "c": 1} and worker.dropped["a"] == 58 and worker.dropped["b"] == 0
+
+
+def test_no_camera_is_served_twice_while_another_waits():
+    r = Recorder()
+    worker = Worker(lambda s, i: (r.process(s, i), time.sleep(0.002)), r.on_error)
+    worker.start()
+    end = time.monotonic() + 0.5
+    n = 0
+    while time.monotonic() < end:  # all three always have an image waiting, one of them many times over
+        n += 1
+        for slot, times in (("a", 5), ("b", 1), ("c", 1)):
+            for _ in range(times):
+                worker.submit(slot, n)
+        time.sleep(0.0005)
+    assert worker.stop()
+    order = [slot for slot, _ in r.answers][3:-3]
+    assert len(order) > 20
+    counts = [order.count(s) for s in "abc"]
+    assert max(counts) - min(counts) <= 0.2 * len(order)
+    assert all(a != b for a, b in zip(order, order[1:]))
+
+
+def test_an_image_that_waits_for_its_depth_holds_up_nobody_and_is_not_overwritten():
+    r, ready = Recorder(), threading.Event()
+    worker = Worker(r.process, r.on_error, lambda slot, item: 5.0 if slot == "slow" and not ready.is_set() else 0.0)
+    worker.start()
+    worker.submit("slow", 1)
+    for i in range(5):
+        worker.submit("fast", i)
+        time.sleep(0.02)
+        worker.submit("slow", 2 + i)
+    assert [s for s, _ in r.answers] == ["fast"] * 5
+    ready.set()
+    worker.wake()
+    assert worker.idle(WAIT_S) and worker.stop()
+    assert [i for s, i in r.answers if s == "slow"] == [1, 6], "the one that waited, then the newest"
+
+
+def test_patience_ends():
+    r, begin = Recorder(), time.monotonic()
+    worker = Worker(r.process, r.on_error, lambda slot, item: item + 0.1 - time.monotonic())
+    worker.start()
+    worker.submit("a", begin)
+    assert worker.idle(WAIT_S) and worker.stop()
+    assert r.answers and 0.1 <= time.monotonic() - begin < 5
+
+
+def test_a_bug_is_reported_and_stop_is_prompt_even_while_waiting():
+    r = Recorder()
+    worker = Worker(r.process, r.on_error, lambda slot, item: 100.0 if item == "never" else 0.0)
+    for _ in range(2):
+        worker.start()
+        worker.submit("a", "bug")
+        worker.submit("b", "never")
+        deadline = time.monotonic() + WAIT_S
+        while not worker.finished["a"] and time.monotonic() < deadline:
+            time.sleep(0.002)
+        begin = time.monotonic()
+        assert worker.stop() and time.monotonic() - begin < 2
+        worker.submit("a", "after the end")
+    assert r.errors == ["a: planted"] * 2 and r.answers == [("a", "bug")] * 2
+
+
+def test_messages_are_matched_by_stamp():
+    woken = []
+    buffer = StampBuffer(lambda: woken.append(1))
+    assert buffer.may_come(1_000, 0.0) and buffer.match(1_000, 1.0) is None
+    for ns in (1_000_000, 33_000_000, 66_000_000):
+        buffer.add(message(ns, str(ns)))
+    assert len(woken) == 3
+    assert buffer.match(34_000_000, 0.002).tag == "33000000"
+    assert buffer.match(34_000_000, 0.0005) is None
+    assert buffer.match(50_000_000, 0.02).tag in ("33000000", "66000000")
+    assert buffer.may_come(99_000_000, 0.001)
+    assert not buffer.may_come(66_500_000, 0.001), "it is here"
+    assert not buffer.may_come(40_000_000, 0.001), "a later one is here, so this one was left out"
+    for i in range(100):
+        buffer.add(message(10**9 + i))
+    assert buffer.match(33_000_000, 0.001) is None, "old messages are forgotten"
+
+
+def test_bodies_come_and_go():
+    buffers = BodyBuffers()
+    assert buffers.match(5, 1.0) is None and buffers.may_come(5, 0.0)
+    assert buffers.track(["a", "b"]) == (["a", "b"], [])
+    buffers.add("a", message(100, "a"))
+    buffers.add("stranger", message(100, "x"))
+    assert buffers.may_come(100, 0.0), "b has not spoken"
+    buffers.add("b", message(100, "b"))
+    assert not buffers.may_come(100, 0.0) and [m.tag for m in buffers.match(100, 0.0)] == ["a", "b"]
+    assert buffers.track(["b", "c"]) == (["c"], ["a"])
+    assert [m.tag for m in buffers.match(100, 0.0)] == ["b"]
+    buffers.track([])
+    assert buffers.match(100, 0.0) == [] and not buffers.may_come(100, 0.0), "nobody is there"
