@@ -10,7 +10,7 @@ from ..types import Crop, DisplacementField, Surface
 from .contract import DISPLACEMENT_CONTRACT, RENDER_CHANNELS, STRIDE_PX
 
 # Vertex colours mark the mask, so a truly black one is lifted by one grey level.
-_MIN_COLOUR = 1.0 / 255.0
+MIN_COLOUR = 1.0 / 255.0
 
 
 class Displacer:
