@@ -1,0 +1,84 @@
+"""The SROS 2 policy allows what the running node does: no more, no less."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import pytest
+from harness import Client, NodeProcess
+
+from densefit_ros.ros.policy import Interface, interface_of, policy_xml
+
+pytestmark = pytest.mark.ros
+VARIANTS = {
+    "plain": (),
+    "robot": ("-r", "__ns:=/robot", "-r", "image:=/camera/image_raw", "-p", "ros.depth:=true", "-p", "use_sim_time:=true"),
+    "cameras": (
+        "-r",
+        "__node:=people",
+        "-p",
+        "ros.cameras:=left,right",
+        "-p",
+        "ros.initial:=true",
+        "-p",
+        "ros.keypoints:=keypoints",
+    ),
+}
+NAMES = {"plain": ("densefit", "/"), "robot": ("densefit", "/robot"), "cameras": ("people", "/")}
+
+
+def allowed(xml: str) -> dict[str, set[str]]:
+    """{"topics publish": {...}, ...}, and the enclave and profile that they are for."""
+    root = ElementTree.fromstring(xml)
+    (profile,) = root.iter("profile")
+    rules = {f"{e.tag} {kind}": {c.text for c in e} for e in profile for kind, verdict in e.items() if verdict == "ALLOW"}
+    return {**rules, "who": {profile.get("ns"), profile.get("node"), next(root.iter("enclave")).get("path")}}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_policy_is_the_graph_of_the_running_node(variant, tmp_path):
+    args, (name, namespace) = VARIANTS[variant], NAMES[variant]
+    full = f"{namespace.rstrip('/')}/{name}"
+    out = tmp_path / "policy.xml"
+    command = [sys.executable, "-m", "densefit_ros.cli", "ros-policy", "--out", str(out), "--", *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr[-1500:]
+    rules = allowed(out.read_text())
+    assert rules["who"] == {namespace, name, full}
+
+    with NodeProcess(*args) as node, Client(node=full) as client:
+        client.start()
+        found: list[Interface] = []
+
+        def same() -> bool:
+            found.append(interface_of(client.node, name, namespace))
+            return allowed(policy_xml(found[-1])) == rules
+
+        assert client.until(same), {
+            k: rules.get(k, set()) ^ allowed(policy_xml(found[-1])).get(k, set())
+            for k in ("topics publish", "topics subscribe", "services reply")
+        }
+        assert node.stop() == 0, node.log
+    assert f"{full}/bodies" in rules["topics publish"] or f"{full}/left/bodies" in rules["topics publish"]
+    assert f"{full}/reset_tracks" in rules["services reply"]
+
+
+def test_bodies_of_rep_155_are_allowed_by_pattern():
+    class Graph:
+        """A node without anything."""
+
+        def __getattr__(self, name):
+            return lambda *_: []
+
+    rules = allowed(policy_xml(interface_of(Graph(), "n", "/", (True, True)), enclave="/mine"))
+    assert rules["topics publish"] == rules["topics subscribe"] == {"/humans/bodies/*"}
+    assert "/mine" in rules["who"] and "services reply" not in rules
+
+
+def test_arguments_that_the_node_refuses():
+    command = [sys.executable, "-m", "densefit_ros.cli", "ros-policy", "--", "-p", "ros.cameras:=a,a"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 2 and "cannot be activated with these arguments" in done.stderr and not done.stdout
+    assert "expected different names" in done.stderr
