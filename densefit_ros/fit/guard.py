@@ -23,9 +23,11 @@ def support(r2_dense: np.ndarray, r2_keypoints: np.ndarray, options: FitOptions)
     """From squared residuals in sigmas, (N,) and (K,)."""
     c2 = options.robust_scale**2
     k2 = c2 * options.keypoint_scale_ratio**2
-    dense = options.independent_share * np.sum(c2 * r2_dense / (c2 + r2_dense))
-    cost = float(dense + np.sum(k2 * r2_keypoints / (k2 + r2_keypoints)))
-    inside = np.count_nonzero(r2_dense < options.inlier_sigma**2) + np.count_nonzero(r2_keypoints < options.inlier_sigma**2)
+    cost = options.independent_share * float(np.sum(c2 * r2_dense / (c2 + r2_dense)))
+    inside = np.count_nonzero(r2_dense < options.inlier_sigma**2)
+    if len(r2_keypoints):
+        cost += float(np.sum(k2 * r2_keypoints / (k2 + r2_keypoints)))
+        inside += np.count_nonzero(r2_keypoints < options.inlier_sigma**2)
     return Support(cost, inside / max(len(r2_dense) + len(r2_keypoints), 1))
 
 
