@@ -3,13 +3,14 @@
 # make setup                                      only the set-up that both share (./.venv and ./build)
 # make colcon                                     colcon build --merge-install into ./install
 # make gpu-check                                  the tests that need an NVIDIA GPU
+# make results [RESULTS_ARGS="--only NAME"]       the runs of docs/results/runs.yaml, and docs/RESULTS.md from them
 # make lint | clean | distclean
 #
 # PYTHON=python3.12 chooses the interpreter; TORCH_INDEX_URL=... an index with CPU builds of torch (see README).
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test demo test gpu-check colcon lint clean distclean
+.PHONY: help setup setup-test demo test gpu-check results colcon lint clean distclean
 
 export PYTHON TORCH_INDEX_URL DENSEFIT_MEDIAPIPE
 # Several numerical libraries with a thread pool each are slower than one thread each on a small machine.
@@ -19,7 +20,7 @@ RUN := source scripts/env.sh &&
 PYTEST := $(RUN) python -m pytest
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -9
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -10
 
 setup:
 	@scripts/setup.sh run
@@ -36,6 +37,9 @@ test: setup-test
 gpu-check: setup-test
 	@nvidia-smi -L || { echo "[densefit] error: no NVIDIA GPU answers nvidia-smi on this machine" >&2; exit 1; }
 	@$(PYTEST) -q -m gpu $(TEST_ARGS)
+
+results: setup-test
+	@$(RUN) python -m densefit_ros.bench.results $(RESULTS_ARGS)
 
 # An installed ROS 2 builds with a plain "colcon build"; wheels must be told where they are and one extra CMake file.
 WHEELS := $(if $(wildcard /opt/ros/$(or $(ROS_DISTRO),none)),,yes)

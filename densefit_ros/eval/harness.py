@@ -13,10 +13,11 @@ import numpy as np
 
 from ..body.model import rest_joints
 from ..errors import ConfigError
-from ..fit.options import Anchor, PoseGaussian
+from ..fit.options import Anchor, FitOptions, PoseGaussian
 from ..fit.priors import NAMES as PRIORS
 from ..fit.priors import PosePrior, make_prior
 from ..fit.priors.flow import D, FlowPrior, estimate_context
+from ..fit.solver import Fitter
 from ..geometry import crop as crops
 from ..models import CROP_SIZE_PX, Models
 from ..steps.priors import ESTIMATE_T_SIGMA_M, KEYPOINT_ROT_SIGMA_RAD, estimate_sigmas
@@ -26,6 +27,14 @@ from .evidence import EvidenceMaker, EvidenceOptions
 from .sample import Dataset, Sample, Score, score
 
 MIN_SIGMA_DEG = 2.0  # a disturbed start is trusted no further than this
+# Displacements are small by their nature, and the tracker's robust scale rejects large ones.  DensePose and true displacements
+# say where a point *is*, however far the start: their fits begin with a wide scale, as SMPLify's do.  (Keypoints do not gain.)
+ABSOLUTE = {"robust_start": 64.0, "damping": 1e-2}
+# Neighbours in a DensePose map err together, but less than those of a displacement field; the truth does not err.
+OWN_OPTIONS: dict[str, dict[str, float]] = {
+    "densepose": {**ABSOLUTE, "independent_share": 0.1},
+    "gt-displacement": {**ABSOLUTE, "independent_share": 1.0},
+}
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,7 @@ class Harness:
         self._maker = EvidenceMaker(models, sources)
         self._degrees = _degrees(options.first)
         self._priors = read_priors(options.priors)
+        self._fitters: dict[FitOptions, Fitter] = {}
 
     def rows(self, sample: Sample, cells: Sequence[tuple[str, str]]) -> Iterator[Row]:
         """One row per (evidence, prior).  Raises AssetError when the picture cannot be read."""
@@ -121,12 +131,23 @@ class Harness:
         dense = name in ("displacement", "pipeline", "gt-displacement")
         for _ in range(self._options.passes if dense else 1):
             matches, keypoints = self._maker.make(name, sample, params, estimate, crop)
-            result = self._models.fitter.solve(
+            result = self._fitter(name).solve(
                 params, sample.camera, matches, keypoints=keypoints, anchors=anchors, iterations=self._options.iterations,
                 pose_gaussian=self._gaussian(prior, params, estimate),
             )  # fmt: skip
             params, status = result.params, FitStatus(int(result.status[0]))
         return params, status
+
+    def _fitter(self, evidence: str) -> Fitter:
+        """The tracker's fitter, or one with the options that this evidence needs."""
+        tracker = self._models.fitter
+        options = dataclasses.replace(tracker.options, **OWN_OPTIONS.get(evidence, {}))
+        if options == tracker.options:
+            return tracker
+        if options not in self._fitters:
+            device = self._models.backends["device"]
+            self._fitters[options] = Fitter(self._models.body, device, 1, tracker.max_points, options)
+        return self._fitters[options]
 
     def _gaussian(self, name: str, params: BodyParams, estimate: Estimate) -> PoseGaussian | None:
         """The pose prior around the current pose."""

@@ -1,0 +1,124 @@
+"""The measured part of docs/RESULTS.md as text: one section per run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..errors import AssetError
+from ..eval.report import TEMPORAL, TITLES
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+Record = Mapping[str, Any]
+
+
+def insert(text: str, fresh: str) -> str:
+    """``text`` with everything between its two markers replaced.  Raises AssetError when they are missing."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise AssetError(f"the results have no '{BEGIN}' and '{END}' lines to write between")
+    return f"{text.split(BEGIN)[0]}{BEGIN}\n{fresh}{END}{text.split(END)[1]}"
+
+
+def measured(pairs: Sequence[tuple[Any, Record | None]], has_plot: Callable[[Any], bool]) -> str:
+    """Sections of (run, record) pairs; a run without a record says so."""
+    parts = []
+    for run, record in pairs:
+        parts += [f"## {run.title}", "", run.about.strip(), ""]
+        if record is None:
+            parts += ["Not measured yet: `make results`.", ""]
+            continue
+        parts += [KINDS[run.kind](record["result"]), ""]
+        if run.plot and has_plot(run):
+            suffix = run.plot.rpartition(".")[2]
+            parts += [f"![{run.title}](images/results_{run.name}.{suffix})", ""]
+        command = " ".join(record["command"])
+        parts += [f"`densefit {command}`; commit {record['commit']}, weights {record['weights']}, {record['hardware']}.", ""]
+    return "\n".join(parts)
+
+
+def eval_text(result: Record) -> str:
+    """Tables of ``densefit eval``: means with 95 % intervals, then times and statuses."""
+    table = result["table"]
+    titles = {**TITLES, **TEMPORAL}
+    names = [m for m in titles if any(row.get(m, [None])[0] is not None for row in table.values())]
+    lines = [
+        f"{result['samples']} samples; first estimate: {result.get('first_estimate', '')}; {result.get('protocol', '')}. Errors "
+        "in mm, PA after a similarity transform; in brackets the 95 % bootstrap interval of the mean.",
+        "",
+        _row(["", *(titles[m] for m in names)]),
+        _row(["---"] * (len(names) + 1)),
+    ]
+    lines += [_row([label, *(_cell(m, row.get(m)) for m in names)]) for label, row in table.items()]
+    lines += ["", _row(["evidence", "refinement, median ms", "how fits ended"]), _row(["---"] * 3)]
+    for label, ms in result["refine_ms_median"].items():
+        ended = ", ".join(f"{k.lower()} {100 * v:.0f} %" for k, v in result["status"][label].items())
+        lines.append(_row([label, f"{ms:.1f}", ended]))
+    return "\n".join(lines)
+
+
+def demo_text(result: Record) -> str:
+    """Tables of ``make demo``'s summary."""
+    total = result["stage_ms"]["total"]
+    stages = ", ".join(f"{k} {v:.1f}" for k, v in result["stage_ms"].items() if k != "total")
+    latency = f"p50 {result['latency_ms_p50']:.1f} ms, p95 {result['latency_ms_p95']:.1f} ms"
+    lines = [
+        _row(["", "value"]),
+        _row(["---"] * 2),
+        _row(["answered", f"{result['frames_out']} of {result['frames_in']}, {result['fps']:.1f} Hz"]),
+        _row(["latency, image stamp to received message", latency]),
+        _row(["pipeline, median", f"{total:.1f} ms: {stages}"]),
+        "",
+        _row(["", "MPJPE mm", "PA-MPJPE mm", "PVE mm", "reprojection px"]),
+        _row(["---"] * 5),
+    ]
+    for key, label in (("first_estimate", f"first estimate ({', '.join(result['first_estimate_by'])})"), ("refined", "refined")):
+        row = result[key]
+        lines.append(_row([label, *(f"{row[m]:.1f}" for m in ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "reproj_px"))]))
+    return "\n".join(lines)
+
+
+def fit_text(result: Record) -> str:
+    """Times of ``densefit bench fit``: one row per problem size and method."""
+    head = ["method", "points", "persons", "iterations", "ms (median)", "IQR", "PVE mm"]
+    lines = [
+        f"{result['clock']} clock, {result['threads']} thread, {result['repeats']} repeats.",
+        "",
+        _row(head),
+        _row(["---"] * 7),
+    ]
+    for r in result["rows"]:
+        numbers = [f"{r['ms_median']:.2f}", f"{r['ms_iqr']:.2f}", f"{r['pve_mm']:.1f}"]
+        lines.append(_row([r["method"], str(r["points"]), str(r["persons"]), str(r["iterations"]), *numbers]))
+    return "\n".join(lines)
+
+
+def values_text(result: Record) -> str:
+    """Any record of numbers, nested or not, as two columns."""
+    lines = [_row(["", "value"]), _row(["---"] * 2)]
+    for name, value in _leaves(result):
+        lines.append(_row([name, f"{value:.4g}" if isinstance(value, float) else str(value)]))
+    return "\n".join(lines)
+
+
+KINDS: dict[str, Callable[[Record], str]] = {"eval": eval_text, "demo": demo_text, "fit": fit_text, "values": values_text}
+
+
+def _leaves(node: Record, prefix: str = "") -> list[tuple[str, Any]]:
+    out: list[tuple[str, Any]] = []
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            out += _leaves(value, f"{prefix}{key}, ")
+        elif isinstance(value, (int, float, str)):
+            out.append((f"{prefix}{key}", value))
+    return out
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cell(metric: str, value: Sequence[float | None] | None) -> str:
+    if value is None or value[0] is None:
+        return ""
+    digits = 3 if metric.startswith("pck") else 2 if metric.endswith(("m_s2", "m_s3")) else 1
+    return f"{value[0]:.{digits}f} [{value[1]:.{digits}f}, {value[2]:.{digits}f}]"

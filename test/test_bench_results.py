@@ -1,0 +1,113 @@
+"""``make results``: runs, records and the text between the markers."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from densefit_ros.bench import results, results_text
+from densefit_ros.errors import AssetError
+
+EVAL = {
+    "first_estimate": "network", "protocol": "24 joints", "samples": 40,
+    "table": {"first estimate": {"mpjpe_mm": [80.0, 70.0, 90.0]}, "keypoints + gmm": {"mpjpe_mm": [60.0, 55.0, 65.04]}},
+    "status": {"keypoints + gmm": {"CONVERGED": 1.0}}, "refine_ms_median": {"keypoints + gmm": 2.5},
+}  # fmt: skip
+
+
+@pytest.fixture
+def docs(tmp_path):
+    folder = tmp_path / "docs"
+    (folder / "results").mkdir(parents=True)
+    (folder / "RESULTS.md").write_text(f"before\n{results_text.BEGIN}\nold\n{results_text.END}\nafter\n")
+    (folder / "results" / "runs.yaml").write_text(
+        "- name: people\n  kind: eval\n  title: People\n  about: Held out.\n  result: summary.json\n  plot: p.png\n"
+        '  command: [eval, --count, 40, --out, "{out}"]\n'
+        "- {name: other, kind: values, title: Other, about: x, command: [other], result: r.json}\n"
+    )
+    return folder
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """In place of the command line: notes what was asked, and leaves a result."""
+    calls = []
+
+    def fake(command, cwd):
+        assert command[:3] == [sys.executable, "-m", "densefit_ros.cli"]
+        calls.append(command[3:])
+        if "--out" in command:
+            folder = results.Path(command[command.index("--out") + 1])
+            (folder / "summary.json").write_text(json.dumps(EVAL))
+            (folder / "p.png").write_bytes(b"png")
+        return results.subprocess.CompletedProcess(command, 0 if "--out" in command else 3)
+
+    monkeypatch.setattr(results.subprocess, "run", fake)
+    monkeypatch.setattr(results.hardware, "commit", lambda: "abc")
+    monkeypatch.setattr(results.hardware, "describe", lambda: "two cores")
+    return calls
+
+
+def _main(docs, *arguments):
+    return results.main(["--docs", str(docs), "--work", str(docs / "work"), "--only", "people", *arguments])
+
+
+def test_a_run_leaves_a_record_and_the_text_is_written_from_it(docs, ran):
+    assert _main(docs) == 0
+    record = json.loads((docs / "results" / "people.json").read_text())
+    assert record["command"] == ["eval", "--count", "40", "--out", "{out}"] and record["result"] == EVAL
+    text = (docs / "RESULTS.md").read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "| keypoints + gmm | 60.0 [55.0, 65.0] |" in text and "40 samples; first estimate: network; 24 joints" in text
+    assert "![People](images/results_people.png)" in text and "commit abc" in text and "two cores" in text
+    assert "Not measured yet" in text  # the other one
+    assert (docs / "images" / "results_people.png").read_bytes() == b"png"
+
+
+def test_good_records_are_kept_and_others_are_not(docs, ran, monkeypatch):
+    _main(docs)
+    _main(docs)
+    assert len(ran) == 1  # nothing has changed
+    _main(docs, "--again", "people")
+    _main(docs, "--limit", "5")
+    assert len(ran) == 3 and ran[-1][-2:] == ["--limit", "5"]
+    folders = {c[c.index("--out") + 1] for c in ran}
+    assert len(folders) == 2  # a trial does not mix with the whole
+    _main(docs)
+    assert len(ran) == 4  # a trial is no record of the whole
+    monkeypatch.setattr(results, "weights_id", lambda: "other")
+    _main(docs)
+    assert len(ran) == 5
+    _main(docs, "--no-run")
+    assert len(ran) == 5
+
+
+def test_what_goes_wrong_is_said(docs, ran):
+    with pytest.raises(AssetError, match="other: densefit other ended with 3"):
+        results.main(["--docs", str(docs), "--work", str(docs / "work"), "--only", "other"])
+    with pytest.raises(AssetError, match="'nobody'"):
+        results.main(["--docs", str(docs), "--only", "nobody"])
+    (docs / "results" / "people.json").write_text("{}")
+    with pytest.raises(AssetError, match="people.json"):
+        _main(docs)
+    for text, word in (("- 3", "list of runs"), ("- {name: a, kind: art, title: a, about: a, command: [a], result: a}", "'art'")):
+        (docs / "results" / "runs.yaml").write_text(text)
+        with pytest.raises(AssetError, match=word):
+            _main(docs)
+    with pytest.raises(AssetError, match="markers|lines to write between"):
+        results_text.insert("nothing", "x")
+
+
+def test_the_committed_text_is_that_of_the_committed_records():
+    docs = results.ROOT / "docs"
+    runs = results.read_runs(docs / "results" / "runs.yaml")
+    text = (docs / "RESULTS.md").read_text()
+    assert text == results_text.insert(text, results.text_of(runs, docs)), "run: make results RESULTS_ARGS=--no-run"
+    assert {r.kind for r in runs} <= set(results_text.KINDS)
+
+
+def test_any_record_of_numbers_can_be_shown():
+    text = results_text.values_text({"a": {"b": 0.12345, "c": "x"}, "n": 3, "list": [1]})
+    assert "| a, b | 0.1235 |" in text and "| a, c | x |" in text and "| n | 3 |" in text
