@@ -1,6 +1,8 @@
-"""One tracker for one camera.
+"""One tracker for one camera, one for several, or one for each; lists are separated by commas.
 
 ros2 launch densefit_ros densefit.launch.py image_topic:=/camera/image_raw rviz:=true
+ros2 launch densefit_ros densefit.launch.py cameras:=left,right image_topic:=/left/image_raw,/right/image_raw
+ros2 launch densefit_ros densefit.launch.py namespace:=left,right image_topic:=/left/image_raw,/right/image_raw
 """
 
 import os
@@ -17,6 +19,7 @@ from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from densefit_ros.ros.launching import plan
 from launch import LaunchDescription
 
 SHARE = FindPackageShare("densefit_ros")
@@ -34,13 +37,17 @@ def generate_launch_description():
             arg(
                 "image_topic",
                 "/camera/image_raw",
-                "image to track people in; with image_transport compressed, without /compressed",
+                "image to track people in, or a list; with image_transport compressed, without /compressed",
             ),
-            arg("camera_info_topic", "", "calibration; empty: camera_info beside the image topic"),
-            arg("depth_topic", "", "depth aligned to the image; empty: no depth"),
+            arg("cameras", "", "names of the cameras in image_topic, when one process serves them all"),
+            arg("camera_info_topic", "", "calibration, or a list; empty: camera_info beside the image topic"),
+            arg("depth_topic", "", "depth aligned to the image, or a list; empty: no depth"),
+            arg("detections_topic", "", "boxes of people (vision_msgs/Detection2DArray), or a list; empty: our own finder"),
+            arg("keypoints_topic", "", "keypoints (densefit_ros/KeypointsArray), or a list; empty: none"),
+            arg("initial_topic", "", "first estimates (densefit_ros/SmplBodyArray), or a list; empty: our own"),
             arg("image_transport", "raw", "raw or compressed"),
             arg("params_file", PathJoinSubstitution([SHARE, "config", "default.yaml"]), "YAML file of parameters"),
-            arg("namespace", "", "namespace of the node: one per camera"),
+            arg("namespace", "", "namespace of the node; a list, as long as image_topic: a process for each camera"),
             arg("node_name", "densefit", "name of the node"),
             arg("use_sim_time", "false", "take the time from /clock"),
             arg("autostart", "true", "configure and activate at start"),
@@ -54,47 +61,52 @@ def generate_launch_description():
 
 
 def start(context):
-    """Node, its way through the lifecycle, and rviz."""
+    """Nodes, their way through the lifecycle, and rviz."""
 
     def value(name):
         return LaunchConfiguration(name).perform(context)
 
-    image = value("image_topic")
-    info = value("camera_info_topic") or image.rsplit("/", 1)[0] + "/camera_info"
-    remappings = [("image", image), ("camera_info", info)]
-    overrides = {
+    optional = {n: value(f"{n}_topic") for n in ("depth", "detections", "keypoints", "initial")}
+    plans = plan(
+        value("image_topic"),
+        value("camera_info_topic"),
+        optional,
+        value("cameras"),
+        value("namespace"),
+        value("node_name"),
+    )
+    common = {
         "use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool),
         "ros.image_transport": value("image_transport"),
     }
-    if value("depth_topic"):
-        remappings.append(("depth", value("depth_topic")))
-        overrides["ros.depth"] = True
-    node = LifecycleNode(
-        package="densefit_ros",
-        executable="densefit_node",
-        name=value("node_name"),
-        namespace=value("namespace"),
-        parameters=[value("params_file"), overrides],
-        remappings=remappings,
-        arguments=["--ros-args", "--log-level", value("log_level")],
-        output="screen",
-    )
-    actions = [node]
+    actions = []
+    for p in plans:
+        node = LifecycleNode(
+            package="densefit_ros",
+            executable="densefit_node",
+            name=value("node_name"),
+            namespace=p.namespace,
+            parameters=[value("params_file"), {**common, **p.parameters}],
+            remappings=list(p.remappings),
+            arguments=["--ros-args", "--log-level", value("log_level")],
+            output="screen",
+        )
+        if value("autostart") == "true":
+            actions += lifecycle_events(node)
+        actions.append(node)
     if value("image_profile") == "true":
         # Fast DDS 3 renamed the variable; setting both makes it read the file twice and complain.
         old = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
         name = "FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"
         actions.insert(0, SetEnvironmentVariable(name, PathJoinSubstitution([SHARE, "config", "fastdds_image.xml"])))
-    if value("autostart") == "true":
-        actions = lifecycle_events(node) + actions
-    markers = markers_topic(value("namespace"), value("node_name"))
     frame = ["-f", value("fixed_frame")] if value("fixed_frame") else []
     actions.append(
         Node(
             package="rviz2",
             executable="rviz2",
             arguments=["-d", PathJoinSubstitution([SHARE, "rviz", "densefit.rviz"]), *frame],
-            remappings=[("/camera/image_raw", image), ("/densefit/markers", markers)],
+            # The first camera; displays of the others are added by hand.
+            remappings=[("/camera/image_raw", plans[0].images[0]), ("/densefit/markers", plans[0].markers)],
             condition=IfCondition(LaunchConfiguration("rviz")),
         )
     )
@@ -119,8 +131,3 @@ def lifecycle_events(node):
             )
         ),
     ]
-
-
-def markers_topic(namespace, name):
-    """Where the markers of the node appear."""
-    return "/" + "/".join(p for p in (namespace.strip("/"), name, "markers") if p)

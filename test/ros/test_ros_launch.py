@@ -1,0 +1,154 @@
+"""The launch file: which nodes it starts, from lists; with stand-ins for launch where that is not installed."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import yaml
+
+from densefit_ros.config import Config
+from densefit_ros.errors import ConfigError
+from densefit_ros.ros import params
+from densefit_ros.ros.launching import plan
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_one_camera():
+    (node,) = plan("/camera/image_raw", optional_topics={"depth": "/camera/depth", "initial": ""})
+    assert node.remappings == (
+        ("image", "/camera/image_raw"),
+        ("camera_info", "/camera/camera_info"),
+        ("depth", "/camera/depth"),
+    )
+    assert node.parameters == {"ros.depth": True} and node.namespace == "" and node.markers == "/densefit/markers"
+
+
+def test_one_process_for_several_cameras():
+    (node,) = plan(
+        "/l/image_raw, /r/image_raw",
+        "",
+        {"initial": "/l/hmr,/r/hmr", "keypoints": "/l/kp,/r/kp"},
+        "left,right",
+        "/robot",
+        "people",
+    )
+    assert dict(node.remappings) == {
+        "left/image": "/l/image_raw",
+        "left/camera_info": "/l/camera_info",
+        "~/left/initial": "/l/hmr",
+        "left/keypoints": "/l/kp",
+        "right/image": "/r/image_raw",
+        "right/camera_info": "/r/camera_info",
+        "~/right/initial": "/r/hmr",
+        "right/keypoints": "/r/kp",
+    }
+    assert node.parameters == {"ros.cameras": "left,right", "ros.initial": True, "ros.keypoints": "keypoints"}
+    assert node.namespace == "/robot" and node.markers == "/robot/people/left/markers"
+    assert params.camera_names(params.merged(Config(), params.RosConfig(), node.parameters)[1]) == ("left", "right")
+
+
+def test_a_process_for_each_camera():
+    nodes = plan("/l/image_raw,/r/image_raw", "/l/info,/r/info", namespace="left,right")
+    assert [n.namespace for n in nodes] == ["left", "right"]
+    assert [dict(n.remappings)["camera_info"] for n in nodes] == ["/l/info", "/r/info"]
+    assert [n.markers for n in nodes] == ["/left/densefit/markers", "/right/densefit/markers"]
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (dict(image_topic=""), "image_topic is empty"),
+        (dict(image_topic="/a,/b"), "image_topic lists 2, namespace 0"),
+        (dict(image_topic="/a", namespace="x,y"), "image_topic lists 1, namespace 2"),
+        (dict(image_topic="/a", cameras="l,r"), "cameras names 2, image_topic 1"),
+        (dict(image_topic="/a,/b", cameras="l,r", namespace="x,y"), "one namespace at most"),
+        (dict(image_topic="/a,/b", cameras="l,r", camera_info_topic="/i"), "camera_info_topic lists 1, image_topic 2"),
+        (dict(image_topic="/a,/b", cameras="l,r", optional_topics={"depth": "/d"}), "depth_topic lists 1, image_topic 2"),
+    ],
+)
+def test_lists_that_do_not_go_together(arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        plan(**arguments)
+
+
+class Recorded:
+    """Any class of launch: keeps what it was made with."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        self.args, self.kwargs = args, kwargs
+
+
+def stand_ins(values: dict[str, str]) -> dict[str, types.ModuleType]:
+    """Modules with the names that the launch file imports; LaunchConfiguration answers from ``values``."""
+
+    class LaunchConfiguration(Recorded):
+        def perform(self, context) -> str:
+            return values[self.args[0]]
+
+    names = {
+        "launch": ("LaunchDescription",),
+        "launch.actions": (
+            "DeclareLaunchArgument",
+            "EmitEvent",
+            "OpaqueFunction",
+            "RegisterEventHandler",
+            "SetEnvironmentVariable",
+        ),
+        "launch.conditions": ("IfCondition",),
+        "launch.event_handlers": ("OnProcessStart",),
+        "launch.events": ("matches_action",),
+        "launch.substitutions": ("PathJoinSubstitution",),
+        "launch_ros": (),
+        "launch_ros.actions": ("LifecycleNode", "Node"),
+        "launch_ros.event_handlers": ("OnStateTransition",),
+        "launch_ros.events": (),
+        "launch_ros.events.lifecycle": ("ChangeState",),
+        "launch_ros.parameter_descriptions": ("ParameterValue",),
+        "launch_ros.substitutions": ("FindPackageShare",),
+    }
+    modules = {}
+    for module, classes in names.items():
+        modules[module] = types.ModuleType(module)
+        for name in classes:
+            setattr(modules[module], name, type(name, (Recorded,), {}))
+    modules["launch.substitutions"].LaunchConfiguration = LaunchConfiguration
+    return modules
+
+
+@pytest.mark.parametrize(
+    "arguments, nodes",
+    [
+        ({}, 1),
+        ({"cameras": "left,right", "image_topic": "/l/image_raw,/r/image_raw", "depth_topic": "/l/d,/r/d"}, 1),
+        ({"namespace": "left,right", "image_topic": "/l/image_raw,/r/image_raw", "rviz": "true", "fixed_frame": "f"}, 2),
+        ({"autostart": "false", "image_profile": "false"}, 1),
+    ],
+)
+def test_the_file_itself(arguments, nodes, monkeypatch):
+    values: dict[str, str] = {}
+    for name, module in stand_ins(values).items():
+        monkeypatch.setitem(sys.modules, name, module)
+    file = runpy.run_path(str(ROOT / "launch" / "densefit.launch.py"))
+    (description,) = file["generate_launch_description"]().args
+    declared = [a for a in description if type(a).__name__ == "DeclareLaunchArgument"]
+    defaults = {a.args[0]: a.kwargs["default_value"] for a in declared}
+    assert all(a.kwargs["description"] for a in declared) and set(arguments) <= set(defaults)
+    values.update({**defaults, "params_file": str(ROOT / "config" / "default.yaml"), **arguments})
+
+    (start,) = [a.kwargs.get("function") or a.args[0] for a in description if type(a).__name__ == "OpaqueFunction"]
+    actions = start(None)
+    kinds = [type(a).__name__ for a in actions]
+    assert kinds.count("LifecycleNode") == nodes and kinds.count("Node") == 1
+    assert kinds.count("RegisterEventHandler") == (0 if arguments.get("autostart") == "false" else 2 * nodes)
+    assert kinds.count("SetEnvironmentVariable") == (0 if arguments.get("image_profile") == "false" else 1)
+    for action in actions:
+        if type(action).__name__ == "LifecycleNode":
+            given = action.kwargs["parameters"][1]
+            own = {k: v for k, v in given.items() if not isinstance(v, Recorded)}
+            params.merged(Config(), params.RosConfig(), own)  # each is a parameter of the node, in range
+            assert dict(action.kwargs["remappings"]) and yaml.safe_load(Path(action.kwargs["parameters"][0]).read_text())
