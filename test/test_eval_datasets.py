@@ -202,6 +202,12 @@ def test_truth_scores_zero_and_an_offset_its_size(tmp_path, make, loader):
         spread = np.linalg.norm(sample.truth.points_m - sample.truth.root_m, axis=1).mean()
         assert big.mpjpe_mm == pytest.approx(50 * spread) and big.pa_mpjpe_mm == pytest.approx(0, abs=1e-6)
         assert big.pve_mm == pytest.approx(50 * np.linalg.norm(vertices - sample.truth.root_m, axis=1).mean())
+        # Aside by 7 % of the box at the middle depth: as many points are right as lie nearer or farther than that.
+        z, side = sample.truth.points_m[:, 2], max(sample.box_xywh[2:])
+        aside = 0.07 * side / 500 * np.median(z)
+        shifted = score(dataset.protocol, sample, vertices + [aside, 0, 0], joints + [aside, 0, 0])
+        expected = [np.mean(500 * aside / z <= share * side) for share in (0.05, 0.1)]
+        assert (shifted.pck_05, shifted.pck_10) == pytest.approx(expected) and expected[0] < expected[1]
 
 
 def test_rich_scores(tmp_path):
@@ -216,6 +222,18 @@ def test_rich_scores(tmp_path):
         perfect = score(dataset.protocol, sample, np.zeros((5, 3)), joints)
         assert (perfect.mpjpe_mm, perfect.reproj_px, perfect.pck_05) == pytest.approx((0, 0, 1), abs=1e-4)
         assert np.isnan(perfect.pve_mm)
+        moved = score(dataset.protocol, sample, np.zeros((5, 3)), joints + [0.1, 0, 0])
+        assert (moved.mpjpe_mm, moved.pa_mpjpe_mm, moved.absolute_mpjpe_mm) == pytest.approx((0, 0, 100), abs=1e-3)
+        assert moved.reproj_px == pytest.approx(np.mean(0.1 * sample.camera.fx / joints[:22, 2]), rel=1e-4)
+        hand = joints.copy()
+        hand[20] += [0, 0.066, 0]  # one of 22 joints, the hands' own joints are not compared
+        hand[23] += 1.0
+        one = score(dataset.protocol, sample, np.zeros((5, 3)), hand)
+        assert (
+            one.mpjpe_mm == pytest.approx(3)
+            and one.absolute_mpjpe_mm == pytest.approx(3)
+            and 0 < one.pa_mpjpe_mm < 66 / np.sqrt(22)
+        )
         assert sample.camera.fx == pytest.approx(4000 * 514 / 4112) and sample.camera.cx == pytest.approx(257)
 
 

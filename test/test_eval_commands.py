@@ -1,0 +1,88 @@
+"""``densefit eval`` on folders in the datasets' own formats: every option, from files to tables."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+
+import numpy as np
+import pytest
+import test_eval_datasets as mini
+
+from densefit_ros import cli
+from densefit_ros.eval import main as eval_main
+from densefit_ros.models import load_models
+
+EVIDENCE = "none,keypoints,densepose,gt-displacement,gt-joints"
+
+
+@pytest.fixture(autouse=True)
+def _load_once(monkeypatch):
+    monkeypatch.setattr(eval_main, "load_models", functools.lru_cache(maxsize=None)(load_models))
+
+
+def _run(out, root, bodies, dataset, *more):
+    arguments = ["eval", "--dataset", dataset, "--root", str(root), "--bodies", str(bodies), "--out", str(out), "--quiet"]
+    return cli.main([*arguments, "--regressor", "network", "--set", "device=cpu", *more])
+
+
+def _rows(out):
+    return list(csv.DictReader((out / "samples.csv").read_text().splitlines()))
+
+
+@pytest.mark.parametrize("dataset, make", [("3dpw", mini._threedpw), ("emdb", mini._emdb)])
+def test_evidences_and_priors_make_a_table(tmp_path, capsys, dataset, make):
+    root, bodies = make(tmp_path / "data")
+    out = tmp_path / "out"
+    assert _run(out, root, bodies, dataset, "--evidence", EVIDENCE, "--prior", "none,gmm", "--limit", "2") == 0
+    rows = _rows(out)
+    assert len(rows) == 2 * (1 + 4 * 2) and {r["prior"] for r in rows} == {"none", "gmm"}
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["samples"] == 2 and summary["dataset"] == dataset and "network" in summary["first_estimate"]
+    first, best = (summary["table"][k]["pve_mm"][0] for k in ("first estimate", "gt-displacement"))
+    assert best < first  # a regressor has nothing to say of a grey picture; the truth has
+    printed = capsys.readouterr().out
+    assert summary["protocol"] in printed and "| gt-joints + gmm |" in printed and (out / "pa_mpjpe.png").is_file()
+    # The rest of the samples later, without touching what is there.
+    before = (out / "samples.csv").read_text()
+    assert _run(out, root, bodies, dataset, "--evidence", "none") == 0
+    assert (out / "samples.csv").read_text().startswith(before) and len(_rows(out)) == len(rows) + 1
+
+
+def test_frames_of_a_sequence_have_time_metrics(tmp_path):
+    root, bodies = mini._emdb(tmp_path / "data", good_frames_mask=np.ones(mini.FRAMES))
+    assert _run(tmp_path / "out", root, bodies, "emdb", "--evidence", "gt-joints", "--split", "emdb1") == 0
+    table = json.loads((tmp_path / "out" / "summary.json").read_text())["table"]
+    assert {"acceleration_m_s2", "jitter_10m_s3", "bone_mm"} <= set(table["gt-joints"])
+
+
+def test_rich_has_joints_but_no_true_surface(tmp_path, capsys):
+    root, bodies = mini._rich(tmp_path / "data")
+    assert _run(tmp_path / "out", root, bodies, "rich", "--evidence", "none", "--limit", "3") == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["table"]["none"]["pve_mm"][0] is None and summary["table"]["none"]["mpjpe_mm"][0] > 0
+    assert _run(tmp_path / "out", root, bodies, "rich", "--evidence", "gt-displacement", "--limit", "1") == cli.EXIT_ERROR
+    assert "another topology" in capsys.readouterr().err
+
+
+def test_a_missing_picture_leaves_one_sample_out(tmp_path, caplog):
+    root, bodies = mini._threedpw(tmp_path / "data")
+    (root / "imageFiles" / "street_00" / "image_00004.jpg").unlink()
+    with caplog.at_level("WARNING", logger="densefit"):
+        assert _run(tmp_path / "out", root, bodies, "3dpw", "--evidence", "none") == 0
+    assert len(_rows(tmp_path / "out")) == 2 and "image_00004.jpg" in caplog.text
+
+
+def test_openpose_files_lie_beside_their_pictures(tmp_path):
+    root, bodies = mini._threedpw(tmp_path / "data")
+    dataset = mini.ThreeDPW(root, bodies)
+    folder = tmp_path / "openpose" / "street_00"
+    folder.mkdir(parents=True)
+    for sample in dataset:
+        x, y, w, h = sample.box_xywh
+        points = np.column_stack([np.linspace(x, x + w, 25), np.linspace(y, y + h, 25), np.full(25, 0.5)])
+        name = sample.picture.rpartition("/")[2].replace(".jpg", "_keypoints.json")
+        (folder / name).write_text(json.dumps({"people": [{"pose_keypoints_2d": points.ravel().tolist()}]}))
+    assert _run(tmp_path / "out", root, bodies, "3dpw", "--evidence", "keypoints", "--keypoints", str(tmp_path / "openpose")) == 0
+    assert len(_rows(tmp_path / "out")) == 3
