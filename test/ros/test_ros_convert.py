@@ -1,17 +1,25 @@
 """Image messages to arrays: every encoding against a reference, and anything at all without a crash."""
 
 import array
+import time
 
 import cv2
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
 
 from densefit_ros.errors import CameraError, DensefitError, ImageError
 from densefit_ros.ros import convert
 from densefit_ros.ros.camera_info import calibration
+from densefit_ros.ros.diagnostics import Faults, Stats
+from densefit_ros.ros.handler import Handler, Job
+from densefit_ros.ros.params import RosConfig
+from densefit_ros.ros.sync import StampBuffer
+from densefit_ros.types import FrameResult
 
 RNG = np.random.default_rng(1)
 SMOOTH = cv2.GaussianBlur(RNG.integers(0, 256, (48, 64, 3), np.uint8), (0, 0), 6)  # RGB, easy on chroma subsampling
@@ -257,3 +265,95 @@ def test_undistort_puts_points_where_the_pinhole_sees_them(model, d):
     depth = np.ones((240, 320), np.float32)
     values = calib.undistort(depth)
     assert set(np.unique(values[~np.isnan(values)])) == {1.0}
+
+
+NUMBER = st.floats() | st.sampled_from([0.0, 60.0, 31.5, 1e308, -1.0])
+NUMBER_32 = st.floats(width=32) | st.sampled_from([0.0, 3.0, float("nan")])
+SIZE = st.sampled_from([0, 1, 48, 64, 128]) | st.integers(0, 2**32 - 1)
+
+
+def any_info(draw) -> CameraInfo:
+    good = [60.0, 0.0, 31.5, 0.0, 61.0, 23.5, 0.0, 0.0, 1.0]
+    k = [draw(NUMBER) if draw(st.integers(0, 4)) == 0 else v for v in good]
+    msg = CameraInfo(width=draw(SIZE), height=draw(SIZE), k=k, binning_x=draw(SIZE), binning_y=draw(SIZE))
+    msg.d = draw(st.lists(NUMBER | st.floats(-0.2, 0.2), max_size=14))
+    msg.p = draw(st.lists(NUMBER, min_size=12, max_size=12))
+    msg.distortion_model = draw(st.sampled_from(["", "plumb_bob", "rational_polynomial", "equidistant", "x\ny"]))
+    roi = msg.roi
+    roi.x_offset, roi.y_offset, roi.width, roi.height = (draw(SIZE) for _ in range(4))
+    return msg
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), rectified=st.booleans())
+def test_fuzz_camera_info(data, rectified):
+    msg = any_info(data.draw)
+    try:
+        calib = calibration(msg, 64, 48, rectified)
+    except DensefitError as e:
+        assert 10 < len(str(e)) < 800 and "\n" not in str(e)
+        return
+    camera = calib.camera
+    assert camera.fx > 0 and camera.fy > 0 and np.isfinite([camera.fx, camera.fy, camera.cx, camera.cy]).all()
+    assert calib.undistort(SMOOTH).shape == SMOOTH.shape
+    assert calib.undistort_points(np.array([[3.5, 4.5]])).shape == (1, 2)
+
+
+class AnyEngine:
+    """Answers nothing; notes that it was asked."""
+
+    def __init__(self) -> None:
+        from densefit_ros.body.assets import load_body
+
+        self.body, self.frames = load_body(), []
+
+    def process(self, frame, boxes_xywh=None, estimates=None, camera=""):
+        self.frames.append(frame)
+        return FrameResult(frame.stamp_ns, frame.camera, (), {})
+
+    def reset(self, camera=None) -> None:
+        pass
+
+
+ENGINE = AnyEngine()
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_fuzz_the_whole_callback(data):
+    """Images, calibration, depth, estimates and keypoints of any kind: one line per fault, never an exception."""
+    from densefit_ros.msg import Keypoints, KeypointsArray, SmplBody, SmplBodyArray
+
+    draw, said, ENGINE.frames = data.draw, [], []
+    ros = RosConfig(fov_deg=draw(st.sampled_from([0.0, 70.0])))
+    faults = Faults(said.append, lambda: 0.0)
+    companions = {name: StampBuffer() for name in ("depth", "initial", "keypoints")}
+    published = []
+    handler = Handler(
+        ENGINE, lambda: ros, lambda *a: published.append(a), faults, Stats(), draw(st.booleans()), companions, "left"
+    )
+    for _ in range(draw(st.integers(1, 3))):
+        stamp = Time(sec=draw(st.sampled_from([0, 5, 6, -(2**31), 2**31 - 1])), nanosec=draw(st.sampled_from([0, 7, 2**32 - 1])))
+        header = Header(stamp=stamp, frame_id=draw(st.sampled_from(["", "optical", "\n"])))
+        encoding = draw(st.sampled_from(["rgb8", "mono8", "nv12", "32FC1", "?\n"]))
+        pixels = array.array("B", draw(st.sampled_from([bytes(48 * 64 * 4), b"", b"123", bytes(48 * 64)])))
+        image = Image(header=header, height=draw(SIZE), width=draw(SIZE), encoding=encoding, step=draw(SIZE), data=pixels)
+        if draw(st.booleans()):
+            image.height, image.width, image.step, image.encoding = 48, 64, 192, "rgb8"
+        if draw(st.integers(0, 5)) == 0:
+            image = CompressedImage(
+                header=header, format="jpeg", data=array.array("B", draw(st.sampled_from([JPEG, JPEG[:99], b""])))
+            )
+        depth = Image(header=header, height=48, width=64, encoding="32FC1", step=256, data=pixels)
+        companions["depth"].add(depth)
+        body = SmplBody(transl=[draw(NUMBER_32), 0.0, draw(NUMBER_32)], confidence=draw(NUMBER_32))
+        companions["initial"].add(SmplBodyArray(header=header, bodies=[body]))
+        person = Keypoints(uv=[draw(NUMBER_32)] * 34, confidence=[draw(NUMBER_32)] * 17)
+        companions["keypoints"].add(KeypointsArray(header=header, set_name="coco17", people=[person]))
+        job = Job(image, draw(st.none()) if draw(st.booleans()) else any_info(draw), time.monotonic())
+        assert handler.patience(job) <= max(ros.depth_wait_s, ros.external_wait_s)
+        before = len(said)
+        handler(job)
+        assert len(published) == len(ENGINE.frames)
+        assert published and published[-1][1] is header or len(said) > before, "answered, or said why not"
+    assert all("\n" not in line for line in said)
