@@ -215,7 +215,7 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
     """Defaults, then the YAML file, then the overrides.
 
     The file is a tree of the same names.  A ROS parameter file (a node name, then ``ros__parameters``) is accepted as
-    well; its ``ros.*`` entries belong to the node and are skipped here.
+    well; its ``ros.*`` and ``hri.*`` entries belong to the node and are skipped here.
     """
     config = Config()
     if path:
@@ -235,7 +235,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         merged: dict[str, Any] = {}
         for node in nodes:
             merged.update(_flatten(node["ros__parameters"] or {}))
-        return {k: v for k, v in merged.items() if not k.startswith("ros.")}
+        return {k: v for k, v in merged.items() if not k.startswith(("ros.", "hri."))}
     return _flatten(tree)
 
 

@@ -38,7 +38,7 @@ ALLOWED = {
     "eval": FRAME | {"synth", "viz"},
     "bench": FRAME | {"synth", "viz", "eval"},
     "offline": FRAME | {"viz"},
-    "ros": FRAME | {"viz"},
+    "ros": FRAME | {"viz", "offline"},
     "demo": FRAME | {"synth", "viz", "eval", "ros", "offline"},
     "cli": None,  # everything, lazily
 }

@@ -20,10 +20,11 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_srvs.srv import SetBool, Trigger
 
 from ..config import Config
-from ..errors import ConfigError, DensefitError
+from ..errors import BackendUnavailable, ConfigError, DensefitError
 from . import params
 from .engine import LIVE_SETTINGS, Engine, PipelineEngine
 from .handler import Job
+from .hri import HriTopics
 from .inputs import check_installed
 from .stream import Stream
 from .worker import Worker
@@ -61,6 +62,7 @@ class DensefitNode(LifecycleNode):
         self._ros = params.merged(Config(), self._ros, {"ros.autostart": self.get_parameter("ros.autostart").value})[1]
         self._engine: Engine | None = None
         self._streams: dict[str, Stream] = {}  # by camera, from configure to cleanup
+        self._hri: HriTopics | None = None
         self._worker: Worker[Job] | None = None  # while active
         self._enabled = True
         self.autostart_failed = False
@@ -79,6 +81,7 @@ class DensefitNode(LifecycleNode):
         try:
             self._config, self._ros = params.read(self)
             cameras = params.camera_names(self._ros)
+            params.check_hri(self._ros)
             check_installed(self._ros)
             self.get_logger().info("loading models and warming up ...")
             self._engine = self._make_engine(self._config)
@@ -88,7 +91,8 @@ class DensefitNode(LifecycleNode):
         except Exception as e:  # rclpy would turn it into a silent "failed": a missing module must be read in the log
             self.get_logger().error(f"cannot configure: {type(e).__name__}: {e}{_where(e)}")
             return _FAILURE
-        self._streams = {c: Stream(self, c, self._engine, lambda: self._ros) for c in cameras}
+        self._hri = self._make_hri()
+        self._streams = {c: Stream(self, c, self._engine, lambda: self._ros, self._hri) for c in cameras}
         period_s = self._ros.diagnostics_period_s
         self._diagnostics_timer = self.create_timer(period_s, self._on_diagnostics, clock=self._steady)
         self.get_logger().info("ready: " + ", ".join(f"{k} {v}" for k, v in self._engine.backends.items()))
@@ -136,6 +140,15 @@ class DensefitNode(LifecycleNode):
         self._free()
 
     # Worker thread
+
+    def _make_hri(self) -> HriTopics | None:
+        if not self._ros.hri.enabled:
+            return None
+        try:
+            return HriTopics(self, self._engine.body)
+        except BackendUnavailable as e:
+            self.get_logger().error(str(e))
+            return None
 
     def _on_bug(self, camera: str, error: Exception) -> None:
         stream = self._streams[camera]
@@ -202,6 +215,8 @@ class DensefitNode(LifecycleNode):
             self._worker = None
         for stream in self._streams.values():
             stream.deactivate()
+        if self._hri is not None:
+            self._hri.forget()
         if self._engine is not None:
             self._engine.reset()
 
@@ -212,6 +227,9 @@ class DensefitNode(LifecycleNode):
         for stream in self._streams.values():
             stream.destroy()
         self._streams = {}
+        if self._hri is not None:
+            self._hri.destroy()
+            self._hri = None
         self._engine = None
         gc.unfreeze()
 

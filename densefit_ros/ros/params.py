@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,20 @@ if TYPE_CHECKING:
     from rcl_interfaces.msg import ParameterDescriptor
 
 PREFIX = "ros."
+HRI_PREFIX = "hri."
 
 
 def _opt(default: Any, description: str, lo: float | None = None, hi: float | None = None, choices: tuple[str, ...] = ()) -> Any:
     return field(default=default, metadata={"description": description, "lo": lo, "hi": hi, "choices": choices})
+
+
+@dataclass(frozen=True)
+class HriConfig:
+    """REP-155, the conventions of ROS for human-robot interaction; parameter names start with ``hri.``."""
+
+    enabled: bool = _opt(
+        False, "publish /humans/bodies/tracked and of each body roi, skeleton2d and joint_states; needs the package hri_msgs"
+    )
 
 
 @dataclass(frozen=True)
@@ -87,11 +98,18 @@ class RosConfig:
     )
     diagnostics_period_s: float = _opt(1.0, "period of /diagnostics, s", 0.1, 60.0)
     log_period_s: float = _opt(10.0, "the same fault is logged at most this often, s", 0.0, 3600.0)
+    hri: HriConfig = field(default_factory=HriConfig)
 
 
 def words(text: str) -> tuple[str, ...]:
     """The words of a setting that holds several, separated by commas."""
     return tuple(w.strip() for w in text.split(",") if w.strip())
+
+
+def check_hri(ros: RosConfig) -> None:
+    """Raises ConfigError when the node would listen to itself."""
+    if ros.hri.enabled and ros.keypoints == "hri":
+        raise ConfigError("hri.enabled and ros.keypoints 'hri' exclude one another: the node would track its own bodies")
 
 
 def camera_names(ros: RosConfig) -> tuple[str, ...]:
@@ -105,7 +123,12 @@ def camera_names(ros: RosConfig) -> tuple[str, ...]:
 
 def all_settings(config: Config, ros: RosConfig) -> list[Setting]:
     """Every parameter of the node, with its present value."""
-    return [*settings(config), *settings(ros, PREFIX)]
+    own = [dataclasses.replace(s, name=s.name.removeprefix(PREFIX)) if _is_hri(s) else s for s in settings(ros, PREFIX)]
+    return [*settings(config), *own]
+
+
+def _is_hri(setting: Setting) -> bool:
+    return setting.name.startswith(PREFIX + HRI_PREFIX)
 
 
 def descriptor(setting: Setting) -> ParameterDescriptor:
@@ -140,6 +163,6 @@ def read(node: Any) -> tuple[Config, RosConfig]:
 
 def merged(config: Config, ros: RosConfig, changes: dict[str, Any]) -> tuple[Config, RosConfig]:
     """Settings with some of them changed, each checked.  Raises ConfigError."""
-    core = {n: v for n, v in changes.items() if not n.startswith(PREFIX)}
-    own = {n[len(PREFIX) :]: v for n, v in changes.items() if n.startswith(PREFIX)}
+    own = {n.removeprefix(PREFIX): v for n, v in changes.items() if n.startswith((PREFIX, HRI_PREFIX))}
+    core = {n: v for n, v in changes.items() if not n.startswith((PREFIX, HRI_PREFIX))}
     return with_overrides(config, core), with_overrides(ros, own)

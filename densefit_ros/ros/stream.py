@@ -8,6 +8,7 @@ from typing import Any
 from .diagnostics import Faults, Stats, diagnostic_array
 from .engine import Engine
 from .handler import Handler, Job
+from .hri import HriTopics
 from .inputs import Inputs, is_rectified, make_companions
 from .outputs import Outputs
 from .params import RosConfig
@@ -17,13 +18,14 @@ from .worker import Worker
 class Stream:
     """See the module.  ``camera`` is its name, empty for the only one."""
 
-    def __init__(self, node: Any, camera: str, engine: Engine, ros: Callable[[], RosConfig]) -> None:
+    def __init__(self, node: Any, camera: str, engine: Engine, ros: Callable[[], RosConfig], hri: HriTopics | None) -> None:
         self.camera, self._node, self._engine, self._ros = camera, node, engine, ros
         said = f"{camera}: " if camera else ""
         self.faults = Faults(lambda m: node.get_logger().warning(said + m), lambda: ros().log_period_s)
         self._stats = Stats()
         prefix = f"~/{camera}/" if camera else "~/"
         self._outputs = Outputs(node, engine.body, ros, lambda: node.get_clock().now().nanoseconds, prefix)
+        self._hri = hri
         self._inputs: Inputs | None = None
         self._handler: Handler | None = None
         self._worker: Worker[Job] | None = None
@@ -80,6 +82,7 @@ class Stream:
         if active is not None:
             values["received"], values["dropped"] = str(active.received[self.camera]), str(active.dropped[self.camera])
         values["camera_info"] = self._stats.calibration
+        values["hri"] = "on" if self._hri else "hri_msgs is missing" if self._ros().hri.enabled else "off"
         values.update({f"backend_{k}": v for k, v in self._engine.backends.items()})
         now = self._node.get_clock().now().to_msg()
         name = f"{self._node.get_fully_qualified_name().lstrip('/')}: {f'{self.camera} ' if self.camera else ''}tracker"
@@ -92,4 +95,6 @@ class Stream:
             return
         counts = (worker.received[self.camera], self._stats.answered + 1, worker.dropped[self.camera])
         age_ms = self._outputs.publish(result, header, rgb, total_ms, counts)
+        if self._hri is not None:
+            self._hri.submit(self.camera, result, header)
         self._stats.add(age_ms, total_ms, result.stage_ms, len(result.people))
