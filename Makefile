@@ -1,6 +1,7 @@
 # make demo [INPUT=video|directory|/dev/videoN]   three processes over DDS: camera, node, recorder; results in out/demo
 # make test                                       the whole suite
 # make setup                                      only the set-up that both share (./.venv and ./build)
+# make storm MINUTES=10                           every fault of a camera at random: the node, then the real tracker
 # make colcon                                     colcon build --merge-install into ./install
 # make gpu-check                                  the tests that need an NVIDIA GPU
 # make results [RESULTS_ARGS="--only NAME"]       the runs of docs/results/runs.yaml, and docs/RESULTS.md from them
@@ -10,7 +11,7 @@
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test demo test gpu-check results colcon lint clean distclean
+.PHONY: help setup setup-test demo test storm gpu-check results colcon lint clean distclean
 
 export PYTHON TORCH_INDEX_URL DENSEFIT_MEDIAPIPE
 # Several numerical libraries with a thread pool each are slower than one thread each on a small machine.
@@ -33,6 +34,12 @@ demo: setup
 
 test: setup-test
 	@$(PYTEST) -q -m "not gpu" --durations=15 $(TEST_ARGS)
+
+MINUTES ?= 10
+storm: setup-test
+	@mkdir -p out
+	@for node in fake pipeline; do DENSEFIT_STORM_S=$$(( $(MINUTES) * 60 )) DENSEFIT_STORM_NODE=$$node \
+	  DENSEFIT_STORM_LOG=out/storm_$$node.json bash -c '$(RUN) python -m pytest -q -s test/ros/test_ros_storm.py' || exit 1; done
 
 gpu-check: setup-test
 	@nvidia-smi -L || { echo "[densefit] error: no NVIDIA GPU answers nvidia-smi on this machine" >&2; exit 1; }

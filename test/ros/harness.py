@@ -28,10 +28,12 @@ NODE = Path(__file__).parent / "fake_engine.py"
 class NodeProcess:
     """The densefit node in a process of its own, with the fake engine."""
 
+    command = (sys.executable, str(NODE))
+
     def __init__(self, *ros_args: str, env: dict[str, str] | None = None) -> None:
         """``env``: variables on top of this process's own."""
         self.process = subprocess.Popen(
-            [sys.executable, str(NODE), "--ros-args", *ros_args],
+            [*self.command, "--ros-args", *ros_args],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
