@@ -48,18 +48,19 @@ class TorchObjective:
     """
 
     def __init__(self, body, start: BodyParams, camera: Camera, matches: Correspondences, anchors: Sequence[Anchor] = (),
-                 options: FitOptions | None = None):  # fmt: skip
+                 options: FitOptions | None = None, device: str = "cpu"):  # fmt: skip
         import torch
 
         from ..body.assets import to_smplx
 
         self.torch = torch
-        self.model = to_smplx(body)
+        self.device = torch.device(device)
+        self.model = to_smplx(body).to(self.device)
         self.options = options or FitOptions()
         self.persons = len(start)
-        f = lambda a: torch.tensor(np.asarray(a), dtype=torch.float32)  # noqa: E731
-        self.person = torch.as_tensor(np.asarray(matches.person, np.int64))
-        self.corners = torch.as_tensor(body.faces.astype(np.int64))[torch.as_tensor(np.asarray(matches.face, np.int64))]
+        f = lambda a: torch.tensor(np.asarray(a), dtype=torch.float32, device=self.device)  # noqa: E731
+        self.person = torch.as_tensor(np.asarray(matches.person, np.int64), device=self.device)
+        self.corners = torch.as_tensor(body.faces.astype(np.int64)[np.asarray(matches.face)], device=self.device)
         self.bary, self.target, self.sqrt_weight = f(matches.bary), f(matches.target_uv), f(matches.sqrt_weight)
         self.intrinsics = (camera.fx, camera.fy, camera.cx, camera.cy)
         self.variables = {
@@ -96,7 +97,7 @@ class TorchObjective:
         uv = torch.stack([fx * x[:, 0] / x[:, 2] + cx, fy * x[:, 1] / x[:, 2] + cy], 1)
         e = (self.sqrt_weight[:, None] * (uv - self.target)).square().sum(1)
         c2 = self.options.robust_scale**2
-        total = torch.zeros(self.persons).index_add(0, self.person, c2 * e / (c2 + e))
+        total = torch.zeros(self.persons, device=self.device).index_add(0, self.person, c2 * e / (c2 + e))
         if np.isfinite(self.options.shape_sigma):
             total = total + (v["betas"] / self.options.shape_sigma).square().sum(1)
         if self._anchors:
@@ -111,7 +112,7 @@ class TorchObjective:
     def _squared_angle(self, rotmat):
         """|log R|^2, smooth at the identity: through the chord where the angle is small."""
         torch = self.torch
-        chord2 = (rotmat - torch.eye(3)).square().sum((-1, -2)).clamp(max=8.0 - 1e-5)  # 8 sin^2(angle / 2)
+        chord2 = (rotmat - torch.eye(3, device=self.device)).square().sum((-1, -2)).clamp(max=8.0 - 1e-5)  # 8 sin^2(angle / 2)
         s2 = chord2 / 8
         small = s2 < 1e-4
         angle = 2 * torch.asin(torch.where(small, torch.full_like(s2, 0.25), s2).sqrt())
@@ -119,7 +120,7 @@ class TorchObjective:
 
     def params(self) -> BodyParams:
         """Where the variables are now."""
-        v = {k: x.detach().numpy().copy() for k, x in self.variables.items()}
+        v = {k: x.detach().cpu().numpy().copy() for k, x in self.variables.items()}
         return BodyParams(v["betas"], v["global_orient"], v["body_pose"].reshape(-1, 23, 3), v["transl"])
 
 

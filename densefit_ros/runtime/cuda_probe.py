@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from functools import lru_cache
 
 _DRIVER_NAMES = ("libcuda.so.1", "libcuda.so", "nvcuda.dll")
@@ -21,3 +22,15 @@ def cuda_device_count() -> int:
             return count.value
         return 0
     return 0
+
+
+def main() -> int:
+    """For scripts, before anything is installed: exit status 1 and one line without a CUDA device."""
+    if cuda_device_count():
+        return 0
+    print("[densefit] error: no CUDA device on this machine (no NVIDIA driver, or no GPU behind it)", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
