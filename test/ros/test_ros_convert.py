@@ -269,6 +269,7 @@ def test_undistort_puts_points_where_the_pinhole_sees_them(model, d):
 
 NUMBER = st.floats() | st.sampled_from([0.0, 60.0, 31.5, 1e308, -1.0])
 NUMBER_32 = st.floats(width=32) | st.sampled_from([0.0, 3.0, float("nan")])
+MOSTLY_3 = st.sampled_from([3.0, 3.0, 3.0]) | NUMBER_32
 SIZE = st.sampled_from([0, 1, 48, 64, 128]) | st.integers(0, 2**32 - 1)
 
 
@@ -338,7 +339,7 @@ def test_fuzz_the_whole_callback(data):
         encoding = draw(st.sampled_from(["rgb8", "mono8", "nv12", "32FC1", "?\n"]))
         pixels = array.array("B", draw(st.sampled_from([bytes(48 * 64 * 4), b"", b"123", bytes(48 * 64)])))
         image = Image(header=header, height=draw(SIZE), width=draw(SIZE), encoding=encoding, step=draw(SIZE), data=pixels)
-        if draw(st.booleans()):
+        if draw(st.integers(0, 3)):
             image.height, image.width, image.step, image.encoding = 48, 64, 192, "rgb8"
         if draw(st.integers(0, 5)) == 0:
             image = CompressedImage(
@@ -346,11 +347,13 @@ def test_fuzz_the_whole_callback(data):
             )
         depth = Image(header=header, height=48, width=64, encoding="32FC1", step=256, data=pixels)
         companions["depth"].add(depth)
-        body = SmplBody(transl=[draw(NUMBER_32), 0.0, draw(NUMBER_32)], confidence=draw(NUMBER_32))
+        body = SmplBody(transl=[draw(NUMBER_32), 0.0, draw(MOSTLY_3)], confidence=draw(MOSTLY_3))
         companions["initial"].add(SmplBodyArray(header=header, bodies=[body]))
         person = Keypoints(uv=[draw(NUMBER_32)] * 34, confidence=[draw(NUMBER_32)] * 17)
         companions["keypoints"].add(KeypointsArray(header=header, set_name="coco17", people=[person]))
-        job = Job(image, draw(st.none()) if draw(st.booleans()) else any_info(draw), time.monotonic())
+        known = draw(st.sampled_from(["good", "good", "none", "any"]))
+        calibrated = any_info(draw) if known == "any" else info() if known == "good" else None
+        job = Job(image, calibrated, time.monotonic())
         assert handler.patience(job) <= max(ros.depth_wait_s, ros.external_wait_s)
         before = len(said)
         handler(job)
