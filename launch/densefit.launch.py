@@ -44,6 +44,7 @@ def generate_launch_description():
             arg("depth_topic", "", "depth aligned to the image, or a list; empty: no depth"),
             arg("detections_topic", "", "boxes of people (vision_msgs/Detection2DArray), or a list; empty: our own finder"),
             arg("keypoints_topic", "", "keypoints (densefit_ros/KeypointsArray), or a list; empty: none"),
+            arg("densepose_topic", "", "DensePose maps (Image: part, u, v), or a list; empty: none"),
             arg("initial_topic", "", "first estimates (densefit_ros/SmplBodyArray), or a list; empty: our own"),
             arg("image_transport", "raw", "raw or compressed"),
             arg("params_file", PathJoinSubstitution([SHARE, "config", "default.yaml"]), "YAML file of parameters"),
@@ -66,7 +67,7 @@ def start(context):
     def value(name):
         return LaunchConfiguration(name).perform(context)
 
-    optional = {n: value(f"{n}_topic") for n in ("depth", "detections", "keypoints", "initial")}
+    optional = {n: value(f"{n}_topic") for n in ("depth", "detections", "keypoints", "densepose", "initial")}
     plans = plan(
         value("image_topic"),
         value("camera_info_topic"),
@@ -106,11 +107,16 @@ def start(context):
             executable="rviz2",
             arguments=["-d", PathJoinSubstitution([SHARE, "rviz", "densefit.rviz"]), *frame],
             # The first camera; displays of the others are added by hand.
-            remappings=[("/camera/image_raw", plans[0].images[0]), ("/densefit/markers", plans[0].markers)],
+            remappings=[("/camera/image_raw", plans[0].images[0]), *rviz_topics(plans[0].markers)],
             condition=IfCondition(LaunchConfiguration("rviz")),
         )
     )
     return actions
+
+
+def rviz_topics(markers):
+    """What densefit.rviz shows, from where the node publishes it: all beside its markers."""
+    return [(f"/densefit/{n}", markers.removesuffix("markers") + n) for n in ("markers", "joint_markers", "overlay")]
 
 
 def lifecycle_events(node):

@@ -45,11 +45,49 @@ def test_every_parameter_is_described_and_numbers_are_ranged():
             assert d.integer_range or d.floating_point_range, setting.name
 
 
-def test_message_files_comment_every_field():
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_every_file_is_what_command_line_and_node_take_it_for(path):
+    """Read as ``--config`` of the command line, and as the parameter file of a real node."""
+    import rclpy
+
+    from densefit_ros.config import load_config, settings
+    from densefit_ros.ros.node import DensefitNode
+
+    values = dict(flatten(yaml.safe_load(path.read_text())["/**"]["ros__parameters"]))
+    core = {s.name: s.value for s in settings(load_config(path))}
+    assert all(core[n] == v for n, v in values.items() if not n.startswith(("ros.", "hri.")))
+    context = rclpy.Context()
+    rclpy.init(args=["densefit", "--ros-args", "--params-file", str(path)], context=context)
+    node = DensefitNode(context=context)
+    try:
+        config, ros = params.read(node)
+        got = {s.name: s.value for s in params.all_settings(config, ros)}
+        assert all(got[n] == v for n, v in values.items()) and {n: got[n] for n in core} == core
+    finally:
+        node.close()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_there_is_a_file_for_every_usual_machine_and_camera():
+    assert {p.stem for p in FILES} == {"default", "cpu", "gpu", "jetson", "webcam", "realsense", "zed"}
+
+
+# What a number means: its unit, or that it has none.
+UNITS = ("no unit", "m,", "m^2", "rad,", "px", "ms,", "s,", "m.", "(s, ns)", "units as in", "in [0, 1]")
+
+
+def test_message_files_say_unit_and_frame_of_every_field():
     for path in (ROOT / "msg").glob("*.msg"):
         for line in path.read_text().splitlines():
-            if line.strip() and not line.startswith("#"):
-                assert "#" in line, f"{path.name}: {line}"
+            if not line.strip() or line.startswith("#"):
+                continue
+            field, _, comment = line.partition("#")
+            assert comment, f"{path.name}: {line}"
+            if "=" not in field:
+                assert any(u in comment + "," for u in UNITS), f"{path.name}, unit: {line}"
+            if any(u in comment for u in (" m,", " m^2,", " rad,")):
+                assert "frame" in comment, f"{path.name}, frame: {line}"
 
 
 def test_mesh_marker_is_what_ros_would_have_serialised():

@@ -157,13 +157,14 @@ class Witness:
 def test_storm():
     node_kind = RealNode if REAL else NodeProcess
     options = ["ros.diagnostics_period_s:=0.5", "ros.depth:=true", "ros.depth_wait_s:=0.001", "ros.overlay_rate_hz:=2.0"]
+    options += ["ros.autostart:=true"]
     options += ["ros.log_period_s:=60.0"]  # nobody reads the node's output before its end, and a pipe holds 64 KB
     options += ["ros.marker_faces:=2000", "regress.backend:=network", "track.max_people:=2", "detect.interval_s:=0.5"]
     with node_kind(*[w for o in options for w in ("-p", o)]) as node, Client() as client:
         witness = Witness(client)
-        client.start()
         storm = Storm(client)
-        heard = client.until(lambda: all(witness.stamps.values()), 60.0, each=lambda: storm.one("good"))
+        # The real models take a while to load, longer on a busy machine.
+        heard = client.until(lambda: all(witness.stamps.values()), 180.0, each=lambda: storm.one("good"))
         assert heard, {t: len(s) for t, s in witness.stamps.items()}
         warm_s = min(SECONDS / 3, 60.0)
         client.until(lambda: False, warm_s, each=storm.shot)
