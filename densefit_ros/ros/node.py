@@ -81,7 +81,7 @@ class DensefitNode(LifecycleNode):
         try:
             self._config, self._ros = params.read(self)
             cameras = params.camera_names(self._ros)
-            params.check_hri(self._ros)
+            params.check_sources(self._config, self._ros)
             check_installed(self._ros)
             self.get_logger().info("loading models and warming up ...")
             self._engine = self._make_engine(self._config)

@@ -106,8 +106,10 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(w.strip() for w in text.split(",") if w.strip())
 
 
-def check_hri(ros: RosConfig) -> None:
-    """Raises ConfigError when the node would listen to itself."""
+def check_sources(config: Config, ros: RosConfig) -> None:
+    """Raises ConfigError when the node would listen to itself, or nobody could ever tell it of a person."""
+    if config.regress.backend == "external" and not ros.initial and ros.keypoints == "none":
+        raise ConfigError("regress.backend external needs somebody else's estimates: set ros.initial or ros.keypoints")
     if ros.hri.enabled and ros.keypoints == "hri":
         raise ConfigError("hri.enabled and ros.keypoints 'hri' exclude one another: the node would track its own bodies")
 

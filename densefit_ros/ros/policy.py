@@ -142,5 +142,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _of_bodies(node: Any) -> tuple[bool, bool]:
     """Whether the node publishes and reads topics of single bodies."""
-    publishes = node.has_parameter("hri.enabled") and node.get_parameter("hri.enabled").value
-    return bool(publishes), node.get_parameter("ros.keypoints").value == "hri"
+    return node.get_parameter("hri.enabled").value, node.get_parameter("ros.keypoints").value == "hri"
