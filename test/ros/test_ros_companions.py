@@ -13,6 +13,7 @@ from lifecycle_msgs.msg import Transition
 from other_messages import provide
 from rcl_interfaces.msg import Log
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 pytestmark = pytest.mark.ros
@@ -167,6 +168,36 @@ def test_keypoints_of_a_detector():
         assert node.stop() == 0, node.log
 
 
+@pytest.mark.parametrize("encoding", ["8UC3", "bgr8", "rgb8"])
+def test_densepose_maps(encoding):
+    with NodeProcess(*FAST, "-p", "ros.densepose:=true") as node, Client() as client:
+        client.listen(SmplBodyArray, BODIES)
+        publisher = client.node.create_publisher(Image, "densepose", 5)
+        client.start()
+
+        def send(part=7, name=encoding, cut=0):
+            image = client.image()
+            iuv = np.zeros((image.height, image.width, 3), np.uint8)
+            iuv[4:8, 4:8] = [part, 100, 200]
+            message = Image(
+                header=image.header, height=image.height - cut, width=image.width, step=3 * image.width, encoding=name
+            )
+            message.data = iuv.tobytes()
+            publisher.publish(message)
+            client.send(image)
+
+        assert client.until(lambda: "densepose [0, 7]" in sources(client), each=send)
+        for broken, words in (
+            ({"part": 99}, "parts 0 to 24"),
+            ({"name": "mono8"}, "no DensePose map"),
+            ({"cut": 2}, "the DensePose map is"),
+        ):
+            assert client.until(lambda w=words: w in client.fault("densepose"), each=lambda b=broken: send(**b)), words
+        client.got[BODIES].clear()
+        assert client.until(lambda: "densepose [0, 7]" in sources(client), each=send)
+        assert node.stop() == 0, node.log
+
+
 def test_skeletons_of_rep_155(hri):
     with NodeProcess(*FAST, "-p", "ros.keypoints:=hri") as node, Client() as client:
         client.listen(SmplBodyArray, BODIES)
@@ -194,6 +225,13 @@ def test_skeletons_of_rep_155(hri):
         assert client.until(lambda: len(people()) == 1, each=lambda: send("b2"))
         assert client.until(lambda: "no topic may have" in client.fault("keypoints"), each=lambda: send("b2"))
         assert node.stop() == 0, node.log
+
+
+def test_a_node_without_a_regressor_and_without_estimates_is_refused():
+    with NodeProcess("-p", "regress.backend:=external") as node, Client() as client:
+        assert not client.change_state(Transition.TRANSITION_CONFIGURE)
+        node.stop()
+        assert "regress.backend external needs somebody else's estimates" in node.log
 
 
 @pytest.mark.parametrize("package, parameter", [("vision_msgs", "ros.detections:=true"), ("hri_msgs", "ros.keypoints:=hri")])
