@@ -44,6 +44,7 @@ def generate_launch_description():
             arg("depth_topic", "", "depth aligned to the image, or a list; empty: no depth"),
             arg("detections_topic", "", "boxes of people (vision_msgs/Detection2DArray), or a list; empty: our own finder"),
             arg("keypoints_topic", "", "keypoints (densefit_ros/KeypointsArray), or a list; empty: none"),
+            arg("densepose_topic", "", "DensePose maps (Image: part, u, v), or a list; empty: none"),
             arg("initial_topic", "", "first estimates (densefit_ros/SmplBodyArray), or a list; empty: our own"),
             arg("image_transport", "raw", "raw or compressed"),
             arg("params_file", PathJoinSubstitution([SHARE, "config", "default.yaml"]), "YAML file of parameters"),
@@ -66,7 +67,7 @@ def start(context):
     def value(name):
         return LaunchConfiguration(name).perform(context)
 
-    optional = {n: value(f"{n}_topic") for n in ("depth", "detections", "keypoints", "initial")}
+    optional = {n: value(f"{n}_topic") for n in ("depth", "detections", "keypoints", "densepose", "initial")}
     plans = plan(
         value("image_topic"),
         value("camera_info_topic"),

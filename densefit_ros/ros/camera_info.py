@@ -29,12 +29,13 @@ class Calibration:
     state: str  # one word for diagnostics: "pinhole", "rectified", "undistorting", "assumed"
     lens: tuple[np.ndarray, np.ndarray, bool] | None = None  # K (3,3) as in ROS, D, fisheye: where maps are not None
 
-    def undistort(self, image: np.ndarray) -> np.ndarray:
-        """Image or depth as the pinhole camera would have seen it; the same array where there is no distortion."""
+    def undistort(self, image: np.ndarray, labels: bool = False) -> np.ndarray:
+        """Image, depth or labels as the pinhole camera would have seen them; the same array where there is no distortion."""
         if self.maps is None:
             return image
-        nearest = image.dtype != np.uint8  # depth must not be blended across edges
-        fill = np.nan if nearest else 0
+        is_depth = image.dtype != np.uint8
+        nearest = labels or is_depth  # neither must be blended across edges
+        fill = np.nan if is_depth else 0
         flags = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
         return cv2.remap(image, *self.maps, flags, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
 

@@ -122,6 +122,17 @@ def depth_m(msg: Any) -> np.ndarray:
     return depth
 
 
+def iuv(msg: Any) -> np.ndarray:
+    """sensor_msgs/Image of a DensePose map to (H,W,3) uint8: part, u, v.  Raises ImageError.
+
+    The bytes of a pixel are taken in the order in which they lie, whatever the encoding calls them: publishers send the
+    array as it is under any name of three bytes.
+    """
+    if msg.encoding not in ("8UC3", "bgr8", "rgb8"):
+        raise ImageError(f"encoding {str(msg.encoding)[:32]!r} is no DensePose map: expected 8UC3, bgr8 or rgb8")
+    return _pixels(msg, np.uint8, 3, (1, 1))
+
+
 def stamp_ns(msg: Any) -> int:
     """The header's stamp in nanoseconds."""
     stamp = msg.header.stamp

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CameraError, DensefitError, ImageError
+from ..evidence.densepose import NUM_PARTS
 from ..types import Estimate, Frame, FrameResult, Keypoints
 from . import convert, external
 from .camera_info import Calibration, assumed, calibration
@@ -49,7 +50,7 @@ class Handler:
         companions: Mapping[str, Companion],
         camera: str = "",
     ) -> None:
-        """``companions``: "depth", "detections", "keypoints", "initial", those that the node listens to."""
+        """``companions``: "depth", "detections", "keypoints", "densepose", "initial", those that are listened to."""
         self._engine, self._ros, self._publish = engine, ros, publish
         self._faults, self._stats, self._rectified = faults, stats, rectified
         self._companions, self._camera = companions, camera
@@ -85,7 +86,8 @@ class Handler:
             self._reset.clear()
             self._engine.reset(self._camera)
         boxes, estimates = self._boxes_of(job, calib), self._estimates_of(job)
-        frame = dataclasses.replace(frame, keypoints=self._keypoints_of(job, calib))
+        iuv = self._companion("densepose", job, lambda m: _iuv(m, frame.rgb.shape[:2], calib))
+        frame = dataclasses.replace(frame, keypoints=self._keypoints_of(job, calib), iuv=iuv)
         try:
             result = self._engine.process(frame, boxes, estimates, self._camera)
         except DensefitError as e:
@@ -192,6 +194,15 @@ def _depth(message: Any, shape: tuple[int, ...], calib: Calibration) -> np.ndarr
             f"depth is {depth.shape[1]}x{depth.shape[0]}, the image {shape[1]}x{shape[0]}: use the depth aligned to colour"
         )
     return calib.undistort(depth)
+
+
+def _iuv(message: Any, shape: tuple[int, ...], calib: Calibration) -> np.ndarray:
+    iuv = convert.iuv(message)
+    if iuv.shape[:2] != shape:
+        raise ImageError(f"the DensePose map is {iuv.shape[1]}x{iuv.shape[0]}, the image {shape[1]}x{shape[0]}")
+    if iuv[..., 0].max() > NUM_PARTS:
+        raise ImageError(f"a DensePose map has parts 0 to {NUM_PARTS}, got {iuv[..., 0].max()}: channels in another order?")
+    return calib.undistort(iuv, labels=True)
 
 
 def _content(info: Any | None) -> Any:

@@ -57,7 +57,13 @@ def check_installed(ros: RosConfig) -> None:
 
 def make_companions(ros: RosConfig, on_add: Callable[[], None]) -> dict[str, Companion]:
     """The sources of what goes with an image, as far as they are asked for."""
-    wanted = {"depth": ros.depth, "initial": ros.initial, "detections": ros.detections, "keypoints": ros.keypoints != "none"}
+    wanted = {
+        "depth": ros.depth,
+        "initial": ros.initial,
+        "detections": ros.detections,
+        "keypoints": ros.keypoints != "none",
+        "densepose": ros.densepose,
+    }
     return {
         name: BodyBuffers(on_add) if (name, ros.keypoints) == ("keypoints", "hri") else StampBuffer(on_add)
         for name, on in wanted.items()
@@ -173,6 +179,7 @@ _COMPANIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "initial": (lambda: SmplBodyArray, "~/initial"),
     "detections": (_detection_array, "detections"),
     "keypoints": (lambda: KeypointsArray, "keypoints"),
+    "densepose": (lambda: Image, "densepose"),
 }
 
 

@@ -10,7 +10,7 @@ from ..errors import ConfigError
 from .params import words
 
 # Topics that a node listens to when asked: name in the node, and the parameter's value that asks for it.
-_OPTIONAL: dict[str, Any] = {"depth": True, "detections": True, "keypoints": "keypoints", "initial": True}
+_OPTIONAL: dict[str, Any] = {"depth": True, "detections": True, "keypoints": "keypoints", "densepose": True, "initial": True}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def plan(
     """The processes to start.  Raises ConfigError when the lists do not go together.
 
     ``cameras``: names, one per image topic, all served by one process.  Without names: one process per image topic, each in
-    its own entry of ``namespace``.  ``optional_topics``: "depth", "detections", "keypoints", "initial", empty ones off.
+    its own entry of ``namespace``.  ``optional_topics``: those of _OPTIONAL, empty ones off.
     """
     images, names, namespaces = words(image_topic), words(cameras), words(namespace)
     if not images:

@@ -44,6 +44,7 @@ _FIXED_WHILE_ACTIVE = frozenset(
         "initial",
         "detections",
         "keypoints",
+        "densepose",
         "output_reliability",
         "output_depth",
         "marker_faces",

@@ -71,11 +71,14 @@ class RosConfig:
         "(hri_msgs/Skeleton2D) of every body in /humans/bodies/tracked",
         choices=("none", "keypoints", "hri"),
     )
+    densepose: bool = _opt(
+        False, "use the DensePose map of topic 'densepose' (Image of three bytes a pixel: part, u, v) as evidence"
+    )
     external_slop_s: float = _opt(
-        0.001, "initial, detections and keypoints belong to an image when their stamps differ by no more than this, s", 0.0, 1.0
+        0.001, "what other programs say of an image must carry its stamp, to within this, s (depth has its own)", 0.0, 1.0
     )
     external_wait_s: float = _opt(
-        0.2, "an image waits this long for its initial, detections and keypoints, then goes on without, s", 0.0, 5.0
+        0.2, "an image waits this long for what other programs say of it, then goes on without, s", 0.0, 5.0
     )
     output_reliability: str = _opt("reliable", "QoS of the published topics", choices=("best_effort", "reliable"))
     output_depth: int = _opt(10, "QoS queue depth of the published topics", 1, 1000)

@@ -52,6 +52,9 @@ class FakeEngine:
         elif frame.keypoints is not None:
             points = [np.r_[uv.min(0), uv.max(0)] for uv in frame.keypoints.uv]
             people = tuple(dataclasses.replace(self._person(frame), box_xywh=b, source="keypoints") for b in points)
+        elif frame.iuv is not None:
+            parts = np.unique(frame.iuv[..., 0])
+            people = (dataclasses.replace(self._person(frame), source=f"densepose {parts.tolist()}"),)
         if camera:
             people = tuple(dataclasses.replace(p, track_id=camera[0] * 5) for p in people)
         return FrameResult(frame.stamp_ns, frame.camera, people, {"fake": (time.perf_counter() - begin) * 1e3})
