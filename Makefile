@@ -3,7 +3,7 @@
 # make setup                                      only the set-up that both share (./.venv and ./build)
 # make storm MINUTES=10                           every fault of a camera at random: the node, then the real tracker
 # make colcon                                     colcon build --merge-install into ./install
-# make gpu-check                                  the tests that need an NVIDIA GPU
+# make gpu-check                                  on an NVIDIA GPU: engines, tests, benchmark, one JSON file (docs/GPU.md)
 # make results [RESULTS_ARGS="--only NAME"]       the runs of docs/results/runs.yaml, and docs/RESULTS.md from them
 # make lint | clean | distclean
 #
@@ -41,9 +41,13 @@ storm: setup-test
 	@for node in fake pipeline; do DENSEFIT_STORM_S=$$(( $(MINUTES) * 60 )) DENSEFIT_STORM_NODE=$$node \
 	  DENSEFIT_STORM_LOG=out/storm_$$node.json bash -c '$(RUN) python -m pytest -q -s test/ros/test_ros_storm.py' || exit 1; done
 
-gpu-check: setup-test
-	@nvidia-smi -L || { echo "[densefit] error: no NVIDIA GPU answers nvidia-smi on this machine" >&2; exit 1; }
+# Asked before anything is installed: a machine without CUDA is told so in one line.
+gpu-check:
+	@$(or $(PYTHON),python3) densefit_ros/runtime/cuda_probe.py
+	@$(MAKE) --no-print-directory setup-test
+	@$(RUN) if python -c "import tensorrt" 2>/dev/null; then python -m densefit_ros.cli build-engine; fi
 	@$(PYTEST) -q -m gpu $(TEST_ARGS)
+	@$(RUN) python -m densefit_ros.bench.gpu_check $(GPU_ARGS)
 
 results: setup-test
 	@$(RUN) python -m densefit_ros.bench.results $(RESULTS_ARGS)

@@ -87,7 +87,7 @@ def test_names_and_verdicts():
 
 
 def test_a_crowd_stands_side_by_side():
-    images, camera, boxes = gpu_rows.crowd(load_body(), 8)
+    images, camera, boxes = gpu_rows.crowd(load_body(), 8, 1)
     assert images[0].shape == (480, 1280, 3) == (camera.height, camera.width, 3) and len(boxes) == 8
     assert (images[0][:240, :320] == images[0][240:, 960:]).all()
     assert (boxes[:, 0] >= -30).all() and (boxes[:, 0] + boxes[:, 2] <= 1310).all()

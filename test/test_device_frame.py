@@ -179,6 +179,13 @@ def test_an_image_of_another_size_and_a_crop_that_shrinks_threefold(models, trac
     assert crop.image_from_crop[0, 0, 0] > 3
     difference = np.abs(got.crop.rgb.astype(int) - crop.rgb.astype(int))
     assert difference.mean() < 0.4 and difference.max() <= 8 and np.array_equal(got.crop.inside, crop.inside)
+    # Cameras of two sizes take turns: nothing is made anew.
+    places = dict(models.device_frame._places)
+    again = models.device_frame.measure(frame, [track], models.config)
+    assert models.device_frame._places == places and np.abs(again.crop.image_from_crop * 3 - crop.image_from_crop).max() < 0.1
+    for height in (100, 110, 120):
+        models.device_frame._place((height, 160))
+    assert len(models.device_frame._places) == 4 and (height, 160) in models.device_frame._places
 
 
 def test_a_person_out_of_sight_measures_nothing_and_breaks_nothing(models, tracked):
@@ -215,17 +222,54 @@ def test_kernels_compile_for_cuda(tmp_path):
         assert b".entry " + kernel in ptx
 
 
-@pytest.mark.gpu
-def test_on_cuda_as_on_the_cpu(models, tracked):
-    """The same tracks and image on both devices; the graph's second replay equals its first."""
+def on_cuda(**settings):
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
+    return load_models(load_config(None, {**SETTINGS, "device": "cuda", **settings}))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "tensorrt"])
+def test_on_cuda_as_on_the_cpu(models, tracked, backend):
+    """The same tracks and image on both devices; the second answer, a replay where there is a graph, equals the first."""
     tracks, frame = at(tracked)
     here = models.device_frame.measure(frame, tracks, models.config)
-    there = load_models(load_config(None, {**SETTINGS, "device": "cuda", "runtime.precision": "fp32"})).device_frame
+    try:
+        there = on_cuda(**{"runtime.backend": backend, "runtime.precision": "fp32"}).device_frame
+    except BackendUnavailable as missing:
+        pytest.skip(str(missing))
+    assert there.records == (backend != "onnxruntime")
     first, second = (there.measure(frame, tracks, models.config) for _ in range(2))
     assert np.abs(first.crop.rgb.astype(int) - here.crop.rgb.astype(int)).max() <= 1
     for name in PARAMS:
         np.testing.assert_allclose(getattr(first.fit.params, name), getattr(here.fit.params, name), atol=2e-2, err_msg=name)
         np.testing.assert_allclose(getattr(second.fit.params, name), getattr(first.fit.params, name), atol=1e-4, err_msg=name)
+
+
+@pytest.mark.gpu
+def test_a_steady_frame_neither_allocates_nor_waits_for_anything_but_its_end(tracked):
+    from densefit_ros.bench.gpu_parity import steady_state
+
+    steady = steady_state(on_cuda(**{"track.max_people": 1, "track.appearance": False}), 200)
+    assert "graph" in steady["runs_as"] or "stream" in steady["runs_as"]
+    assert steady["torch_allocations"] == 0 and steady["device_bytes"] == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_ten_thousand_frames_leak_nothing(models, tracked):
+    import resource
+
+    import torch
+
+    tracks, frame = at(tracked)
+    there = on_cuda()
+    for i in range(10_100):
+        there.device_frame.measure(frame, tracks[: 1 + i % 2], there.config)
+        if i == 100:
+            torch.cuda.synchronize()
+            device, host = torch.cuda.mem_get_info()[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    torch.cuda.synchronize()
+    assert device - torch.cuda.mem_get_info()[0] < 1 << 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - host < 32 << 10  # kB

@@ -119,10 +119,13 @@ def test_warp_on_cuda_equals_the_reference_and_the_cpu(scene):
 
 
 @pytest.mark.gpu
-def test_nvdiffrast_equals_the_reference(scene):
+def test_nvdiffrast_equals_the_reference_and_warp_on_both_devices(scene):
     pytest.importorskip("nvdiffrast")
     body, vertices, look, affine, expected = scene
-    check(make_renderer(body, "nvdiffrast", "cuda").render(vertices, look, CAMERA, affine, 128), expected)
+    answer = make_renderer(body, "nvdiffrast", "cuda").render(vertices, look, CAMERA, affine, 128)
+    check(answer, expected)
+    for device in ("cpu", "cuda"):
+        check(answer, make_renderer(body, "warp", device).render(vertices, look, CAMERA, affine, 128))
 
 
 def ball_surface(shift: float = 0.0) -> Surface:

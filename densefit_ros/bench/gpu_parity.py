@@ -62,7 +62,7 @@ def _frame(device: str) -> float:
     answers = []
     for where in (device, "cpu"):
         models = load_models(gpu_rows.frame_settings(where, 1, "auto" if where == "cpu" else "onnxruntime"))
-        images, camera, boxes = gpu_rows.crowd(models.body, 1)
+        images, camera, boxes = gpu_rows.crowd(models.body, 1, 2)
         state, _ = process(models, initial_state(), Frame(images[0], 0, camera), boxes)
         answers.append(process(models, state, Frame(images[1], gpu_rows.DT_NS, camera))[1].people[0].vertices)
     return float(1e3 * np.linalg.norm(answers[0] - answers[1], axis=-1).mean())
@@ -88,7 +88,7 @@ def steady_state(models: Models, frames: int) -> dict[str, Any]:
     On CUDA torch is told to refuse operations that wait; Warp's and TensorRT's are in the graph, where there is nothing to
     wait for: a steady frame is one replay and one wait for its end.
     """
-    images, camera, boxes = gpu_rows.crowd(models.body, 1)
+    images, camera, boxes = gpu_rows.crowd(models.body, 1, min(30, frames + 1))
     state, _ = process(models, initial_state(), Frame(images[0], 0, camera), boxes)
     torch = None
     for i in range(1, frames + 11):

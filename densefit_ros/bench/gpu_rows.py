@@ -156,14 +156,14 @@ def frame_settings(device: str, persons: int, runtime: str = "auto", appearance:
     )  # fmt: skip
 
 
-def crowd(body: BodyModel, persons: int) -> tuple[list[np.ndarray], Camera, np.ndarray]:
-    """Images (30) with ``persons`` copies of the built-in person side by side, their camera, and boxes in the first."""
+def crowd(body: BodyModel, persons: int, count: int = 30) -> tuple[list[np.ndarray], Camera, np.ndarray]:
+    """``count`` images with ``persons`` copies of the built-in person side by side, their camera, and boxes in the first."""
     sequence = demo_sequence(body)
     columns = min(persons, 4)
     rows = -(-persons // columns)
     w, h = (640, 480) if persons == 1 else (320, 240)
     images = []
-    for i in range(30):
+    for i in range(count):
         small = cv2.resize(sequence.frame(i)[0], (w, h), interpolation=cv2.INTER_AREA)
         images.append(np.ascontiguousarray(np.tile(small, (rows, columns, 1))))
     c, scale = sequence.camera, w / 640
@@ -177,7 +177,7 @@ def crowd(body: BodyModel, persons: int) -> tuple[list[np.ndarray], Camera, np.n
 def frame_row(device: str, persons: int, amounts: Amounts, runtime: str = "auto", appearance: bool = False) -> dict:
     """Whole frames of the tracker, image on the host to results on the host."""
     models = load_models(frame_settings(device, persons, runtime, appearance))
-    images, camera, boxes = crowd(models.body, persons)
+    images, camera, boxes = crowd(models.body, persons, min(30, amounts.warm_up + amounts.repeats))
     state, _ = process(models, initial_state(), Frame(images[0], 0, camera), boxes)
     counter = {"i": 0, "state": state, "at_once": 0, "people": 0}
 

@@ -49,7 +49,8 @@ class Parts:
 class Batch:
     """``size`` persons, some of whom may only fill it up."""
 
-    def __init__(self, parts: Parts, size: int) -> None:
+    def __init__(self, parts: Parts, size: int, colors: int = TEXTURE_SIZE**2) -> None:
+        """``colors``: room for that many of each person."""
         self.parts, self.size = parts, size
         device, body, n = parts.device, parts.body, size
         self.up = Arena(
@@ -71,7 +72,7 @@ class Batch:
         self.fit = ResidentFit(self.fitter, "smpl24", options.iterations)
         self.engine = WarpEngine(body, "cpu" if device.is_cpu else str(device), NEAR_M)
         self.colors: ColorSlots = self.engine.slots
-        self.colors.reserve(n, TEXTURE_SIZE**2)
+        self.colors.reserve(n, colors)
         self._crop_camera = self._zeros(n, wp.vec4)
         up = self.up.device
         self._drawn = self.engine.adopt(
@@ -83,6 +84,11 @@ class Batch:
             self.up.upload, *self._find_and_crop(), *self._estimate(), *self._render(), *self._displace(), *self._match(),
             *(launch.launch for launch in self.fit.launches), *self._download(),
         ]  # fmt: skip
+
+    def queue(self) -> None:
+        """Everything from upload to download, without waiting (on the CPU: one after the other)."""
+        for step in self.steps:
+            step()
 
     # The stages, in the order in which they run.
 

@@ -8,7 +8,6 @@ the tests do.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,13 +22,28 @@ from .batch import Batch, Parts
 from .measured import Measured
 
 SIZES = (1, 2, 4, 8, 16)  # batches are filled up to the next of these
+MOST_SIZES = 4  # of images
+
+
+class _Place:
+    """Memory and graphs for images of one size."""
+
+    def __init__(self, shared: dict[str, Any], sizes: Sequence[int], device: Any, stream: Any, shape: tuple[int, int]) -> None:
+        (height, width), on_cpu = shape, stream is None
+        self.pinned = wp.zeros(height * width, dtype=wp.vec3ub, device="cpu", pinned=not on_cpu)
+        self.rgb = self.pinned.numpy().reshape(height, width, 3)
+        image = self.pinned if on_cpu else wp.zeros(height * width, dtype=wp.vec3ub, device=device)
+        handle = 0 if on_cpu else stream.cuda_stream
+        self.parts = Parts(**shared, device=device, stream=handle, image=image, width=width, height=height)
+        self.batches = {size: Batch(self.parts, size) for size in sizes}
+        self.graphs: dict[int, Any] = {}
 
 
 class DeviceFrame:
     """Measures up to ``max_people`` tracked people per image.
 
-    Memory and graphs are made for the size of the first image; another size makes them anew.  Raises BackendUnavailable when
-    a runtime cannot work on device memory, or torch is missing on CUDA.
+    Memory and graphs are made for each size of image that comes, of which the last MOST_SIZES are kept: cameras may take
+    turns.  Raises BackendUnavailable when a runtime cannot work on device memory, or torch is missing on CUDA.
     """
 
     def __init__(self, body: Any, fitter: Any, regressor: Any, displacer: Any, device: str, max_people: int) -> None:
@@ -40,76 +54,63 @@ class DeviceFrame:
         self._shared = {"body": body, "fitter": fitter, "regressor": regressor, "displacer": displacer}
         self._torch = None if self._device.is_cpu else _torch_on_cuda()
         self._stream = None if self._torch is None else self._torch.cuda.Stream()
-        self._sizes = [s for s in SIZES if s <= max_people] + [s for s in SIZES if s > max_people][: max_people not in SIZES]
-        self._records = self._torch is not None and regressor.capturable and displacer.capturable
-        self._batches: dict[int, Batch] = {}
-        self._graphs: dict[int, Any] = {}
-        self._image: wp.array | None = None
-        how = "one CUDA graph" if self._records else "one stream" if self._torch else "step by step"
+        self._warp_stream = None if self._torch is None else wp.stream_from_torch(self._stream)
+        self._sizes = [s for s in SIZES if s < max_people] + [next(s for s in SIZES if s >= max_people)]
+        self._places: dict[tuple[int, int], _Place] = {}
+        self.records = self._torch is not None and regressor.capturable and displacer.capturable
+        how = "one CUDA graph" if self.records else "one stream" if self._torch else "step by step"
         self.name = f"{self._device.alias}, {how}"
 
     def measure(self, frame: Frame, tracks: Sequence[Track], config: Config) -> Measured:
         """Everything about ``tracks``, predicted to the frame's stamp, that its image says."""
-        self._take_image(frame.rgb)
+        place = self._place(frame.rgb.shape[:2])
+        np.copyto(place.rgb, frame.rgb)
         size = next(s for s in self._sizes if s >= len(tracks))
-        batch = self._batches[size]
+        batch = place.batches[size]
         _stage(batch, frame, tracks, config)
         if batch.colors.colors is not batch.recorded_colors:  # a texture larger than ever before
-            self._batches[size] = batch = Batch(batch.parts, size)
-            self._graphs.pop(size, None)
+            place.batches[size] = batch = Batch(place.parts, size, batch.colors.slot_size)
+            place.graphs.pop(size, None)
             _stage(batch, frame, tracks, config)
-        self._run(size, batch)
+        self._run(place, size)
         return _collect(batch, len(tracks))
 
-    def _run(self, size: int, batch: Batch) -> None:
-        if self._torch is None:
-            for step in batch.steps:
-                step()
-            return
-        with self._on_stream():
-            if self._records and size not in self._graphs:
-                self._queue(batch)  # once outside: kernels load, engines and allocators settle
-                self._stream.synchronize()
-                self._graphs[size] = self._record(batch)
-            wp.copy(batch.parts.image, self._pinned)
-            if self._records:
-                self._graphs[size].replay()
-            else:
-                self._queue(batch)
-        self._stream.synchronize()
+    def _place(self, shape: tuple[int, int]) -> _Place:
+        place = self._places.pop(shape, None)
+        if place is None:
+            place = _Place(self._shared, self._sizes, self._device, self._stream, shape)
+        self._places[shape] = place  # the newest last
+        if len(self._places) > MOST_SIZES:
+            del self._places[next(iter(self._places))]
+        return place
 
-    def _queue(self, batch: Batch) -> None:
-        for step in batch.steps:
-            step()
+    def _run(self, place: _Place, size: int) -> None:
+        batch = place.batches[size]
+        if self._torch is None:
+            batch.queue()
+            return
+        with wp.ScopedStream(self._warp_stream):
+            wp.copy(place.parts.image, place.pinned)
+            if self.records and size not in place.graphs:
+                batch.queue()  # once outside: kernels load, engines and allocators settle
+                self._stream.synchronize()
+                place.graphs[size] = self._record(batch)
+            if self.records:
+                with self._torch.cuda.stream(self._stream):
+                    place.graphs[size].replay()
+            else:
+                batch.queue()
+        self._stream.synchronize()
 
     def _record(self, batch: Batch) -> Any:
         torch, graph = self._torch, self._torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             wp.capture_begin(stream=self._warp_stream, external=True)
             try:
-                self._queue(batch)
+                batch.queue()
             finally:
                 wp.capture_end(stream=self._warp_stream)
         return graph
-
-    def _on_stream(self) -> Any:
-        return wp.ScopedStream(self._warp_stream) if self._torch is not None else nullcontext()
-
-    def _take_image(self, rgb: np.ndarray) -> None:
-        """Put the image where uploads start; a first image, or one of another size, makes all memory for it."""
-        height, width = rgb.shape[:2]
-        if self._image is None or self._shape != (height, width):
-            self._shape, count = (height, width), height * width
-            on_cpu = self._torch is None
-            self._pinned = wp.zeros(count, dtype=wp.vec3ub, device="cpu", pinned=not on_cpu)
-            self._host_image = self._pinned.numpy().reshape(height, width, 3)
-            self._image = self._pinned if on_cpu else wp.zeros(count, dtype=wp.vec3ub, device=self._device)
-            handle = 0 if on_cpu else self._stream.cuda_stream
-            self._warp_stream = None if on_cpu else wp.stream_from_torch(self._stream)
-            parts = Parts(**self._shared, device=self._device, stream=handle, image=self._image, width=width, height=height)
-            self._graphs.clear()
-            self._batches = {size: Batch(parts, size) for size in self._sizes}
-        np.copyto(self._host_image, rgb)
 
 
 def _stage(batch: Batch, frame: Frame, tracks: Sequence[Track], config: Config) -> None:

@@ -132,7 +132,8 @@ class NvdiffrastRenderer:
 
     def _put(self, array: np.ndarray, dtype: type = np.float32) -> Any:
         host = self._torch.from_numpy(np.array(array, dtype, order="C"))
-        return host.to(self._device, non_blocking=True)
+        # Out of pageable memory the driver copies before it returns.
+        return (host.pin_memory() if self._device.type == "cuda" else host).to(self._device, non_blocking=True)
 
     def _clip(self, points: Any, cameras: Sequence[Camera], size: int) -> Any:
         """(P,V,4) clip-space positions, y down."""
