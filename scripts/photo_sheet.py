@@ -24,18 +24,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cv2
 import numpy as np
 
-from densefit_ros.body.joints import landmark_positions
+from densefit_ros.body.joints import COCO17, KEYPOINT_SETS, landmark_positions
 from densefit_ros.body.model import pose
 from densefit_ros.config import load_config
 from densefit_ros.evidence.keypoint_files import KeypointFiles
 from densefit_ros.geometry.camera import camera_from_fov, project
-from densefit_ros.models import Models, load_models
+from densefit_ros.geometry.crop import extract, square_around
+from densefit_ros.models import CROP_SIZE_PX, Models, load_models
 from densefit_ros.offline.cameras import ASSUMED_FOV_DEG
 from densefit_ros.offline.run import draw_result
 from densefit_ros.offline.sources import open_source
 from densefit_ros.pipeline import initial_state, process
 from densefit_ros.render.warp_renderer import WarpRenderer
-from densefit_ros.types import BodyParams, Frame, FrameResult, Keypoints
+from densefit_ros.types import BodyParams, Camera, Frame, FrameResult, Keypoints
 from densefit_ros.viz import overlay
 
 ROW_HEIGHT_PX = 300
@@ -70,14 +71,16 @@ def main() -> int:
         truth = annotations.of(name, 0) if annotations else None
         if truth is not None:
             record["pck10"] = pck(models, result, truth)
+            record["points_pck10"] = points_pck(models, rgb, camera, truth)
         records.append(record)
         rows.append(row(models, renderer, name, rgb, result))
         print(name, f"{len(result.people)} found", record.get("pck10", ""), flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(args.out / "sheet.jpg"), sheet(rows)[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 88))
-    summary = {"backends": models.backends, "pck10": mean_pck(records), "pictures": records}
+    scores = {"bodies": mean_pck(records, "pck10"), "2D points in labelled boxes": mean_pck(records, "points_pck10")}
+    summary = {"backends": models.backends, "pck10": scores, "pictures": records}
     (args.out / "photos.json").write_text(json.dumps(summary, indent=1) + "\n")
-    print(f"{args.out / 'sheet.jpg'}  {summary['pck10'] or ''}")
+    print(f"{args.out / 'sheet.jpg'}  {scores if annotations else ''}")
     return 0
 
 
@@ -135,13 +138,33 @@ def pck(models: Models, result: FrameResult, truth: Keypoints) -> list[dict[str,
     return out
 
 
-def mean_pck(records: list[dict]) -> dict[str, float] | None:
+def points_pck(models: Models, rgb: np.ndarray, camera: Camera, truth: Keypoints) -> list[dict[str, float]]:
+    """PCK@0.1 of the 2D points that the source of first estimates reads off the labelled people's own windows."""
+    out = []
+    for uv, confidence in zip(truth.uv, truth.confidence):
+        seen = confidence > 0
+        low, size = uv[seen].min(0), np.ptp(uv[seen], axis=0)
+        box = np.concatenate([low - 0.1 * size, 1.2 * size])  # of the points; a person's box holds the head as well
+        square = square_around(box, models.config.render.crop_margin)
+        found = models.estimator.estimate(extract(rgb, square[None], CROP_SIZE_PX), camera).keypoints
+        score = {"points": int(seen[SCORED].sum()), "points2d": 0.0}
+        if found is not None:
+            index = {n: i for i, n in enumerate(KEYPOINT_SETS[found.set_name])}
+            rows = [index[n] for n in COCO17[SCORED]]
+            distance = np.linalg.norm(found.uv[0, rows] - uv[SCORED], axis=-1)[seen[SCORED]]
+            told = found.confidence[0, rows][seen[SCORED]] > 0
+            score["points2d"] = float((told & (distance < 0.1 * size.max())).mean())
+        out.append(score)
+    return out
+
+
+def mean_pck(records: list[dict], name: str) -> dict[str, float] | None:
     """Over all annotated points."""
-    people = [p for r in records for p in r.get("pck10", ())]
+    people = [p for r in records for p in r.get(name, ())]
     total = sum(p["points"] for p in people)
     if not total:
         return None
-    means = {k: round(sum(p["points"] * p[k] for p in people) / total, 3) for k in ("first", "refined")}
+    means = {k: round(sum(p["points"] * p[k] for p in people) / total, 3) for k in people[0] if k != "points"}
     return {"people": len(people), "points": total, **means}
 
 

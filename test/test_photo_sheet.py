@@ -13,6 +13,7 @@ import pytest
 from densefit_ros.body.assets import load_body
 from densefit_ros.body.joints import landmark_positions
 from densefit_ros.body.model import pose
+from densefit_ros.config import Config
 from densefit_ros.evidence.keypoint_files import KeypointFiles
 from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.types import BodyParams, Keypoints
@@ -47,8 +48,31 @@ def test_pck_of_the_right_body_of_a_wrong_one_and_of_nobody(script):
     assert script.pck(models, result, truth) == [{"points": 11, "first": 0.0, "refined": 1.0}]
     nobody = script.pck(models, SimpleNamespace(people=[], camera=CAMERA), truth)
     assert nobody == [{"points": 11, "first": 0.0, "refined": 0.0}]
-    mean = script.mean_pck([{"pck10": nobody}, {"pck10": [{"points": 33, "first": 1.0, "refined": 1.0}]}, {}])
-    assert mean == {"people": 2, "points": 44, "first": 0.75, "refined": 0.75} and script.mean_pck([{}]) is None
+    mean = script.mean_pck([{"a": nobody}, {"a": [{"points": 33, "first": 1.0, "refined": 1.0}]}, {}], "a")
+    assert mean == {"people": 2, "points": 44, "first": 0.75, "refined": 0.75} and script.mean_pck([{}], "a") is None
+
+
+def test_pck_of_a_sources_own_points(script):
+    truth = Keypoints("coco17", *_points("coco17"))
+    uv, confidence = _points("smpl24")
+
+    class Source:
+        def estimate(self, crop, camera):
+            return SimpleNamespace(keypoints=Keypoints("smpl24", uv, confidence))
+
+    models = SimpleNamespace(estimator=Source(), config=Config())
+    rgb = np.zeros((480, 640, 3), np.uint8)
+    (score,) = script.points_pck(models, rgb, CAMERA, truth)
+    assert score["points"] == 12 and score["points2d"] > 0.9  # hips of COCO and of SMPL lie apart
+    confidence[:] = 0
+    assert script.points_pck(models, rgb, CAMERA, truth)[0]["points2d"] == 0
+
+
+def _points(set_name: str) -> tuple[np.ndarray, np.ndarray]:
+    body = load_body()
+    marks = body.landmarks[set_name]
+    uv = project(CAMERA, landmark_positions(marks, pose(body, _person(0.0)))).astype(np.float32)
+    return uv, np.ones(uv.shape[:2], np.float32)
 
 
 def test_the_labels_that_ship_are_readable():

@@ -1,0 +1,61 @@
+"""The command that measures: which parts run, and what is kept of an earlier run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from densefit_ros.train import ablation, evaluate, together
+
+CURVE = {"stated": [1.0, 2.0], "measured": [1.1, 2.3], "count": [5.0, 5.0]}
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+    calls = []
+
+    def regressor(path, people, backgrounds=None, curves=None):
+        calls.append("regressor")
+        curves |= {"rotation": {"all joints": CURVE}, "confidence": {"all crops": {**CURVE, "stated": [0.1, 0.9]}}}
+        return {"pve_mm": 100.0 + people}
+
+    def displacement(path, people, degrees, backgrounds=None, curves=None):
+        calls.append(degrees)
+        curves[str(degrees)] = CURVE
+        return {"epe_px": 1.23456789}
+
+    monkeypatch.setattr(evaluate, "evaluate_regressor", regressor)
+    monkeypatch.setattr(evaluate, "evaluate_displacement", displacement)
+    monkeypatch.setattr(
+        ablation, "evaluate_ablation", lambda *a, **k: calls.append("ablation") or {"all inputs": {"epe_px": 1.0}}
+    )
+    monkeypatch.setattr(together, "evaluate_together", lambda *a, **k: calls.append("together") or {"network": {"x": 2.0}})
+    return calls
+
+
+def test_all_parts_run_and_are_drawn(tmp_path, fakes, capsys):
+    out = tmp_path / "new" / "evaluation.json"
+    assert evaluate.main(["--people", "7", "--json", str(out), "--plots", str(tmp_path / "plots")]) == 0
+    assert fakes == ["regressor", None, 4.0, 10.0, "ablation", "together"]
+    result = json.loads(out.read_text())
+    assert result["seed"] == evaluate.SEED and result["regressor"]["pve_mm"] == 107.0
+    assert result["displacement_4_deg"] == {"epe_px": 1.2346} and set(result["reliability"]["displacement"]) == {
+        "None",
+        "4.0",
+        "10.0",
+    }
+    assert (tmp_path / "plots" / "reliability.png").stat().st_size > 5000
+    assert "reliability.png" in capsys.readouterr().out
+
+
+def test_a_single_part_leaves_the_others_as_they_were(tmp_path, fakes):
+    out = tmp_path / "evaluation.json"
+    assert evaluate.main(["--json", str(out)]) == 0
+    before = json.loads(out.read_text())
+    del fakes[:]
+    assert evaluate.main(["--json", str(out), "--only", "regressor", "--people", "1"]) == 0
+    after = json.loads(out.read_text())
+    assert fakes == ["regressor"] and after["regressor"]["pve_mm"] == 101.0
+    assert after["reliability"]["displacement"] == before["reliability"]["displacement"]
+    assert {k: v for k, v in after.items() if k != "regressor"} == {k: v for k, v in before.items() if k != "regressor"}
