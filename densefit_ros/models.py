@@ -120,7 +120,10 @@ def resolve_device(name: str) -> str:
 
     warp_setup.init()
     if name == "auto":
-        return "cuda" if wp.is_cuda_available() else "cpu"
+        if wp.is_cuda_available():
+            return "cuda"
+        _log().info("device auto: no CUDA device here, everything runs on the CPU")
+        return "cpu"
     if name == "cuda" and not wp.is_cuda_available():
         raise BackendUnavailable(
             "device 'cuda' was asked for, but Warp sees no CUDA device: install the NVIDIA driver, or set device: cpu"

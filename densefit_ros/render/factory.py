@@ -24,10 +24,10 @@ def make_renderer(body: BodyModel, backend: str = "auto", device: str = "auto") 
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"expected device auto, cpu or cuda, got {device!r}")
     if backend == "nvdiffrast":
-        from .nvdiffrast_renderer import NvdiffrastRenderer
+        from .nvdiffrast_renderer import HINT, NvdiffrastRenderer
 
         if device == "cpu":
-            raise BackendUnavailable("nvdiffrast renders on CUDA only, got device cpu: choose backend warp")
+            raise BackendUnavailable(f"nvdiffrast renders on CUDA only, got device cpu: {HINT}")
         return NvdiffrastRenderer(body, "cuda")
     from .warp_renderer import WarpRenderer
 

@@ -60,7 +60,8 @@ def _candidates(backend: str, device: str) -> list[tuple[str, str]]:
         return cuda + cpu if cuda_device_count() else cpu
     if backend in ("tensorrt", "onnxruntime-tensorrt"):
         if device == "cpu":
-            raise ConfigError(f"backend {backend} runs on cuda only, got device cpu")
+            hint = "install the NVIDIA driver and TensorRT and set device cuda, or set runtime.backend onnxruntime"
+            raise ConfigError(f"backend {backend} runs on cuda only, got device cpu: {hint}")
         return [(backend, "cuda")]
     if device != "auto":
         return [(backend, device)]
