@@ -86,11 +86,16 @@ def keypoints_of(message: Any, frame_id: str, calib: Calibration, sets: dict[str
     return _keypoints(name, rows, count, calib)
 
 
-def skeletons_of(messages: Sequence[Any], calib: Calibration, landmarks: Landmarks) -> Keypoints:
-    """hri_msgs/Skeleton2D of each body -> keypoints of the set "openpose25".  Raises MessageError."""
+def skeletons_of(messages: Sequence[Any], frame_id: str, calib: Calibration, landmarks: Landmarks) -> Keypoints:
+    """hri_msgs/Skeleton2D of each body -> keypoints of the set "openpose25".  Raises MessageError.
+
+    The bodies of all cameras share one list: those of another frame than the image's are left out.
+    """
     names, rows = landmarks.names, []
     size = np.array([calib.camera.width, calib.camera.height], np.float64)
     for message in messages:
+        if message.header.frame_id not in ("", frame_id):
+            continue
         points = list(message.skeleton)
         if len(points) != len(HRI_POINTS):
             raise MessageError(f"a skeleton has {len(points)} points, expected {len(HRI_POINTS)}")

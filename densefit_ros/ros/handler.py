@@ -135,7 +135,7 @@ class Handler:
 
         def value_of(message: Any) -> Keypoints:
             if isinstance(message, list):
-                return external.skeletons_of(message, calib, sets["openpose25"])
+                return external.skeletons_of(message, frame_id, calib, sets["openpose25"])
             return external.keypoints_of(message, frame_id, calib, sets)
 
         return self._companion("keypoints", job, value_of)

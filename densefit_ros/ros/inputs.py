@@ -14,6 +14,7 @@ from densefit_ros.msg import KeypointsArray, SmplBodyArray
 
 from ..errors import BackendUnavailable
 from .diagnostics import Faults
+from .events import subscription_events
 from .external import MAX_PEOPLE
 from .handler import Job
 from .params import RosConfig
@@ -141,15 +142,7 @@ class Inputs:
         self._subscriptions.append(self._subscribe(kind, name, callback, qos))
 
     def _subscribe(self, kind: Any, name: str, callback: Callable[[Any], None], qos: QoSProfile) -> Any:
-        callbacks_type = _event_callbacks()
-
-        def incompatible(event: Any) -> None:
-            policy = getattr(event.last_policy_kind, "name", event.last_policy_kind)
-            self._faults.report(
-                "qos", f"a publisher of {name} offers QoS that does not match ours ({policy}): see ros.image_reliability"
-            )
-
-        events = callbacks_type(incompatible_qos=incompatible)
+        events = subscription_events(name, lambda text: self._faults.report("qos", text))
         return self._node.create_subscription(kind, name, callback, qos, event_callbacks=events)
 
 
@@ -181,11 +174,3 @@ _COMPANIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "keypoints": (lambda: KeypointsArray, "keypoints"),
     "densepose": (lambda: Image, "densepose"),
 }
-
-
-def _event_callbacks() -> Any:
-    try:
-        from rclpy.event_handler import SubscriptionEventCallbacks
-    except ImportError:  # Humble
-        from rclpy.qos_event import SubscriptionEventCallbacks
-    return SubscriptionEventCallbacks

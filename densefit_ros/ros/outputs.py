@@ -21,6 +21,8 @@ from ..render.warp_renderer import WarpRenderer
 from ..types import FrameResult
 from ..viz.overlay import color_of, draw_mesh
 from . import messages
+from .diagnostics import Faults
+from .events import publisher_events
 from .markers import Markers
 from .params import RosConfig
 from .tf import transforms
@@ -29,7 +31,9 @@ from .tf import transforms
 class Outputs:
     """Creates the publishers on ``node`` and fills them; used by the worker thread."""
 
-    def __init__(self, node: Any, body: Any, ros: Callable[[], RosConfig], now_ns: Callable[[], int], prefix: str = "~/") -> None:
+    def __init__(
+        self, node: Any, body: Any, ros: Callable[[], RosConfig], now_ns: Callable[[], int], faults: Faults, prefix: str = "~/"
+    ) -> None:
         """``prefix``: of this camera's topics, "~/" or "~/<camera>/"."""
         self._node, self._body, self._ros, self._now_ns = node, body, ros, now_ns
         config = ros()
@@ -38,7 +42,8 @@ class Outputs:
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
         def make(kind: Any, topic: str, profile: QoSProfile = qos) -> Any:
-            publisher = node.create_lifecycle_publisher(kind, topic, profile)
+            events = publisher_events(node.resolve_topic_name(topic), lambda text: faults.report("qos", text))
+            publisher = node.create_lifecycle_publisher(kind, topic, profile, event_callbacks=events)
             self._publishers.append(publisher)
             return publisher
 

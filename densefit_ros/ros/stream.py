@@ -24,7 +24,7 @@ class Stream:
         self.faults = Faults(lambda m: node.get_logger().warning(said + m), lambda: ros().log_period_s)
         self._stats = Stats()
         prefix = f"~/{camera}/" if camera else "~/"
-        self._outputs = Outputs(node, engine.body, ros, lambda: node.get_clock().now().nanoseconds, prefix)
+        self._outputs = Outputs(node, engine.body, ros, lambda: node.get_clock().now().nanoseconds, self.faults, prefix)
         self._hri = hri
         self._inputs: Inputs | None = None
         self._handler: Handler | None = None

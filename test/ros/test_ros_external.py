@@ -144,14 +144,17 @@ def test_bad_keypoints():
 
 
 def test_skeletons():
-    skeleton = Some(skeleton=[Some(x=0.5, y=(i + 1) / 20, c=0.9 if i else 0.0) for i in range(18)])
-    got = external.skeletons_of([skeleton], PINHOLE, BODY.landmarks["openpose25"])
+    skeleton = Some(header=FRAME, skeleton=[Some(x=0.5, y=(i + 1) / 20, c=0.9 if i else 0.0) for i in range(18)])
+    elsewhere = Some(header=Header(frame_id="other camera"), skeleton=[])
+    got = external.skeletons_of([elsewhere, skeleton], "optical", PINHOLE, BODY.landmarks["openpose25"])
     names = BODY.landmarks["openpose25"].names
-    assert got.confidence[0, names.index("nose")] == 0 and got.confidence[0, names.index("left_heel")] == 0
+    assert len(got.uv) == 1 and got.confidence[0, names.index("nose")] == 0 and got.confidence[0, names.index("left_heel")] == 0
     for i, name in ((4, "right_wrist"), (13, "left_ankle"), (16, "left_ear"), (17, "right_ear")):
         np.testing.assert_allclose(got.uv[0, names.index(name)], [32, 48 * (i + 1) / 20], rtol=1e-5)
     with pytest.raises(MessageError, match="3 points, expected 18"):
-        external.skeletons_of([Some(skeleton=[Some(x=0, y=0, c=1)] * 3)], PINHOLE, BODY.landmarks["openpose25"])
+        external.skeletons_of(
+            [Some(header=FRAME, skeleton=[Some(x=0, y=0, c=1)] * 3)], "optical", PINHOLE, BODY.landmarks["openpose25"]
+        )
 
 
 @pytest.mark.parametrize("model", LENSES)

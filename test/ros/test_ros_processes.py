@@ -32,6 +32,15 @@ def test_qos_mixes(published, wanted):
         assert node.stop() == 0, node.log
 
 
+def test_a_subscriber_that_asks_for_more_than_is_offered_is_named():
+    with NodeProcess(*FAST, "-p", "ros.output_reliability:=best_effort") as node, Client() as client:
+        client.listen(SmplBodyArray, BODIES)
+        client.start()
+        assert client.until(lambda: f"a subscriber of {BODIES} asks for" in client.fault("qos"), each=client.send)
+        assert "RELIABILITY" in client.fault("qos") and not client.got[BODIES]
+        assert node.stop() == 0, node.log
+
+
 def test_lifecycle_in_any_order():
     with NodeProcess(*FAST) as node, Client() as client:
         client.listen(SmplBodyArray, BODIES)
