@@ -111,6 +111,11 @@ def image_bounds(camera: Camera, image_from_crop: np.ndarray, size: int) -> np.n
     return np.stack([np.maximum(low, 0), np.minimum(high, size)]).astype(np.float32)
 
 
+def surface_samples(body: BodyModel, texture_size: int) -> Samples:
+    """The points of the surface that a texture of this size (0: vertex colours) holds colours of."""
+    return _engine(body, texture_size).samples
+
+
 _engines: weakref.WeakKeyDictionary[BodyModel, dict[int, AppearanceEngine]] = weakref.WeakKeyDictionary()
 
 

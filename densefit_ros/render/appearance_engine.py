@@ -28,7 +28,7 @@ class AppearanceEngine:
         from . import appearance_kernels as ak
         from . import warp_kernels as wk
 
-        self._samples = samples
+        self.samples = samples
         self._count = len(samples.corner)
         self._faces, self._vertices = len(body.faces), len(body.v_template)
         self._fusion_type = ak.Fusion
@@ -62,7 +62,7 @@ class AppearanceEngine:
     ) -> tuple[np.ndarray, np.ndarray]:
         """New colours and weights, in the order of ``colors`` (N,3) and ``weight`` (N,)."""
         self._fit_crop(crop.width)
-        texel = self._samples.texel
+        texel = self.samples.texel
         rgb, confidence = np.asarray(self._rgb), np.asarray(self._weight)
         # np.take: a third of the time of indexing.
         rgb[:] = colors if texel is None else np.take(colors, texel, 0)
@@ -80,14 +80,14 @@ class AppearanceEngine:
         if fresh and confidence.any():
             # The first guess for the far side; spreading alone would take a hundred images to cross the body.
             unseen = confidence == 0
-            rgb[unseen] = part_colors(rgb, confidence, self._samples.part)[self._samples.part[unseen]]
+            rgb[unseen] = part_colors(rgb, confidence, self.samples.part)[self.samples.part[unseen]]
         self._guess.launch(self._count)
         out = np.asarray(self._spread)
         if texel is None:
             return out.copy(), confidence.copy()
         full = np.zeros(weight.shape, np.float32)
         full[texel] = confidence
-        return np.take(out, self._samples.fill_from, 0), full
+        return np.take(out, self.samples.fill_from, 0), full
 
     def _fit_crop(self, size: int) -> None:
         if size == self._size:

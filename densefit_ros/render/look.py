@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..types import NUM_JOINTS
+from .appearance import surface_samples
 from .protocol import Appearance
-from .samples import texel_samples, vertex_samples
 
 if TYPE_CHECKING:
     from ..body.model import BodyModel
@@ -22,29 +21,14 @@ def seen_colors(body: BodyModel, appearance: Appearance) -> tuple[np.ndarray, np
     colors = appearance.texture if appearance.texture is not None else appearance.vertex_rgb
     if colors is None or appearance.weight is None:
         return np.full((NUM_JOINTS, 3), 0.5, np.float32), np.zeros(NUM_JOINTS, np.float32)
-    part = _parts(body, len(colors) if appearance.texture is not None else 0)
-    weight = np.where(part >= 0, appearance.weight.reshape(-1), 0.0)
-    owner, rgb = np.maximum(part, 0), colors.reshape(-1, 3)
-    seen = np.bincount(owner, weight > 0, NUM_JOINTS)
+    samples = surface_samples(body, len(colors) if appearance.texture is not None else 0)
+    sample = samples.texel if samples.texel is not None else np.arange(len(samples.part))
+    weight = appearance.weight.reshape(-1)[sample]
+    there = np.flatnonzero(weight > 0)  # usually a third: everything below is on those alone
+    owner, weight, rgb = samples.part[there], weight[there], colors.reshape(-1, 3)[sample[there]]
+    seen = np.bincount(owner, minlength=NUM_JOINTS)
     total = np.where(seen >= MIN_SAMPLES, np.bincount(owner, weight, NUM_JOINTS), 0.0)
     mean = np.stack([np.bincount(owner, weight * rgb[:, c], NUM_JOINTS) for c in range(3)], -1)
     mean = np.where(total[:, None] > 0, mean / np.maximum(total, 1e-9)[:, None], 0.5)
     # Evidence in numbers of samples, not of frames: an old track and a single frame then weigh the parts alike.
     return mean.astype(np.float32), np.where(total > 0, seen, 0.0).astype(np.float32)
-
-
-_known: weakref.WeakKeyDictionary[BodyModel, dict[int, np.ndarray]] = weakref.WeakKeyDictionary()
-
-
-def _parts(body: BodyModel, texture_size: int) -> np.ndarray:
-    """Joint of each texel (-1 between the islands), or of each vertex when the size is 0."""
-    per_body = _known.setdefault(body, {})
-    if texture_size not in per_body:
-        if texture_size:
-            samples = texel_samples(body, texture_size)
-            part = np.full(texture_size**2, -1, np.int32)
-            part[samples.texel] = samples.part
-        else:
-            part = vertex_samples(body).part
-        per_body[texture_size] = part
-    return per_body[texture_size]

@@ -41,7 +41,7 @@ def settle(models: Models, tracks: Sequence[Track], crop: Crop, estimate: Estima
         return crop, estimate
     rows = seen[crowded]
     known = [_traits(models, tracks[i], frame.stamp_ns) for i in rows]
-    found = [_traits_of_estimate(models, crop, estimate, joints, i, frame) for i in rows]
+    found = _traits_of_estimates(models, crop, estimate, joints, rows, frame)
     groups = identity.people_in(overlap[np.ix_(crowded, crowded)], estimate.confidence[rows])
     order, confidence = np.arange(len(estimate.params)), estimate.confidence.copy()
     for i, own in enumerate(identity.own_rows(known, found, groups)):
@@ -86,17 +86,23 @@ def _traits(models: Models, track: Track, stamp_ns: int) -> Traits:
     )
 
 
-def _traits_of_estimate(models: Models, crop: Crop, estimate: Estimate, joints: np.ndarray, i: int, frame: Frame) -> Traits:
-    params = estimate.params.person(int(i))
-    look = None
+def _traits_of_estimates(
+    models: Models, crop: Crop, estimate: Estimate, joints: np.ndarray, rows: np.ndarray, frame: Frame
+) -> list[Traits]:
+    """Traits of some estimates; their colours are those of the image where the estimated bodies cover it."""
+    people = BodyParams.stack([estimate.params.person(int(i)) for i in rows])
+    looks: list[Look | None] = [None] * len(rows)
     if models.config.track.appearance:
-        vertices = np.array(models.skinner.pose(params).vertices)
-        window, size = crop.image_from_crop[i : i + 1], crop.size
-        _, depth_m = models.renderer.render_depth(vertices, frame.camera, window, size)
+        vertices, windows = np.array(models.skinner.pose(people).vertices), crop.image_from_crop[rows]
+        _, depth_m = models.renderer.render_depth(vertices, frame.camera, windows, crop.size)
         fresh = neutral_appearance(models.body)
-        seen = update_appearance(models.body, fresh, vertices[0], crop.rgb[i], window[0], frame.camera, depth_m[0], size)
-        look = Look(*seen_colors(models.body, seen))
-    return Traits(joints[i, 0], params.betas[0], np.full(10, identity.ESTIMATE_BETAS_SIGMA), look)
+        for k, i in enumerate(rows):
+            seen = update_appearance(
+                models.body, fresh, vertices[k], crop.rgb[i], windows[k], frame.camera, depth_m[k], crop.size
+            )
+            looks[k] = Look(*seen_colors(models.body, seen))
+    sigma = np.full(people.betas.shape[1], identity.ESTIMATE_BETAS_SIGMA)
+    return [Traits(joints[i, 0], people.betas[k], sigma, looks[k]) for k, i in enumerate(rows)]
 
 
 def _pelvis(models: Models, params: BodyParams) -> np.ndarray:
