@@ -26,6 +26,7 @@ from densefit_ros.eval.synthetic import Synthetic
 from densefit_ros.fit.solver import FitOptions, Fitter
 from densefit_ros.render.appearance import neutral_appearance
 from densefit_ros.render.warp_renderer import WarpRenderer
+from densefit_ros.types import DisplacementField
 
 
 @functools.lru_cache(maxsize=1)
@@ -179,6 +180,8 @@ def _row(key, frame, evidence="keypoints", pa=40.0, fps=0.0, points=None, prior=
         0.9,
         "CONVERGED",
         4.0,
+        2.0,
+        5.0,
         first,
         Score(60, pa, float("nan"), 150, 5, 0.7, 0.9),
         tuple(points),
@@ -215,7 +218,7 @@ def test_the_table_says_means_intervals_and_protocol(tmp_path):
     assert mean == pytest.approx(40) and 30 <= low < 40 < high <= 50 and summary.count == 3
     assert summary.table["first estimate"]["mpjpe_mm"][0] == 80
     assert summary.table["keypoints + gmm"]["pa_mpjpe_mm"][0] == pytest.approx(45)
-    assert summary.status["keypoints"] == {"CONVERGED": 1.0}
+    assert summary.status["keypoints"] == {"CONVERGED": 1.0} and summary.epe_ratio["keypoints"] == pytest.approx(0.4)
     text = report.markdown(summary, "test", SMPL24, "network")
     assert "24 SMPL joints" in text and "| keypoints |" in text and "40.0 [" in text and "test, 3 samples" in text
     written = report.write(tmp_path, summary, text, store.rows, {"protocol": SMPL24.description})
@@ -279,6 +282,32 @@ def test_the_command_end_to_end_and_again(tmp_path, capsys, monkeypatch):
     assert len((tmp_path / "samples.csv").read_text().splitlines()) == 1 + 9
     table = (tmp_path / "table.md").read_text()
     assert "| gt-joints + gmm |" in table and "Protocol smpl24" in table
+
+
+def test_displacements_are_measured_against_none_at_all():
+    dataset, samples = _samples()
+    harness, sample = Harness(_models(), dataset, HarnessOptions(first="disturbed:8"), EvidenceOptions()), samples[0]
+    crop, estimate = harness.first_estimate(sample)
+    start = np.array(_models().skinner.pose(estimate.params).vertices[0])
+    surface = harness._maker._render(sample, start[None], crop)
+    nothing = DisplacementField(np.zeros((1, 2, 48, 48), np.float32), np.zeros((1, 1, 48, 48), np.float32), 4)
+    epe, zero = harness._maker._flow_errors(sample, start, surface, nothing, crop)
+    assert epe == pytest.approx(zero) and zero > 1.0
+    away = dataclasses.replace(nothing, flow=np.full((1, 2, 48, 48), 100.0, np.float32))
+    far, same = harness._maker._flow_errors(sample, start, surface, away, crop)
+    assert same == zero and far == pytest.approx(np.hypot(100, 100), rel=0.2)
+    posed = _models().skinner.pose(sample.truth.params).vertices[0].copy()
+    assert harness._maker._flow_errors(sample, posed, surface, nothing, crop)[1] == pytest.approx(0, abs=1e-3)
+
+
+def test_the_numbers_that_scripts_compare(capsys):
+    arguments = ["eval", "--dataset", "synthetic", "--frames", "2", "--seed", "7", "--json", "--quiet", "--set", "device=cpu"]
+    assert cli.main([*arguments, "--regressor", "network"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    rows = ("first_estimate", "refined", "keypoints25", "gt_displacement", "gt_joints25")
+    assert all(set(record[r]) == {"mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "reproj_px"} for r in rows)
+    assert 0 < record["epe_ratio"] < 2 and record["samples"] == 2
+    assert cli.main(["eval", "--dataset", "synthetic"]) == cli.EXIT_ERROR  # without --json the results need a place
 
 
 @pytest.mark.slow

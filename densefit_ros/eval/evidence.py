@@ -11,7 +11,7 @@ none             the first estimate as it is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from ..geometry.camera import project
 from ..models import Models
 from ..render.appearance import neutral_appearance
 from ..steps.priors import decode_options
-from ..types import BodyParams, Correspondences, Crop, Estimate, Keypoints, PosedBody, Surface
+from ..types import BodyParams, Correspondences, Crop, DisplacementField, Estimate, Keypoints, PosedBody, Surface
 from .sample import Sample
 
 NAMES = ("displacement", "keypoints", "densepose", "pipeline", "gt-displacement", "gt-joints", "none")
@@ -49,6 +49,16 @@ class EvidenceOptions:
     chart: Path | None = None  # UV_Processed.mat for IUV pictures of the DensePose project
 
 
+@dataclass(frozen=True)
+class Made:
+    """The evidence of one sample around its current parameters."""
+
+    matches: Correspondences
+    keypoints: Keypoints | None = None
+    epe_px: float = float("nan")  # mean error of the predicted displacements over all covered cells, crop px
+    zero_px: float = float("nan")  # the same of no displacement at all
+
+
 class EvidenceMaker:
     """Makes the evidence of one sample; holds what is loaded once."""
 
@@ -58,32 +68,48 @@ class EvidenceMaker:
         body: BodyModel = models.body
         self._chart = densepose.read_chart(options.chart, body) if options.chart else densepose.body_chart(body)
 
-    def make(
-        self, name: str, sample: Sample, params: BodyParams, estimate: Estimate, crop: Crop
-    ) -> tuple[Correspondences, Keypoints | None]:
+    def make(self, name: str, sample: Sample, params: BodyParams, estimate: Estimate, crop: Crop) -> Made:
         """Dense matches and keypoints around the current ``params``.  Raises ConfigError where the truth is not known."""
         if name == "displacement":
-            return self._displacement(sample, params, crop), None
+            return self._displacement(sample, params, crop)
         if name == "pipeline":
-            return self._displacement(sample, params, crop), estimate.keypoints
+            return replace(self._displacement(sample, params, crop), keypoints=estimate.keypoints)
         if name == "gt-displacement":
-            return self._true_displacement(sample, params, crop), None
+            return Made(self._true_displacement(sample, params, crop))
         if name == "gt-joints":
-            return Correspondences.empty(), self._true_keypoints(sample)
+            return Made(Correspondences.empty(), self._true_keypoints(sample))
         if name == "keypoints":
-            return Correspondences.empty(), self._keypoints(sample)
+            return Made(Correspondences.empty(), self._keypoints(sample))
         if name == "densepose":
-            return self._densepose(sample, crop), None
+            return Made(self._densepose(sample, crop))
         raise ConfigError(f"expected evidence among {', '.join(NAMES)}, got '{name}'")
 
     def _render(self, sample: Sample, vertices_m: np.ndarray, crop: Crop) -> Surface:
         return self._models.renderer.render(vertices_m, [self._appearance], sample.camera, crop.image_from_crop, crop.size)
 
-    def _displacement(self, sample: Sample, params: BodyParams, crop: Crop) -> Correspondences:
+    def _displacement(self, sample: Sample, params: BodyParams, crop: Crop) -> Made:
         if self._models.displacer is None:
             raise ConfigError("this evidence needs the displacement network: set displace.enabled to true")
-        surface = self._render(sample, self._models.skinner.pose(params).vertices, crop)
-        return decode(self._models.displacer.predict(crop, surface), surface, crop, decode_options(self._models.config))
+        start = np.array(self._models.skinner.pose(params).vertices)
+        surface = self._render(sample, start, crop)
+        field = self._models.displacer.predict(crop, surface)
+        matches = decode(field, surface, crop, decode_options(self._models.config))
+        if not self._knows_body(sample):
+            return Made(matches)
+        return Made(matches, None, *self._flow_errors(sample, start[0], surface, field, crop))
+
+    def _flow_errors(
+        self, sample: Sample, start_m: np.ndarray, surface: Surface, field: DisplacementField, crop: Crop
+    ) -> tuple[float, float]:
+        """Mean length (px of the crop) of the displacements' errors, and of the true displacements."""
+        true_m, half = self._true_body(sample).vertices[0], field.stride // 2
+        _, r, c = np.nonzero(surface.face_id[:, half :: field.stride, half :: field.stride] >= 0)
+        at = (np.zeros(len(r), np.int64), r * field.stride + half, c * field.stride + half)
+        corners, bary = self._models.body.faces[surface.face_id[at]], surface.bary[at]
+        here, there = (project(sample.camera, np.einsum("nk,nkc->nc", bary, v[corners])) for v in (start_m, true_m))
+        flow = (there - here) / crop.image_from_crop[0, 0, 0]
+        error = np.linalg.norm(field.flow[0][:, r, c].T - flow, axis=1)
+        return float(np.nanmean(error)), float(np.nanmean(np.linalg.norm(flow, axis=1)))
 
     def _true_displacement(self, sample: Sample, params: BodyParams, crop: Crop) -> Correspondences:
         truth = self._true_body(sample)
@@ -127,11 +153,16 @@ class EvidenceMaker:
         origin = (float(affine[0, 2]), float(affine[1, 2]))
         return densepose.to_correspondences(iuv, 0, self._chart, options, origin, float(affine[0, 0]))
 
+    def _knows_body(self, sample: Sample) -> bool:
+        truth = sample.truth
+        same = truth.vertices_m is not None and len(truth.vertices_m) == self._models.body.num_vertices
+        return truth.params is not None or same
+
     def _true_body(self, sample: Sample) -> PosedBody:
         truth, body = sample.truth, self._models.body
         if truth.params is not None:
             return self._models.skinner.pose(truth.params)
-        if truth.vertices_m is None or len(truth.vertices_m) != body.num_vertices:
+        if truth.vertices_m is None or not self._knows_body(sample):
             raise ConfigError(f"the true body of {sample.key} has another topology than '{body.name}': set body.model_path")
         vertices = np.asarray(truth.vertices_m, np.float32)
         return PosedBody(vertices[None], (body.j_regressor @ vertices)[None].astype(np.float32))

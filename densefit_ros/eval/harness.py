@@ -67,6 +67,8 @@ class Row:
     confidence: float
     status: str
     ms: float  # refinement alone, all passes
+    epe_px: float  # of the displacements in the first pass, crop px; NaN where there are none, or no truth
+    zero_px: float
     first: Score
     refined: Score
     points_mm: tuple[np.ndarray, np.ndarray, np.ndarray]  # (K,3) first, refined, true; each relative to its root
@@ -91,14 +93,14 @@ class Harness:
         first_score = score(protocol, sample, first_vertices, first_joints)
         for name, prior in cells:
             begin = time.perf_counter()
-            params, status = self.refine(name, prior, sample, estimate, crop)
+            params, status, (epe, zero) = self.refine(name, prior, sample, estimate, crop)
             ms = (time.perf_counter() - begin) * 1e3
             posed = self._models.skinner.pose(params)
             points = [protocol.points(first_vertices, first_joints), protocol.points(posed.vertices[0], posed.joints[0])]
             points.append((sample.truth.points_m, sample.truth.root_m))
             yield Row(
                 sample.key, sample.sequence, sample.frame, sample.fps, name, prior, float(estimate.confidence[0]), status.name,
-                ms,
+                ms, epe, zero,
                 first_score, score(protocol, sample, posed.vertices[0], posed.joints[0]),
                 tuple(1000 * (p - root) for p, root in points),
             )  # fmt: skip
@@ -117,26 +119,38 @@ class Harness:
         sigma = np.full((1, 24), np.radians(max(self._degrees, MIN_SIGMA_DEG)), np.float32)
         return crop, Estimate(start, np.ones(1, np.float32), None, "disturbed", rot_sigma_rad=sigma)
 
-    def refine(self, name: str, prior: str, sample: Sample, estimate: Estimate, crop: Crop) -> tuple[BodyParams, FitStatus]:
-        """The refined body; the first estimate where the evidence says nothing or speaks against the result."""
+    def refine(
+        self, name: str, prior: str, sample: Sample, estimate: Estimate, crop: Crop
+    ) -> tuple[BodyParams, FitStatus, tuple[float, float]]:
+        """The refined body, and the errors of the first pass's displacements and of none, px.
+
+        The first estimate where the evidence says nothing or speaks against the result.
+        """
+        unknown = (float("nan"), float("nan"))
         if name == "none":
-            return estimate.params, FitStatus.NO_EVIDENCE
+            return estimate.params, FitStatus.NO_EVIDENCE, unknown
         config = self._models.config
         mean = dataclasses.replace(estimate.params, betas=np.zeros_like(estimate.params.betas))
         anchors = [
             Anchor(estimate.params, rot_sigma_rad=estimate_sigmas(estimate, config), t_sigma_m=ESTIMATE_T_SIGMA_M),
             Anchor(mean, betas_sigma=config.fit.betas_sigma),
         ]
-        params, status = estimate.params, FitStatus.NO_EVIDENCE
+        params, status, flow = estimate.params, FitStatus.NO_EVIDENCE, None
         dense = name in ("displacement", "pipeline", "gt-displacement")
         for _ in range(self._options.passes if dense else 1):
-            matches, keypoints = self._maker.make(name, sample, params, estimate, crop)
+            made = self._maker.make(name, sample, params, estimate, crop)
+            flow = flow or (made.epe_px, made.zero_px)
             result = self._fitter(name).solve(
-                params, sample.camera, matches, keypoints=keypoints, anchors=anchors, iterations=self._options.iterations,
+                params,
+                sample.camera,
+                made.matches,
+                keypoints=made.keypoints,
+                anchors=anchors,
+                iterations=self._options.iterations,
                 pose_gaussian=self._gaussian(prior, params, estimate),
-            )  # fmt: skip
+            )
             params, status = result.params, FitStatus(int(result.status[0]))
-        return params, status
+        return params, status, flow or unknown
 
     def _fitter(self, evidence: str) -> Fitter:
         """The tracker's fitter, or one with the options that this evidence needs."""

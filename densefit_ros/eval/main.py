@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from .harness import HarnessOptions
 from .parallel import DatasetOptions, Job, Todo, make_dataset
 from .sample import SMPL24, Dataset
 
+BENCHMARK = "pipeline,keypoints,gt-displacement,gt-joints"  # what --json prints
 DATASETS = ("synthetic", "3dpw", "rich", "emdb")
 log = logging.getLogger("densefit")
 
@@ -27,6 +30,16 @@ log = logging.getLogger("densefit")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``densefit eval``; returns the exit code."""
     args = _parser().parse_args(arguments)
+    if args.out is None and not args.json:
+        raise ConfigError("--out: the folder of the results is needed")
+    if args.out is None:
+        with tempfile.TemporaryDirectory(prefix="densefit_eval_") as folder:
+            args.out = Path(folder)
+            return _measure(args)
+    return _measure(args)
+
+
+def _measure(args: argparse.Namespace) -> int:
     job = read_job(args)
     models = load_models(job.config)
     dataset = make_dataset(job.dataset, models.body)
@@ -45,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = report.markdown(summary, args.dataset, dataset.protocol, first)
     about = {"dataset": args.dataset, "first_estimate": first, "protocol": dataset.protocol.description}
     written = report.write(args.out, summary, text, store.rows, about)
+    if args.json:
+        print(json.dumps({**about, **report.benchmark(summary)}, indent=2))
+        return 0
     print(text)
     print("\n".join(str(p) for p in (store.path, *written)))
     return 0
@@ -52,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def read_job(args: argparse.Namespace) -> Job:
     """What the command line asks for.  Raises ConfigError."""
-    evidence, priors = _names(args.evidence), _names(args.prior)
+    evidence, priors = _names(args.evidence or (BENCHMARK if args.json else "pipeline")), _names(args.prior)
     unknown = [n for n in evidence if n not in NAMES]
     if unknown:
         raise ConfigError(f"--evidence: expected names among {', '.join(NAMES)}, got '{unknown[0]}'")
@@ -103,7 +119,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Licensed datasets and bodies are not part of the package: --root and --bodies say where yours are.",
     )
     p.add_argument("--dataset", choices=DATASETS, required=True)
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for samples.csv, summary.json, table.md, plots")
+    p.add_argument("--out", type=Path, metavar="DIR", help="folder for samples.csv, summary.json, table.md, plots")
+    p.add_argument("--json", action="store_true", help="print the few numbers that runs are compared by; --out may be left out")
     p.add_argument("--root", type=Path, metavar="DIR", help="folder of the dataset")
     p.add_argument("--bodies", type=Path, metavar="DIR", help="SMPL or SMPL-X files and J_regressor_h36m.npy (default: --root)")
     p.add_argument("--split", help="test, val, train; emdb1, emdb2")
@@ -113,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0, help="synthetic: which people (default: %(default)s)")
     p.add_argument("--regressor", metavar="NAME", help="source of the first estimate: auto, network, mediapipe, custom")
     p.add_argument("--first", default="estimator", help="estimator, or disturbed:DEG, the truth with joint errors of that size")
-    p.add_argument("--evidence", default="pipeline", help=f"one or more of {', '.join(NAMES)}, separated by commas")
+    p.add_argument("--evidence", help=f"one or more of {', '.join(NAMES)}, separated by commas (default: pipeline)")
     p.add_argument(
         "--prior",
         default="none",

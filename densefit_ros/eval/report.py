@@ -19,7 +19,7 @@ from .sample import PointsProtocol, Score
 
 METRICS = tuple(f.name for f in dataclasses.fields(Score))
 COLUMNS = (
-    ("key", "sequence", "frame", "evidence", "prior", "confidence", "status", "ms")
+    ("key", "sequence", "frame", "evidence", "prior", "confidence", "status", "ms", "epe_px", "zero_px")
     + tuple(f"first_{m}" for m in METRICS)
     + tuple(f"refined_{m}" for m in METRICS)
 )
@@ -64,6 +64,7 @@ class RowStore:
         """Write one row; it is on disk when this returns."""
         flat = {n: getattr(row, n) for n in ("key", "sequence", "frame", "evidence", "prior", "status")}
         flat |= {"confidence": f"{row.confidence:.4f}", "ms": f"{row.ms:.3f}"}
+        flat |= {n: f"{getattr(row, n):.4f}" for n in ("epe_px", "zero_px")}
         for prefix, values in (("first", row.first), ("refined", row.refined)):
             flat |= {f"{prefix}_{m}": f"{getattr(values, m):.4f}" for m in METRICS}
         if row.fps > 0:
@@ -124,6 +125,7 @@ class Summary:
     table: dict[str, dict[str, tuple[float, float, float]]]
     status: dict[str, dict[str, float]]
     refine_ms: dict[str, float]  # medians
+    epe_ratio: dict[str, float]  # error of the predicted displacements over that of none; only where there are some
 
 
 def label(row: Mapping[str, Any]) -> str:
@@ -138,17 +140,21 @@ def summarise(rows: Sequence[Mapping[str, str]], points: Sequence[Mapping[str, A
         by_label.setdefault(label(row), []).append(row)
     once = list({r["key"]: r for r in rows}.values())
     table = {"first estimate": _means(once, "first")}
-    status, ms = {}, {}
+    status, ms, epe = {}, {}, {}
     for name, own in by_label.items():
         table[name] = _means(own, "refined")
         kinds = [r["status"] for r in own]
         status[name] = {k: kinds.count(k) / len(kinds) for k in sorted(set(kinds))}
         ms[name] = float(np.median([float(r["ms"]) for r in own]))
+        errors = np.array([[float(r["epe_px"]), float(r["zero_px"])] for r in own])
+        errors = errors[np.isfinite(errors).all(1)].sum(0)
+        if errors[1] > 0:
+            epe[name] = float(errors[0] / errors[1])
     for name in by_label:
         own_points = [p for p in points if label(p) == name]
         table[name] |= temporal(own_points, "refined", parents)
         table["first estimate"] |= temporal(own_points, "first", parents)
-    return Summary(len(once), table, status, ms)
+    return Summary(len(once), table, status, ms, epe)
 
 
 def _means(rows: Sequence[Mapping[str, str]], which: str) -> dict[str, tuple[float, float, float]]:
@@ -194,10 +200,10 @@ def markdown(summary: Summary, dataset: str, protocol: PointsProtocol, first: st
     ]
     for row, values in summary.table.items():
         lines.append(f"| {row} | " + " | ".join(_cell(m, values.get(m)) for m in names) + " |")
-    lines += ["", "| evidence | refinement, median ms | how fits ended |", "|---|---|---|"]
+    lines += ["", "| evidence | refinement, median ms | how fits ended | EPE over zero's |", "|---|---|---|---|"]
     for name, ms in summary.refine_ms.items():
         ended = ", ".join(f"{k.lower()} {100 * v:.0f} %" for k, v in summary.status[name].items())
-        lines.append(f"| {name} | {ms:.1f} | {ended} |")
+        lines.append(f"| {name} | {ms:.1f} | {ended} | {_ratio(summary.epe_ratio.get(name))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -211,6 +217,7 @@ def write(
         "table": {n: {m: [_number(v) for v in c] for m, c in row.items()} for n, row in summary.table.items()},
         "status": summary.status,
         "refine_ms_median": summary.refine_ms,
+        "epe_ratio": summary.epe_ratio,
     }
     (folder / "summary.json").write_text(json.dumps(record, indent=2) + "\n")
     (folder / "table.md").write_text(text)
@@ -220,6 +227,21 @@ def write(
     except ImportError:
         return written
     return [*written, cumulative(folder / "pa_mpjpe.png", rows)]
+
+
+def benchmark(summary: Summary) -> dict[str, Any]:
+    """The few numbers that runs are compared by: means, by the names that scripts expect."""
+    names = ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "reproj_px")
+    rows = {
+        "first_estimate": "first estimate", "refined": "pipeline", "keypoints25": "keypoints",
+        "gt_displacement": "gt-displacement", "gt_joints25": "gt-joints",
+    }  # fmt: skip
+    out: dict[str, Any] = {"samples": summary.count, "epe_ratio": _number(summary.epe_ratio.get("pipeline", float("nan")))}
+    return out | {k: {m: _number(summary.table[v][m][0]) for m in names} for k, v in rows.items() if v in summary.table}
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _cell(metric: str, value: tuple[float, float, float] | None) -> str:
