@@ -14,6 +14,7 @@ from densefit_ros.body.assets import load_body
 from densefit_ros.body.joints import KEYPOINT_SETS, landmark_positions
 from densefit_ros.body.model import pose
 from densefit_ros.cli import main
+from densefit_ros.config import Config, with_overrides
 from densefit_ros.errors import AssetError
 from densefit_ros.eval import metrics
 from densefit_ros.evidence.keypoint_files import KeypointFiles
@@ -21,9 +22,12 @@ from densefit_ros.evidence.keypoints import boxes_of_keypoints, of_boxes, projec
 from densefit_ros.geometry import so3
 from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.geometry.crop import square_around
+from densefit_ros.models import load_models
+from densefit_ros.offline.cameras import CameraChoice
+from densefit_ros.pipeline import initial_state, process
 from densefit_ros.regress.lifting import make_lifting
 from densefit_ros.synth.poses import sample
-from densefit_ros.types import BodyParams, Keypoints
+from densefit_ros.types import BodyParams, Frame, Keypoints, TrackingState
 
 SETS = ("openpose25", "coco17", "mediapipe33")
 CAMERA = camera_from_fov(640, 480, 60.0)
@@ -201,3 +205,53 @@ def test_run_lifts_the_keypoints_of_each_picture(tmp_path, capsys):
     (tmp_path / "other.json").write_text('[{"image_id": "elsewhere.jpg", "keypoints": ' + str([1.0] * 51) + "}]")
     assert main(["run", str(pictures), "--out", str(out), "--keypoints", str(tmp_path / "other.json")]) == 2
     assert "no keypoints of" in capsys.readouterr().err
+
+
+def test_a_single_openpose_file_and_a_person_without_points(tmp_path):
+    _, uv, xyz, seen = _points(_people(), "openpose25")
+    folder = _write(tmp_path / "k", "openpose", "2+3", uv[:1], xyz[:1], seen[:1])
+    files = KeypointFiles(folder / "p0_keypoints.json")
+    assert files.of("p0.png", 0).uv[0] == pytest.approx(uv[0], abs=1e-3) and files.of("p1.png", 1) is None
+    (folder / "p0_keypoints.json").write_text('{"people": [{"face_keypoints_2d": []}]}')
+    with pytest.raises(AssetError, match="pose_keypoints_2d.*person 0"):
+        KeypointFiles(folder)
+
+
+def test_the_lens_is_taken_out_of_keypoints_as_out_of_the_picture():
+    plain = CameraChoice(fov_deg=60.0).for_size(640, 480)
+    bent = dataclasses.replace(plain, distortion=np.array([-0.25, 0.06, 0.001, -0.002, 0.0]))
+    xyz = np.random.default_rng(0).uniform([-0.9, -0.6, 2.5], [0.9, 0.6, 4.0], (1, 17, 3))
+    taken = bent.to_picture(xyz[0])[None].astype(np.float32)
+    assert np.abs(taken - project(bent.camera, xyz)).max() > 3
+    assert bent.from_picture(taken) == pytest.approx(project(bent.camera, xyz), abs=0.05)
+    assert plain.from_picture(taken) is taken
+    taken[0, 3] = np.nan
+    assert np.isnan(bent.from_picture(taken)[0, 3]).all() and np.isfinite(bent.from_picture(taken)[0, 4]).all()
+
+
+def test_two_people_change_places_and_keep_their_names():
+    """Given keypoints alone carry a track from frame to frame: finder and estimator are never asked."""
+    config = with_overrides(Config(), {"track.max_people": 2, "displace.enabled": False, "detect.backend": "none"})
+    models = dataclasses.replace(load_models(with_overrides(config, {"regress.backend": "network"})), estimator=None)
+    state, names = initial_state(), []
+    for i in range(4):
+        people = [_standing(-0.7 + 0.03 * i), _standing(0.7 - 0.03 * i)]
+        uv = np.concatenate([_points(p, "coco17")[1] for p in people]).astype(np.float32)
+        order = [0, 1] if i % 2 else [1, 0]  # detectors list people in any order
+        given = Keypoints("coco17", uv[order], np.ones((2, 17), np.float32))
+        frame = Frame(np.full((480, 640, 3), 90, np.uint8), i * 33_000_000, CAMERA, keypoints=given)
+        state, result = process(models, state, frame)
+        names.append([p.track_id for p in sorted(result.people, key=lambda p: p.joints[0, 0])])
+        true = np.stack([project(CAMERA, pose(_body(), p).joints[0]) for p in people])
+        got = np.stack([project(CAMERA, p.joints) for p in sorted(result.people, key=lambda p: p.joints[0, 0])])
+        assert np.median(np.linalg.norm(got - true, axis=-1)) < 6
+    assert all(n == names[0] for n in names) and len(set(names[0])) == 2
+    nobody = Keypoints("coco17", np.zeros((0, 17, 2), np.float32), np.zeros((0, 17), np.float32))
+    blank = Frame(np.full((480, 640, 3), 90, np.uint8), 4 * 33_000_000, CAMERA, keypoints=nobody)
+    state, result = process(models, state, blank)
+    assert [p.tracking_state for p in result.people] == [TrackingState.PREDICTED] * 2
+
+
+def _standing(x_m: float) -> BodyParams:
+    upright = np.array([[np.pi, 0, 0]], np.float32)
+    return dataclasses.replace(BodyParams.rest(1), root_rotvec=upright, t_camera_root=np.array([[x_m, 0.2, 4]], np.float32))
