@@ -45,6 +45,8 @@ def findings() -> list[Finding]:
         _gpu(),
         _ros(),
         _messages(),
+        _package("vision_msgs (ros.detections)", "vision_msgs"),
+        _package("hri_msgs (hri.enabled, ros.keypoints: hri)", "hri_msgs"),
     ]
 
 
