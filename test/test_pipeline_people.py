@@ -9,13 +9,16 @@ import pytest
 from test_pipeline import CAMERA, DT_NS, World, make, truth_at
 
 from densefit_ros.body.assets import load_body
-from densefit_ros.body.model import pose
+from densefit_ros.body.model import joint_transforms, pose
 from densefit_ros.body.skin import Skinner
+from densefit_ros.config import Config, with_overrides
 from densefit_ros.fit.solver import FitOptions, Fitter
+from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.pipeline import initial_state, process
 from densefit_ros.render.protocol import Appearance
 from densefit_ros.render.warp_renderer import WarpRenderer
-from densefit_ros.types import Frame, TrackingState
+from densefit_ros.steps.find import box_of
+from densefit_ros.types import BodyParams, Detection, Estimate, Frame, TrackingState
 
 RED, BLUE, GREEN = (0.8, 0.15, 0.1), (0.1, 0.2, 0.8), (0.1, 0.7, 0.15)
 
@@ -71,10 +74,6 @@ def walk(models, world, body, frames: range, state=None):
         state, result = process(models, state, frame)
         results.append(result)
     return state, results
-
-
-def names_by_depth(result) -> list[str]:
-    return [p.track_id for p in sorted(result.people, key=lambda p: float(p.joints[0, 2]))]
 
 
 def test_people_who_cross_keep_their_names(parts, body):
@@ -134,3 +133,49 @@ def test_somebody_found_elsewhere_leaves_no_ghost(parts, body):
     _, results = walk(models, world, body, range(14, 24), state)
     assert [p.track_id for p in results[-1].people] == [name]
     assert results[-1].people[0].joints[0, 0] > 0.2
+
+
+class Queue:
+    """Sixteen people side by side, each swaying at an own pace; found and estimated by where their boxes are."""
+
+    name = "queue"
+
+    def __init__(self, body) -> None:
+        self.body, self.i = body, 0
+
+    def truth(self, k: int):
+        place = [0.75 * (k - 7.5) + 0.08 * np.sin(self.i / 5 + k), 0.1, 6.0 + 0.5 * (k % 2)]
+        return dataclasses.replace(truth_at(self.i + 7 * k), t_camera_root=np.array([place], np.float32))
+
+    def detect(self, rgb, enough: int = 1) -> list[Detection]:
+        joints = joint_transforms(self.body, BodyParams.stack([self.truth(k) for k in range(16)]))[1]
+        return [Detection(box_of(project(WIDE, j)), 0.9) for j in joints]
+
+    def estimate(self, crop, camera, warm=()) -> Estimate:
+        centre = crop.image_from_crop @ [crop.size / 2, crop.size / 2, 1]
+        boxes = np.stack([d.box_xywh for d in self.detect(None)])
+        nearest = np.linalg.norm(boxes[:, :2] + boxes[:, 2:] / 2 - centre[:, None], axis=-1).argmin(1)
+        sigma = np.full((len(nearest), 24), 0.1, np.float32)
+        people = BodyParams.stack([self.truth(int(k)) for k in nearest])
+        return Estimate(people, np.full(len(nearest), 0.9, np.float32), source="network", rot_sigma_rad=sigma)
+
+
+WIDE = camera_from_fov(1280, 720, 100.0)
+
+
+def test_sixteen_people_at_once(body):
+    queue = Queue(body)
+    config = with_overrides(Config(), {"track.max_people": 16, "detect.interval_s": 0.0, "displace.enabled": False})
+    fitter = Fitter(body, max_persons=16, max_points=200, options=FitOptions(shape_sigma=float("inf")))
+    street_models, _ = make((Skinner(body, max_persons=16), WarpRenderer(body), fitter), body)
+    models = dataclasses.replace(street_models, config=config, finder=queue, estimator=queue, displacer=None)
+    state, names = initial_state(), []
+    for queue.i in range(8):
+        frame = Frame(np.full((720, 1280, 3), 90, np.uint8), queue.i * DT_NS, WIDE)
+        state, result = process(models, state, frame)
+        joints = np.stack([p.joints[0] for p in result.people])
+        truth = np.stack([joint_transforms(body, queue.truth(k))[1][0, 0] for k in range(16)])
+        distance = np.linalg.norm(joints[:, None] - truth, axis=-1)
+        assert sorted(distance.argmin(1).tolist()) == list(range(16)) and distance.min(1).max() < 0.15
+        names.append([result.people[int(i)].track_id for i in distance.argmin(0)])
+    assert all(n == names[0] for n in names) and len(set(names[0])) == 16
