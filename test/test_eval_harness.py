@@ -22,6 +22,7 @@ from densefit_ros.eval import report
 from densefit_ros.eval.evidence import EvidenceOptions, noisy_iuv
 from densefit_ros.eval.harness import Harness, HarnessOptions, Row
 from densefit_ros.eval.sample import SMPL24, Score, score
+from densefit_ros.eval.store import RowStore
 from densefit_ros.eval.synthetic import Synthetic
 from densefit_ros.fit.solver import FitOptions, Fitter
 from densefit_ros.render.appearance import neutral_appearance
@@ -190,30 +191,30 @@ def _row(key, frame, evidence="keypoints", pa=40.0, fps=0.0, points=None, prior=
 
 def test_a_stopped_run_goes_on(tmp_path):
     settings = {"dataset": "synthetic", "seed": 3}
-    store = report.RowStore(tmp_path, settings)
+    store = RowStore(tmp_path, settings)
     store.append(_row("a", 0))
     store.close()
     with open(tmp_path / "samples.csv", "a") as f:
         f.write("b,walk,1,keyp")  # the crash
-    again = report.RowStore(tmp_path, settings)
+    again = RowStore(tmp_path, settings)
     assert again.done() == {("a", "keypoints", "none")}
     again.append(_row("b", 1))
     again.close()
-    assert report.RowStore(tmp_path, settings).done() == {("a", "keypoints", "none"), ("b", "keypoints", "none")}
+    assert RowStore(tmp_path, settings).done() == {("a", "keypoints", "none"), ("b", "keypoints", "none")}
     with pytest.raises(ConfigError, match="other settings \\(seed\\)"):
-        report.RowStore(tmp_path, {**settings, "seed": 4})
+        RowStore(tmp_path, {**settings, "seed": 4})
     (tmp_path / "samples.csv").write_text("x,y\n1,2\n")
     with pytest.raises(AssetError, match="another version"):
-        report.RowStore(tmp_path, settings)
+        RowStore(tmp_path, settings)
 
 
 def test_the_table_says_means_intervals_and_protocol(tmp_path):
-    store = report.RowStore(tmp_path, {})
+    store = RowStore(tmp_path, {})
     for i, pa in enumerate((30.0, 40.0, 50.0)):
         store.append(_row(f"s{i}", i, pa=pa, sequence=f"s{i}"))
         store.append(_row(f"s{i}", i, pa=pa + 5, prior="gmm", sequence=f"s{i}"))
         store.append(_row(f"s{i}", i, evidence="none", pa=60.0, sequence=f"s{i}"))
-    summary = report.summarise(store.rows, [], None)
+    summary = report.summarise(store.scores(), lambda evidence, prior: [], None)
     mean, low, high = summary.table["keypoints"]["pa_mpjpe_mm"]
     assert mean == pytest.approx(40) and 30 <= low < 40 < high <= 50 and summary.count == 3
     assert summary.table["first estimate"]["mpjpe_mm"][0] == 80
@@ -221,7 +222,7 @@ def test_the_table_says_means_intervals_and_protocol(tmp_path):
     assert summary.status["keypoints"] == {"CONVERGED": 1.0} and summary.epe_ratio["keypoints"] == pytest.approx(0.4)
     text = report.markdown(summary, "test", SMPL24, "network")
     assert "24 SMPL joints" in text and "| keypoints |" in text and "40.0 [" in text and "test, 3 samples" in text
-    written = report.write(tmp_path, summary, text, store.rows, {"protocol": SMPL24.description})
+    written = report.write(tmp_path, summary, text, store.scores(), {"protocol": SMPL24.description})
     record = json.loads((tmp_path / "summary.json").read_text())
     assert record["table"]["keypoints"]["pve_mm"][0] is None  # NaN is no JSON
     assert record["protocol"] == SMPL24.description
@@ -229,17 +230,17 @@ def test_the_table_says_means_intervals_and_protocol(tmp_path):
 
 
 def test_time_metrics_use_consecutive_frames_only(tmp_path):
-    store = report.RowStore(tmp_path, {})
+    store = RowStore(tmp_path, {})
     fps = 30.0
-    for frame in (0, 1, 2, 3, 4, 9, 10):  # one run of five, one too short
+    for frame in (0, 1, 2, 2, 3, 4, 9, 10):  # one run of five, with a row that a crash left twice; one too short
         t = frame / fps
         still = np.zeros((24, 3))
         quick = np.zeros((24, 3))
         quick[:, 0] = 1000 * 0.5 * 2.0 * t**2  # 2 m/s^2
         store.append(_row(f"f{frame}", frame, fps=fps, points=np.stack([quick, still, still])))
-    with open(tmp_path / "points.jsonl", "a") as f:
+    with open(tmp_path / "points_keypoints_none.jsonl", "a") as f:
         f.write('{"sequence": "wal')  # the crash
-    summary = report.summarise(store.rows, store.points(), [-1] + [0] * 23)
+    summary = report.summarise(store.scores(), store.points, [-1] + [0] * 23)
     assert summary.table["first estimate"]["acceleration_m_s2"][0] == pytest.approx(2.0, rel=0.02)
     assert summary.table["keypoints"]["acceleration_m_s2"][0] == pytest.approx(0.0)
     assert summary.table["keypoints"]["bone_mm"][0] == pytest.approx(0.0)

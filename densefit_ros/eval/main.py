@@ -21,6 +21,7 @@ from .evidence import NAMES, EvidenceOptions
 from .harness import HarnessOptions
 from .parallel import DatasetOptions, Job, Todo, make_dataset
 from .sample import SMPL24, Dataset
+from .store import RowStore
 
 BENCHMARK = "pipeline,keypoints,gt-displacement,gt-joints"  # what --json prints
 DATASETS = ("synthetic", "3dpw", "rich", "emdb")
@@ -43,21 +44,22 @@ def _measure(args: argparse.Namespace) -> int:
     job = read_job(args)
     models = load_models(job.config)
     dataset = make_dataset(job.dataset, models.body)
-    store = report.RowStore(args.out, _settings(job))
+    store = RowStore(args.out, _settings(job))
     try:
         todo = missing(dataset, job.options, store, args.limit)
         workers = args.workers or parallel.default_workers(len(todo), models.backends["device"])
         run(job, models, dataset, todo, store, workers, not args.quiet)
-        if not store.rows:
+        scores = store.scores()
+        if not scores:
             raise AssetError(f"{args.dataset}: no sample could be evaluated")
         skeleton = SMPL_PARENTS if dataset.protocol is SMPL24 else None
-        summary = report.summarise(store.rows, store.points(), skeleton)
+        summary = report.summarise(scores, store.points, skeleton)
     finally:
         store.close()
     first = models.estimator.name if args.first == "estimator" else args.first
     text = report.markdown(summary, args.dataset, dataset.protocol, first)
     about = {"dataset": args.dataset, "first_estimate": first, "protocol": dataset.protocol.description}
-    written = report.write(args.out, summary, text, store.rows, about)
+    written = report.write(args.out, summary, text, scores, about)
     if args.json:
         print(json.dumps({**about, **report.benchmark(summary)}, indent=2))
         return 0
@@ -87,7 +89,7 @@ def read_job(args: argparse.Namespace) -> Job:
     return Job(load_config(args.config, overrides), data, options, sources)
 
 
-def missing(dataset: Dataset, options: HarnessOptions, store: report.RowStore, limit: int | None) -> list[Todo]:
+def missing(dataset: Dataset, options: HarnessOptions, store: RowStore, limit: int | None) -> list[Todo]:
     """What is not in the store yet, without reading any sample."""
     done = store.done()
     todo = []
@@ -98,9 +100,7 @@ def missing(dataset: Dataset, options: HarnessOptions, store: report.RowStore, l
     return todo
 
 
-def run(
-    job: Job, models: Any, dataset: Dataset, todo: Sequence[Todo], store: report.RowStore, workers: int, progress: bool
-) -> None:
+def run(job: Job, models: Any, dataset: Dataset, todo: Sequence[Todo], store: RowStore, workers: int, progress: bool) -> None:
     """Score and store.  A sample whose picture is missing or damaged is reported and left out."""
     from tqdm import tqdm
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -92,9 +94,15 @@ def evaluate(job: Job, models: Models, dataset: Dataset, todo: Sequence[Todo], w
     chunks = [todo[i : i + CHUNK] for i in range(0, len(todo), CHUNK)]
     # spawn: a forked process would share the networks' locks and thread pools in whatever state they are.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (job,))
+    waiting = iter(chunks)
+    running = {pool.submit(_score, chunk) for chunk in islice(waiting, 2 * workers)}
     try:
-        for done in as_completed([pool.submit(_score, chunk) for chunk in chunks]):
-            yield from done.result()
+        while running:
+            # A few chunks ahead, no more: answers of a whole dataset would fill the memory.
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            running |= {pool.submit(_score, chunk) for chunk in islice(waiting, len(done))}
+            for future in done:
+                yield from future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -111,6 +119,7 @@ _own: tuple[Harness, Dataset] | None = None  # of a worker process
 
 def _begin(job: Job) -> None:
     global _own
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the business of the process that was started
     cv2.setNumThreads(1)
     models = load_models(job.config)
     dataset = make_dataset(job.dataset, models.body)

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 
-from .report import label
+from .store import Scores
 
 matplotlib.use("Agg", force=False)
 import matplotlib.pyplot as plt  # noqa: E402
 
 
-def cumulative(path: Path, rows: Sequence[Mapping[str, str]], metric: str = "pa_mpjpe_mm") -> Path:
+def cumulative(path: Path, scores: Mapping[str, Scores], metric: str = "pa_mpjpe_mm") -> Path:
     """Share of samples below each error, for the first estimate and every source of evidence."""
-    curves = {"first estimate": [float(r[f"first_{metric}"]) for r in {r["key"]: r for r in rows}.values()]}
-    for row in rows:
-        curves.setdefault(label(row), []).append(float(row[f"refined_{metric}"]))
+    first = {k: v for own in scores.values() for k, v in zip(own.keys, own.column(f"first_{metric}"))}
+    curves = {"first estimate": np.array(list(first.values()))}
+    curves |= {name: own.column(f"refined_{metric}") for name, own in scores.items()}
     figure, axes = plt.subplots(figsize=(8.5, 4), dpi=120)
-    colors = {e: f"C{i % 10}" for i, e in enumerate(dict.fromkeys(r["evidence"] for r in rows))}
-    strokes = dict(zip(dict.fromkeys(r["prior"] for r in rows), ("-", "--", ":", "-.")))
-    styles = {label(r): {"color": colors[r["evidence"]], "linestyle": strokes.get(r["prior"], "-")} for r in rows}
+    colors = {e: f"C{i % 10}" for i, e in enumerate(dict.fromkeys(own.evidence for own in scores.values()))}
+    strokes = dict(zip(dict.fromkeys(own.prior for own in scores.values()), ("-", "--", ":", "-.")))
+    styles = {n: {"color": colors[own.evidence], "linestyle": strokes.get(own.prior, "-")} for n, own in scores.items()}
     for name, values in curves.items():
-        values = np.sort(np.asarray(values)[np.isfinite(values)])
+        values = np.sort(values[np.isfinite(values)])
         if len(values):
             share = np.arange(1, len(values) + 1) / len(values)
             style = styles.get(name, {"color": "black", "linestyle": "-", "linewidth": 2})
             axes.plot(values, share, label=f"{name} ({values.mean():.1f})", **style)
-    everything = np.concatenate([v for v in curves.values() if v]) if any(curves.values()) else np.array([1.0])
-    axes.set_xlim(0, max(float(np.nanpercentile(everything, 98)), 1.0))
+    everything = np.concatenate(list(curves.values()))
+    axes.set_xlim(0, max(float(np.nanpercentile(everything, 98)), 1.0) if np.isfinite(everything).any() else 1.0)
     axes.set_ylim(0, 1)
     axes.set_xlabel("PA-MPJPE, mm" if metric == "pa_mpjpe_mm" else metric)
     axes.set_ylabel("share of samples below")

@@ -1,28 +1,19 @@
-"""Rows on disk, and what is said about them: summary with confidence intervals, Markdown table, plots."""
+"""What is said about the rows of an evaluation: summary with confidence intervals, Markdown table, plots."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import AssetError, ConfigError
 from . import metrics
-from .harness import Row
-from .sample import PointsProtocol, Score
+from .sample import PointsProtocol
+from .store import METRICS, Scores
 
-METRICS = tuple(f.name for f in dataclasses.fields(Score))
-COLUMNS = (
-    ("key", "sequence", "frame", "evidence", "prior", "confidence", "status", "ms", "epe_px", "zero_px")
-    + tuple(f"first_{m}" for m in METRICS)
-    + tuple(f"refined_{m}" for m in METRICS)
-)
 TITLES = {
     "mpjpe_mm": "MPJPE", "pa_mpjpe_mm": "PA-MPJPE", "pve_mm": "PVE", "absolute_mpjpe_mm": "absolute MPJPE",
     "reproj_px": "reprojection px", "pck_05": "PCK@0.05", "pck_10": "PCK@0.1",
@@ -32,89 +23,6 @@ TEMPORAL = {
     "jitter_10m_s3": "jitter 10 m/s^3",
     "bone_mm": "bone length variation mm",
 }
-
-
-class RowStore:
-    """samples.csv, appended row by row, so that a run that was stopped goes on where it was.
-
-    Points of sequences go to points.jsonl beside it.  Raises ConfigError when the folder holds a run with other settings.
-    """
-
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise AssetError(f"cannot write to {folder}: {e.strerror}") from e
-        self.path, self.points_path = folder / "samples.csv", folder / "points.jsonl"
-        self._check_settings(json.loads(json.dumps(dict(settings))))
-        self.rows = self._read()
-        new = not self.path.is_file()
-        self._file = open(self.path, "a", newline="")
-        self._points = open(self.points_path, "a")
-        self._writer = csv.DictWriter(self._file, COLUMNS)
-        if new:
-            self._writer.writeheader()
-
-    def done(self) -> set[tuple[str, str, str]]:
-        """(key, evidence, prior) of the rows that are there."""
-        return {(r["key"], r["evidence"], r["prior"]) for r in self.rows}
-
-    def append(self, row: Row) -> None:
-        """Write one row; it is on disk when this returns."""
-        flat = {n: getattr(row, n) for n in ("key", "sequence", "frame", "evidence", "prior", "status")}
-        flat |= {"confidence": f"{row.confidence:.4f}", "ms": f"{row.ms:.3f}"}
-        flat |= {n: f"{getattr(row, n):.4f}" for n in ("epe_px", "zero_px")}
-        for prefix, values in (("first", row.first), ("refined", row.refined)):
-            flat |= {f"{prefix}_{m}": f"{getattr(values, m):.4f}" for m in METRICS}
-        if row.fps > 0:
-            record = {n: getattr(row, n) for n in ("sequence", "frame", "fps", "evidence", "prior")}
-            record |= {n: np.round(p, 2).tolist() for n, p in zip(("first", "refined", "truth"), row.points_mm)}
-            self._points.write(json.dumps(record) + "\n")
-            self._points.flush()
-        self._writer.writerow(flat)
-        self._file.flush()
-        self.rows.append({k: str(v) for k, v in flat.items()})
-
-    def close(self) -> None:
-        """Close the files."""
-        self._file.close()
-        self._points.close()
-
-    def points(self) -> list[dict[str, Any]]:
-        """Records of points.jsonl; a last line cut off by a crash is dropped."""
-        out = []
-        for line in self.points_path.read_text().splitlines():
-            try:
-                out.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return out
-
-    def _check_settings(self, settings: dict[str, Any]) -> None:
-        path = self.folder / "settings.json"
-        if not path.is_file():
-            path.write_text(json.dumps(settings, indent=2) + "\n")
-            return
-        try:
-            before = json.loads(path.read_text())
-        except json.JSONDecodeError as e:
-            raise AssetError(f"{path}: damaged; remove {self.folder} or choose another --out") from e
-        changed = sorted(k for k in settings if before.get(k) != settings[k])
-        if changed:
-            raise ConfigError(f"{self.folder} holds a run with other settings ({', '.join(changed)}): choose another --out")
-
-    def _read(self) -> list[dict[str, str]]:
-        if not self.path.is_file():
-            return []
-        text = self.path.read_text()
-        if text and not text.endswith("\n"):  # a row cut off by a crash
-            text = text[: text.rfind("\n") + 1]
-            self.path.write_text(text)
-        rows = list(csv.DictReader(text.splitlines()))
-        if rows and set(rows[0]) != set(COLUMNS):
-            raise AssetError(f"{self.path}: columns of another version; choose another --out")
-        return rows
 
 
 @dataclass(frozen=True)
@@ -128,38 +36,42 @@ class Summary:
     epe_ratio: dict[str, float]  # error of the predicted displacements over that of none; only where there are some
 
 
-def label(row: Mapping[str, Any]) -> str:
-    """How a table calls a row's combination of evidence and prior."""
-    return row["evidence"] if row["prior"] == "none" or row["evidence"] == "none" else f"{row['evidence']} + {row['prior']}"
+def summarise(
+    scores: Mapping[str, Scores], points: Callable[[str, str], list[dict[str, Any]]], parents: Sequence[int] | None
+) -> Summary:
+    """Everything that the table shows.
 
-
-def summarise(rows: Sequence[Mapping[str, str]], points: Sequence[Mapping[str, Any]], parents: Sequence[int] | None) -> Summary:
-    """Everything that the table shows.  ``parents``: tree of the protocol's points, where they are a skeleton."""
-    by_label: dict[str, list[Mapping[str, str]]] = {}
-    for row in rows:
-        by_label.setdefault(label(row), []).append(row)
-    once = list({r["key"]: r for r in rows}.values())
-    table = {"first estimate": _means(once, "first")}
+    ``points(evidence, prior)`` gives the points of sequences; ``parents`` is their tree, where they are a skeleton.
+    """
+    first, count = _first_estimates(scores)
+    table = {"first estimate": first}
     status, ms, epe = {}, {}, {}
-    for name, own in by_label.items():
-        table[name] = _means(own, "refined")
-        kinds = [r["status"] for r in own]
-        status[name] = {k: kinds.count(k) / len(kinds) for k in sorted(set(kinds))}
-        ms[name] = float(np.median([float(r["ms"]) for r in own]))
-        errors = np.array([[float(r["epe_px"]), float(r["zero_px"])] for r in own])
+    for name, own in scores.items():
+        table[name] = {m: metrics.mean_interval(own.column(f"refined_{m}"), own.sequences) for m in METRICS}
+        status[name] = {k: own.status.count(k) / len(own.status) for k in sorted(set(own.status))}
+        ms[name] = float(np.median(own.column("ms")))
+        errors = np.stack([own.column("epe_px"), own.column("zero_px")], 1)
         errors = errors[np.isfinite(errors).all(1)].sum(0)
         if errors[1] > 0:
             epe[name] = float(errors[0] / errors[1])
-    for name in by_label:
-        own_points = [p for p in points if label(p) == name]
-        table[name] |= temporal(own_points, "refined", parents)
-        table["first estimate"] |= temporal(own_points, "first", parents)
-    return Summary(len(once), table, status, ms, epe)
+        found = points(own.evidence, own.prior)
+        table[name] |= temporal(found, "refined", parents)
+        table["first estimate"] |= temporal(found, "first", parents)
+    return Summary(count, table, status, ms, epe)
 
 
-def _means(rows: Sequence[Mapping[str, str]], which: str) -> dict[str, tuple[float, float, float]]:
-    groups = [r["sequence"] for r in rows]
-    return {m: metrics.mean_interval([float(r[f"{which}_{m}"]) for r in rows], groups) for m in METRICS}
+def _first_estimates(scores: Mapping[str, Scores]) -> tuple[dict[str, tuple[float, float, float]], int]:
+    """Means over every sample once, whatever it was refined by; and the number of samples."""
+    seen: set[str] = set()
+    sequences: list[str] = []
+    values: dict[str, list[np.ndarray]] = {m: [] for m in METRICS}
+    for own in scores.values():
+        fresh = [i for i, key in enumerate(own.keys) if key not in seen]
+        seen.update(own.keys)
+        sequences += [own.sequences[i] for i in fresh]
+        for m in METRICS:
+            values[m].append(own.column(f"first_{m}")[fresh])
+    return {m: metrics.mean_interval(np.concatenate(v), sequences) for m, v in values.items()}, len(seen)
 
 
 def temporal(
@@ -167,7 +79,9 @@ def temporal(
 ) -> dict[str, tuple[float, float, float]]:
     """Acceleration error, jitter and bone variation over runs of consecutive frames; nothing where there are none."""
     runs: list[list[Mapping[str, Any]]] = []
-    for p in sorted(points, key=lambda p: (p["sequence"], p["frame"])):
+    # A run that was stopped in the middle of a row leaves its points twice.
+    once = {(p["sequence"], p["frame"]): p for p in points}
+    for _, p in sorted(once.items()):
         last = runs[-1][-1] if runs else None
         follows = last is not None and last["sequence"] == p["sequence"] and last["frame"] + 1 == p["frame"]
         runs[-1].append(p) if follows else runs.append([p])
@@ -208,7 +122,7 @@ def markdown(summary: Summary, dataset: str, protocol: PointsProtocol, first: st
 
 
 def write(
-    folder: Path, summary: Summary, text: str, rows: Sequence[Mapping[str, str]], about: Mapping[str, str] | None = None
+    folder: Path, summary: Summary, text: str, scores: Mapping[str, Scores], about: Mapping[str, str] | None = None
 ) -> list[Path]:
     """summary.json, table.md, and plots where matplotlib is installed.  ``about``: what the numbers are of."""
     record = {
@@ -226,7 +140,7 @@ def write(
         from .plots import cumulative
     except ImportError:
         return written
-    return [*written, cumulative(folder / "pa_mpjpe.png", rows)]
+    return [*written, cumulative(folder / "pa_mpjpe.png", scores)]
 
 
 def benchmark(summary: Summary) -> dict[str, Any]:
