@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
 from fake_engine import FakeEngine
+from harness import Client, NodeProcess
 from rclpy.serialization import deserialize_message, serialize_message
 from scipy.stats import chi2
 from std_msgs.msg import Header
@@ -104,3 +105,27 @@ def test_the_lost_are_deleted_once(body):
         assert len(added) == each and {(m.ns, m.id) for m in deleted} == {(m.ns, m.id) for m in added}
         assert all(m.action == m.DELETE for m in deleted) and sent[2].markers == []
     assert len(added) == 24
+
+
+@pytest.mark.ros
+def test_over_dds_rate_lifetime_and_deletion():
+    rate_hz, joints = 4.0, "/densefit/joint_markers"
+    options = ("ros.autostart:=true", f"ros.markers_rate_hz:={rate_hz}", "ros.marker_faces:=2000", "ros.marker_lifetime_s:=0.25")
+    with NodeProcess(*[w for o in options for w in ("-p", o)]) as node, Client() as client:
+        from densefit_ros.msg import SmplBodyArray
+
+        client.listen(SmplBodyArray, "/densefit/bodies")
+        client.listen(MarkerArray, "/densefit/markers")
+        client.listen(MarkerArray, joints)
+        assert client.until(lambda: client.got["/densefit/markers"] and client.got[joints], 60.0, client.send)
+        before, start = client.count(joints), client.count("/densefit/bodies")
+        client.until(lambda: False, 3.0, each=client.send)
+        assert client.count(joints) - before <= 3.0 * rate_hz + 2 and client.count("/densefit/bodies") > start
+        (mesh,), spheres = client.got["/densefit/markers"][-1].markers, client.got[joints][-1].markers
+        assert 1000 < len(mesh.points) // 3 <= 2000 and len(spheres) == 24
+        assert (mesh.lifetime.nanosec, mesh.id) == (250_000_000, marker_number("abcde"))
+        nobody = lambda: client.send(client.image(0))  # noqa: E731
+        gone = lambda m: m.markers and all(k.action == k.DELETE for k in m.markers)  # noqa: E731
+        assert client.until(lambda: any(gone(m) for m in client.got["/densefit/markers"]), each=nobody)
+        assert client.until(lambda: any(gone(m) and len(m.markers) == 24 for m in client.got[joints]), each=nobody)
+        assert node.stop() == 0, node.log
