@@ -50,7 +50,7 @@ gpu-check:
 	@$(RUN) python -m densefit_ros.bench.gpu_check $(GPU_ARGS)
 
 results: setup-test
-	@$(RUN) python -m densefit_ros.bench.results $(RESULTS_ARGS)
+	@$(RUN) python -m densefit_ros.cli results $(RESULTS_ARGS)
 
 # An installed ROS 2 builds with a plain "colcon build"; wheels must be told where they are and one extra CMake file.
 WHEELS := $(if $(wildcard /opt/ros/$(or $(ROS_DISTRO),none)),,yes)

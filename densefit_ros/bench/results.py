@@ -1,4 +1,4 @@
-"""``make results``: run what docs/results/runs.yaml lists, keep a record of each, write docs/RESULTS.md from the records.
+"""``densefit results`` (``make results``): run what docs/results/runs.yaml lists, keep a record of each, write docs/RESULTS.md from the records.
 
 A run whose record has the same command and the same weights is not repeated; one that was stopped goes on where it can.
 """
@@ -43,7 +43,7 @@ class Run:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="make results", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="densefit results", description=__doc__.splitlines()[0])
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of RESULTS.md and results/runs.yaml")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "results", help="folder of the runs")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these runs")
@@ -51,7 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, help="samples of each densefit eval: a trial; it is repeated in full without this")
     parser.add_argument("--no-run", action="store_true", help="write the text from the records that are there")
     args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="[results] %(message)s", stream=sys.stderr)
     runs = read_runs(args.docs / "results" / "runs.yaml")
     unknown = {*args.only, *args.again} - {r.name for r in runs}
     if unknown:
@@ -147,14 +146,3 @@ def weights_id() -> str:
     for path in sorted((ROOT / "densefit_ros" / "weights").glob("*.onnx")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-if __name__ == "__main__":
-    from ..cli import EXIT_ERROR
-    from ..errors import DensefitError
-
-    try:
-        sys.exit(main())
-    except DensefitError as e:
-        print(f"make results: error: {e}", file=sys.stderr)
-        sys.exit(EXIT_ERROR)
