@@ -1,4 +1,4 @@
-"""``densefit results`` (``make results``): run what docs/results/runs.yaml lists, keep a record of each, write docs/RESULTS.md from the records.
+"""``densefit results`` (``make results``): runs of docs/results/runs.yaml, a record of each, docs/RESULTS.md from the records.
 
 A run whose record has the same command and the same weights is not repeated; one that was stopped goes on where it can.
 """
