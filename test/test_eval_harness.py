@@ -23,7 +23,7 @@ from densefit_ros.eval.evidence import EvidenceOptions, noisy_iuv
 from densefit_ros.eval.harness import Harness, HarnessOptions, Row
 from densefit_ros.eval.sample import SMPL24, Score, score
 from densefit_ros.eval.store import RowStore
-from densefit_ros.eval.synthetic import Synthetic
+from densefit_ros.eval.synthetic import Synthetic, SyntheticVideo
 from densefit_ros.fit.solver import FitOptions, Fitter
 from densefit_ros.render.appearance import neutral_appearance
 from densefit_ros.render.warp_renderer import WarpRenderer
@@ -309,6 +309,22 @@ def test_the_numbers_that_scripts_compare(capsys):
     assert all(set(record[r]) == {"mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "reproj_px"} for r in rows)
     assert 0 < record["epe_ratio"] < 2 and record["samples"] == 2
     assert cli.main(["eval", "--dataset", "synthetic"]) == cli.EXIT_ERROR  # without --json the results need a place
+
+
+def test_synthetic_videos_are_labelled_exactly_and_move():
+    video = SyntheticVideo(_models().body, 120, 3)
+    assert len(video) == 120 and video.keys[50] == "3/001/00000" and len(set(video.keys)) == 120
+    last, first, next_ = video[49], video[50], video[51]
+    assert last.sequence != first.sequence == next_.sequence and (first.frame, next_.frame, first.fps) == (0, 1, 30.0)
+    assert first.image().shape == (480, 640, 3) and not np.array_equal(first.image(), next_.image())
+    assert np.array_equal(SyntheticVideo(_models().body, 51, 3)[50].image(), first.image())  # alone, and as often as asked
+    step_mm = 1e3 * np.linalg.norm(next_.truth.points_m - first.truth.points_m, axis=1)
+    assert 0 < step_mm.max() < 500
+    posed = _models().skinner.pose(first.truth.params)
+    perfect = score(SMPL24, first, posed.vertices[0], posed.joints[0])
+    assert dataclasses.astuple(perfect) == pytest.approx((0, 0, 0, 0, 0, 1, 1), abs=0.02)
+    with pytest.raises(IndexError):
+        video[120]
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from .sample import SMPL24, Dataset
 from .store import RowStore
 
 BENCHMARK = "pipeline,keypoints,gt-displacement,gt-joints"  # what --json prints
-DATASETS = ("synthetic", "3dpw", "rich", "emdb")
+DATASETS = ("synthetic", "synthetic-video", "3dpw", "rich", "emdb")
 log = logging.getLogger("densefit")
 
 

@@ -67,6 +67,10 @@ def make_dataset(options: DatasetOptions, body: Any) -> Dataset:
         from .synthetic import Synthetic
 
         return Synthetic(body, options.count, options.seed)
+    if options.name == "synthetic-video":
+        from .synthetic import SyntheticVideo
+
+        return SyntheticVideo(body, options.count, options.seed)
     if options.root is None:
         raise ConfigError(f"--root: the folder of the {options.name} download is needed")
     bodies = options.bodies or options.root

@@ -14,6 +14,7 @@ from ..synth.backgrounds import load_backgrounds
 from ..synth.cameras import CropOptions
 from ..synth.crops import CropBatch, make_crops
 from ..synth.engine import SynthEngine
+from ..synth.sequence import SyntheticSequence, heldout_engine, random_sequence
 from .sample import SMPL24, PointsProtocol, Sample, Truth, box_of_points
 
 BLOCK = 8
@@ -22,6 +23,7 @@ IMAGE_PX = 256
 # Training draws its looks from subject 0 on; nobody trains on this many.
 FIRST_SUBJECT = 1_000_000
 SUBJECTS = 200
+VIDEO_FRAMES = 50
 
 
 class Synthetic:
@@ -83,3 +85,47 @@ class Synthetic:
             box_xywh=box_of_points(project(camera, posed.vertices[0])),
             truth=Truth(posed.joints[0], posed.joints[0, 0], posed.vertices[0], params),
         )
+
+
+class SyntheticVideo:
+    """``count`` frames of held-out people who move, 50 frames of 640x480 at 30 Hz each: also for errors over time."""
+
+    name = "synthetic-video"
+    protocol: PointsProtocol = SMPL24
+
+    def __init__(self, body: BodyModel, count: int = 2000, seed: int = 0) -> None:
+        self._body, self._seed = body, seed
+        self.keys = tuple(f"{self._sequence(i)}/{i % VIDEO_FRAMES:05d}" for i in range(count))
+        self._engine: SynthEngine | None = None
+        self._current: tuple[int, SyntheticSequence | None] = (-1, None)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample of ``keys[index]``; frames of one sequence are cheap."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number, frame = divmod(index, VIDEO_FRAMES)
+        if self._current[0] != number:
+            self._engine = self._engine or heldout_engine(self._body)
+            self._current = number, random_sequence(self._engine, 1000 * self._seed + number, VIDEO_FRAMES)
+        video = self._current[1]
+        params = video.params.person(frame)
+        posed = pose(self._body, params)
+        return Sample(
+            key=self.keys[index],
+            sequence=self._sequence(index),
+            frame=frame,
+            fps=video.fps,
+            image=lambda: video.render(frame).rgb,
+            camera=video.camera,
+            box_xywh=box_of_points(project(video.camera, posed.vertices[0])),
+            truth=Truth(posed.joints[0], posed.joints[0, 0], posed.vertices[0], params),
+        )
+
+    def _sequence(self, index: int) -> str:
+        return f"{self._seed}/{index // VIDEO_FRAMES:03d}"
