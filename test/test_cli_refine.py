@@ -121,6 +121,25 @@ def test_estimates_stay_where_their_source_had_them(tmp_path):
     assert record["first_estimate"]["joints_m"][0][2] > 1.3 * 3.6
 
 
+def test_sizes_that_a_file_does_not_say_are_those_of_its_pictures(tmp_path):
+    """BEDLAM's crop camera, one file per picture that names nothing: focal length and place follow from the picture's size."""
+    true, near = _people(1)
+    _write(tmp_path / "in", (true, near), ["walk.png"], tmp_path / "unused.npz")
+    side, middle = 250.0, np.array([260.0, 190.0])
+    t = near.t_camera_root[0].astype(float)
+    s = 2 * FOCAL / (side * t[2])
+    weak = [s, *(t[:2] - 2 * (middle - [W / 2, H / 2]) / (side * s))]
+    folder = tmp_path / "bedlam"
+    folder.mkdir()
+    rotvec = np.concatenate([near.root_rotvec[:, None], near.joint_rotvec], 1)
+    np.savez(folder / "walk_0.npz", pred_pose=so3.exp(rotvec), pred_shape=np.zeros((1, 11)), pred_cam=[weak],
+             bbox_center=[middle], bbox_scale=[side / 200])  # fmt: skip
+    arguments = ["refine", "--images", str(tmp_path / "in"), "--init", str(folder), "--out", str(tmp_path / "out"), *ALONE]
+    assert cli.main(arguments) == 0
+    (record,) = _refined(tmp_path / "out")
+    assert record["first_estimate"]["t_camera_root"] == pytest.approx(t, abs=1e-3)
+
+
 def test_openpose_files_refine_too(tmp_path):
     true, near = _people(1, seed=3)
     _write(tmp_path / "in", (true, near), ["a.png"], tmp_path / "cliff.npz")

@@ -108,6 +108,11 @@ def _threedpw(tmp_path, **changes):
         "cam_intrinsics": K,
         "img_frame_ids": np.arange(FRAMES) * 2,
         "poses2d": [np.zeros((FRAMES, 3, 18))] * 2,
+        # What the files carry besides, and nobody reads.
+        "texture_maps": [np.zeros((32, 32, 3), np.uint8)] * 2,
+        "v_template_clothed": [np.zeros((20, 3))] * 2,
+        "jointPositions": [np.zeros((FRAMES, 72))] * 2,
+        "poses_60Hz": [np.zeros((2 * FRAMES, 72))] * 2,
     }
     _dump(tmp_path / "sequenceFiles" / "test" / "street_00.pkl", {**tree, **changes})
     folder = tmp_path / "imageFiles" / "street_00"
