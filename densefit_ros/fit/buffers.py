@@ -9,7 +9,7 @@ import warp as wp
 
 from ..types import NUM_UNKNOWNS
 from . import tables
-from .blocks import common, landmarks, pose_prior, priors, solve, state, surface
+from .blocks import common, gram, landmarks, pose_prior, priors, solve, state, surface
 from .layout import (
     CHUNK_ROWS,
     EXTRA_CHUNKS,
@@ -72,6 +72,7 @@ def make_kernels(F) -> SimpleNamespace:
         landmarks=landmarks.make(F),
         priors=priors.make(F),
         pose_prior=pose_prior.make(F),
+        gram=gram.make(F),
         solve=solve.make(F),
     )
 

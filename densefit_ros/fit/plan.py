@@ -114,7 +114,7 @@ def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOpt
     def gram_of(rows, first_person, persons, first_chunk, count, span, first_part, first_row=0):
         """Product of ``count`` chunks, ``span`` of them in a thread."""
         spans = -(-count // span)
-        return rec(k.solve.gram, persons * spans * HALVES, first_person, first_chunk, spans, min(span, count), chunks, first_row,
+        return rec(k.gram.gram, persons * spans * HALVES, first_person, first_chunk, spans, min(span, count), chunks, first_row,
                    first_part, parts, b.chunk_rows, b.chunk_groups, seen_as(rows, k.types.V8, 8),
                    seen_as(rows, k.types.V16, 16), b.gram_part)  # fmt: skip
 
@@ -125,7 +125,7 @@ def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOpt
             gram += [rows_of_points(first, persons, c, here), gram_of(b.rows, first, persons, c, here, span, c // span)]
         if extra:
             gram.append(gram_of(b.extra_rows, first, persons, points_chunks, extra, extra, parts - 1, first * extra_stride))
-        gram.append(rec(k.solve.gram_sum, persons * HALVES * 8, first, p, parts, b.gram_part, body.place_of_block, b.cur, b.gram))
+        gram.append(rec(k.gram.gram_sum, persons * HALVES * 8, first, p, parts, b.gram_part, body.place_of_block, b.cur, b.gram))
 
     def priors_into(matrix):
         out = [

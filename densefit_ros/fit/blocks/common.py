@@ -70,7 +70,6 @@ def make(F):
         V8=wp.types.vector(length=8, dtype=F),
         V10=wp.types.vector(length=10, dtype=F),
         V16=wp.types.vector(length=16, dtype=F),
-        V96=wp.types.vector(length=96, dtype=F),
         M33=M33,
         M244=wp.types.matrix(shape=(24, 4), dtype=F),
         M310=wp.types.matrix(shape=(3, 10), dtype=F),

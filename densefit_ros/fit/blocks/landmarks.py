@@ -21,7 +21,7 @@ def make(F):
     """Kernels ``positions``, ``keypoint_rows`` and ``direction_rows`` for scalar ``F``."""
     T = common.make(F)
     R = residual.make(F)
-    V3, V4, V10, V96, M33, M310, M316 = T.V3, T.V4, T.V10, T.V96, T.M33, T.M310, T.M316
+    V3, V4, V10, M33, M244, M310, M316 = T.V3, T.V4, T.V10, T.M33, T.M244, T.M310, T.M316
     pinhole, geman_mcclure, blend_offset, widen = R.pinhole, R.geman_mcclure, R.blend_offset, R.widen
     width = wp.constant(ROW)
     col_rot = wp.constant(COL_ROT)
@@ -62,7 +62,7 @@ def make(F):
         s = (1 - cur[p]) * persons + p
         base = s * 24
         b = beta[s]
-        acc = V96()
+        acc = M244()
         x = V3()
         shape = M316()
         for k in range(24):
@@ -70,10 +70,7 @@ def make(F):
             if w != F(0.0):
                 y = w * joint[base + k]
                 x += y
-                acc[4 * k] += y[0]
-                acc[4 * k + 1] += y[1]
-                acc[4 * k + 2] += y[2]
-                acc[4 * k + 3] += w
+                acc[k] = acc[k] + V4(y[0], y[1], y[2], w)
                 shape += w * (widen(rotation[base + k] * joint_shapedirs[k]) + carry_by_shape[base + k])
         for c in range(vertices):
             vw = vertex_weight[n * vertices + c]
@@ -93,29 +90,21 @@ def make(F):
                         turn += w * rotation[base + k]
                         shape += w * carry_by_shape[base + k]
                         x += y
-                        acc[4 * k] += y[0]
-                        acc[4 * k + 1] += y[1]
-                        acc[4 * k + 2] += y[2]
-                        acc[4 * k + 3] += w
+                        acc[k] = acc[k] + V4(y[0], y[1], y[2], w)
                 shape += widen(turn * shapedirs[v])
         # Jacobian by columns: out_jacobian[85 * i + unknown] is dx/dunknown.
         o = i * 85
         for kk in range(24):
             k = 23 - kk
-            w = acc[4 * k + 3]
-            y = V3(acc[4 * k], acc[4 * k + 1], acc[4 * k + 2])
+            y4 = acc[k]
             if k > 0:
-                h = 4 * parents[k]
-                acc[h] += y[0]
-                acc[h + 1] += y[1]
-                acc[h + 2] += y[2]
-                acc[h + 3] += w
-            arm = y - w * joint[base + k]
+                acc[parents[k]] = acc[parents[k]] + y4
+            arm = V3(y4[0], y4[1], y4[2]) - y4[3] * joint[base + k]
             z = F(0.0)
             out_jacobian[o + col_rot + 3 * k] = V3(z, -arm[2], arm[1])
             out_jacobian[o + col_rot + 3 * k + 1] = V3(arm[2], z, -arm[0])
             out_jacobian[o + col_rot + 3 * k + 2] = V3(-arm[1], arm[0], z)
-        total = acc[3]
+        total = acc[0][3]
         for c in range(3):
             e = V3()
             e[c] = total
