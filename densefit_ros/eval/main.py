@@ -61,7 +61,8 @@ def _measure(args: argparse.Namespace) -> int:
     about = {"dataset": args.dataset, "first_estimate": first, "protocol": dataset.protocol.description}
     written = report.write(args.out, summary, text, scores, about)
     if args.json:
-        print(json.dumps({**about, **report.benchmark(summary)}, indent=2))
+        said = {"dataset": args.dataset, "regressor": first, "protocol": dataset.protocol.description}
+        print(json.dumps({**said, **report.benchmark(summary)}, indent=2))
         return 0
     print(text)
     print("\n".join(str(p) for p in (store.path, *written)))
