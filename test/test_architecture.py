@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "densefit_ros"
 
 # Each room and the rooms it may import.  A room may always import itself.
-BASE = {"types", "errors", "config", "warp_setup", "geometry"}
+BASE = {"types", "errors", "config", "warp_setup", "arena", "geometry"}
 STAGES = {"render", "regress", "displace", "evidence", "fit", "track", "runtime", "detect", "weights"}
 FRAME = BASE | STAGES | {"body", "models", "steps", "device_frame", "pipeline"}
 ALLOWED = {
@@ -21,6 +21,7 @@ ALLOWED = {
     "errors": set(),
     "config": {"errors"},
     "warp_setup": set(),
+    "arena": set(),
     "geometry": {"types", "errors"},
     "body": BASE,
     **{stage: BASE | {"body"} for stage in STAGES},

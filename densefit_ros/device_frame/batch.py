@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import warp as wp
 
+from ..arena import Arena
 from ..body.skin import Skinner
 from ..displace.contract import GRID, RENDER_CHANNELS, SIZE_PX, STRIDE_PX
 from ..displace.decode import DecodeOptions
@@ -24,7 +25,6 @@ from ..render.warp_renderer import NEAR_M
 from ..steps.priors import ESTIMATE_T_SIGMA_M
 from ..types import Crop
 from . import image_kernels, match_kernels, pose_kernels
-from .arena import Arena
 
 TEXTURE_SIZE = 128  # texels a side that colours have room for; a larger texture makes the batch anew
 _vec10 = pose_kernels.vec10

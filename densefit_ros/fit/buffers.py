@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import warp as wp
 
+from ..arena import Arena
 from ..types import NUM_UNKNOWNS
 from . import tables
 from .blocks import common, gram, landmarks, pose_prior, priors, solve, state, surface
@@ -27,39 +28,15 @@ from .options import default_limits
 
 
 class Mirror:
-    """An array that the host fills and the device reads.  On the CPU both are the same memory."""
+    """One array of an arena, which the host fills and the device reads, or the other way round."""
 
-    def __init__(self, count: int, dtype, device):
-        on_host = device.is_cpu
-        self._host = wp.zeros(count, dtype=dtype, device="cpu", pinned=not on_host)
-        self.device = self._host if on_host else wp.zeros(count, dtype=dtype, device=device)
-        self.host = self._host.numpy()
-        self._copy = not on_host
-        self.fetched = False
-
-    def push(self) -> None:
-        """Host to device, in stream order; nothing on the CPU."""
-        if self._copy:
-            wp.copy(self.device, self._host)
-
-    def clear(self, count: int) -> None:
-        """Zero the first ``count`` scalars on the device."""
-        if self._copy:
-            self.device[:count].zero_()
-        else:
-            self.host[:count] = 0
-
-    def fetch(self) -> None:
-        """Queue the copy to the host.  Who waits for it sets ``fetched``: the next ``pull`` then copies nothing."""
-        if self._copy:
-            wp.copy(self._host, self.device)
+    def __init__(self, arena: Arena, name: str) -> None:
+        self._arena = arena
+        self.host, self.device = getattr(arena.host, name), getattr(arena.device, name)
 
     def pull(self) -> np.ndarray:
-        """Device to host; waits for the device, unless the copy has been fetched."""
-        if self._copy and not self.fetched:
-            wp.copy(self._host, self.device)
-            wp.synchronize_device(self.device.device)
-        self.fetched = False
+        """The device's values; waits for the device, once for all arrays of the arena."""
+        self._arena.arrive()
         return self.host
 
 
@@ -149,46 +126,70 @@ def allocate(T, persons: int, points: int, chunks: int, joints_of_point: int, hi
     row_chunks, part_chunks = (min(chunks, TOGETHER), chunks) if device.is_cpu else (persons * chunks, persons * chunks)
     j = persons * 24
 
-    def mirror(count, dtype):
-        return Mirror(count, dtype, device)
-
     def zeros(count, dtype):
         return wp.zeros(count, dtype=dtype, device=device)
 
+    inbox = Arena(
+        device,
+        point_start=(persons + 1, wp.int32),
+        face=(n, wp.int32),
+        kind=(n, wp.int32),
+        bary=(n, T.V3),
+        target=(n, T.V3),
+        normal=(n, T.V3),
+        sqrt_weight=(n, T.F),
+        joints_class=(n, wp.int32),
+        share_start=(n, wp.int32),
+        chunk_rows=(persons * chunks, wp.int32),
+        chunk_groups=(persons * chunks, wp.int32),
+        camera=(persons, T.V4),
+        key_uv=(2 * keys, T.F),
+        key_weight=(keys, T.F),
+        limb_first=(MAX_LIMBS, wp.int32),
+        limb_second=(MAX_LIMBS, wp.int32),
+        limb_direction=(limbs, T.V3),
+        limb_weight=(limbs, T.F),
+        rotvec=(j, T.V3),
+        in_beta=(persons, T.V10),
+        in_t=(persons, T.V3),
+        anchors=(1, wp.int32),
+        anchor_rotvec=(MAX_ANCHORS * j, T.V3),
+        anchor_beta=(MAX_ANCHORS * persons, T.V10),
+        anchor_t=(MAX_ANCHORS * persons, T.V3),
+        inv_sigma_rotation=(MAX_ANCHORS * j, T.F),
+        inv_sigma_beta=(MAX_ANCHORS * persons, T.V10),
+        inv_sigma_t=(MAX_ANCHORS * persons, T.V3),
+        pose_mean=(persons * 23, T.V3),
+        pose_precision=(persons * 69 * 69, T.F),
+        pose_cost=(persons * 23, T.F),
+    )
+    outbox = Arena(
+        device,
+        r2=(2 * n, T.F),
+        key_r2=(2 * keys, T.F),
+        r2_start=(n, T.F),
+        key_r2_start=(keys, T.F),
+        joint_jacobian=(j * NUM_UNKNOWNS, T.V3),
+        gram=(2 * persons * WIDTH * WIDTH, T.F),
+        prior_gram=(2 * persons * WIDTH * WIDTH, T.F),
+        step=(persons * WIDTH, T.F),
+        cur=(persons, wp.int32),
+        damping=(persons, T.F),
+        cost=(persons, T.F),
+        done=(persons, wp.int32),
+        accepted=(persons, wp.int32),
+        iteration=(persons, wp.int32),
+        history=(persons * (history + 1), T.F),
+        out_rotvec=(j, T.V3),
+        out_beta=(persons, T.V10),
+        out_t=(persons, T.V3),
+    )
+    crossing = {name: Mirror(arena, name) for arena in (inbox, outbox) for name in vars(arena.host)}
     return SimpleNamespace(
-        # in: evidence
-        point_start=mirror(persons + 1, wp.int32),
-        face=mirror(n, wp.int32),
-        kind=mirror(n, wp.int32),
-        bary=mirror(n, T.V3),
-        target=mirror(n, T.V3),
-        normal=mirror(n, T.V3),
-        sqrt_weight=mirror(n, T.F),
-        joints_class=mirror(n, wp.int32),
-        share_start=mirror(n, wp.int32),
-        chunk_rows=mirror(persons * chunks, wp.int32),
-        chunk_groups=mirror(persons * chunks, wp.int32),
-        camera=mirror(persons, T.V4),
-        key_uv=mirror(2 * keys, T.F),
-        key_weight=mirror(keys, T.F),
-        limb_first=mirror(MAX_LIMBS, wp.int32),
-        limb_second=mirror(MAX_LIMBS, wp.int32),
-        limb_direction=mirror(limbs, T.V3),
-        limb_weight=mirror(limbs, T.F),
-        # in: start and priors
-        rotvec=mirror(j, T.V3),
-        in_beta=mirror(persons, T.V10),
-        in_t=mirror(persons, T.V3),
-        anchors=mirror(1, wp.int32),
-        anchor_rotvec=mirror(MAX_ANCHORS * j, T.V3),
+        inbox=inbox,  # evidence, start and priors
+        outbox=outbox,  # results, and what LAPACK works on
+        **crossing,
         anchor_rotation=zeros(MAX_ANCHORS * j, T.M33),
-        anchor_beta=mirror(MAX_ANCHORS * persons, T.V10),
-        anchor_t=mirror(MAX_ANCHORS * persons, T.V3),
-        inv_sigma_rotation=mirror(MAX_ANCHORS * j, T.F),
-        inv_sigma_beta=mirror(MAX_ANCHORS * persons, T.V10),
-        inv_sigma_t=mirror(MAX_ANCHORS * persons, T.V3),
-        pose_mean=mirror(persons * 23, T.V3),
-        pose_precision=mirror(persons * 69 * 69, T.F),
         # state, two slots
         local=zeros(2 * j, T.M33),
         beta=zeros(2 * persons, T.V10),
@@ -204,37 +205,18 @@ def allocate(T, persons: int, points: int, chunks: int, joints_of_point: int, hi
         share_shape=zeros(n * joints_of_point, T.M310),
         rows=zeros(row_chunks * CHUNK_ROWS * ROW, T.F),
         extra_rows=zeros(persons * EXTRA_CHUNKS * CHUNK_ROWS * ROW, T.F),
-        r2=mirror(2 * n, T.F),
-        key_r2=mirror(2 * keys, T.F),
-        r2_start=mirror(n, T.F),
-        key_r2_start=mirror(keys, T.F),
-        key_x=mirror(keys, T.V3),
-        key_jacobian=mirror(keys * NUM_UNKNOWNS, T.V3),
         joint_x=zeros(j, T.V3),
-        joint_jacobian=mirror(j * NUM_UNKNOWNS, T.V3),
         pose_error=zeros(persons * 23, T.V3),
         pose_jacobian=zeros(persons * 23, T.M33),
         gram_part=zeros(part_chunks * HALVES * 8, T.V16),
-        gram=mirror(2 * persons * WIDTH * WIDTH, T.F),
-        prior_gram=mirror(2 * persons * WIDTH * WIDTH, T.F),
-        prior_cost=mirror(persons * 25, T.F),
-        pose_cost=mirror(persons * 23, T.F),
         # solver
         matrix=wp.zeros((persons * WIDTH, WIDTH), dtype=T.F, device=device),
         jacobi=zeros(persons * WIDTH, T.F),
         rhs=zeros(persons * WIDTH, T.F),
         solution=zeros(persons * WIDTH, T.F),
-        step=mirror(persons * WIDTH, T.F),
-        cur=mirror(persons, wp.int32),
-        scale=mirror(persons, T.F),
-        damping=mirror(persons, T.F),
-        growth=mirror(persons, T.F),
-        cost=mirror(persons, T.F),
-        done=mirror(persons, wp.int32),
-        accepted=mirror(persons, wp.int32),
-        iteration=mirror(persons, wp.int32),
-        history=mirror(persons * (history + 1), T.F),
-        out_rotvec=mirror(j, T.V3),
-        out_beta=mirror(persons, T.V10),
-        out_t=mirror(persons, T.V3),
+        key_x=zeros(keys, T.V3),
+        key_jacobian=zeros(keys * NUM_UNKNOWNS, T.V3),
+        prior_cost=zeros(persons * 25, T.F),
+        scale=zeros(persons, T.F),
+        growth=zeros(persons, T.F),
     )

@@ -42,7 +42,7 @@ def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOpt
     """Record every launch for one shape."""
     k, p = kernels, shape.persons
     f = k.types.F
-    d = {name: (m.device if hasattr(m, "push") else m) for name, m in vars(b).items()}
+    d = {name: (m.device if hasattr(m, "pull") else m) for name, m in vars(b).items()}
 
     class B:
         __getattr__ = staticmethod(d.__getitem__)

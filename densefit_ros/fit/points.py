@@ -55,8 +55,6 @@ def stage(
     np.cumsum(size, out=b.share_start.host[:n])
     b.share_start.host[:n] -= size
     stage_chunks(b, body.class_groups[kin], counts, persons, extra_rows)
-    for m in (b.point_start, b.face, b.kind, b.bary, b.target, b.normal, b.sqrt_weight, b.joints_class, b.share_start):
-        m.push()
     return n, person, is_pixel, counts
 
 
@@ -97,8 +95,6 @@ def stage_chunks(b, groups: np.ndarray, counts: np.ndarray, persons: int, extra_
         filled[:, of_points:] = (1 << GROUPS) - 1
     filled[rows == 0] = 0
     b.chunk_rows.host[: rows.size], b.chunk_groups.host[: rows.size] = rows.reshape(-1), filled.reshape(-1)
-    b.chunk_rows.push()
-    b.chunk_groups.push()
 
 
 def _pixels(m: Correspondences, padded: bool):

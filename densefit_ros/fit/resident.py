@@ -17,10 +17,6 @@ from . import guard, outcome, points, stage
 from .layout import GROUPS
 from .solver import Fitter
 
-_BACK = (
-    "cur", "done", "accepted", "history", "iteration", "out_rotvec", "out_beta", "out_t", "cost", "gram", "prior_gram",
-    "joint_jacobian", "r2", "r2_start", "key_r2", "key_r2_start", "key_weight", "face", "bary", "target", "sqrt_weight",
-)  # fmt: skip
 ANCHORS = 2
 
 
@@ -39,8 +35,6 @@ class ResidentFit:
         b.point_start.host[: persons + 1] = slots * np.arange(persons + 1)
         b.share_start.host[:] = int(fitter._constants.class_size.max()) * np.arange(persons * slots)
         b.normal.host[:] = 0
-        for mirror in (b.anchors, b.point_start, b.share_start, b.normal):
-            mirror.push()
         # Points come as they are found, not sorted by the joints that move them: any of them may fill any group.
         every = np.full(persons * slots, (1 << GROUPS) - 1)
         points.stage_chunks(b, every, np.full(persons, slots), persons, 2 * landmarks.count)
@@ -51,14 +45,15 @@ class ResidentFit:
         )  # fmt: skip
         none = Keypoints(keypoints, np.zeros((persons, landmarks.count, 2)), np.zeros((persons, landmarks.count)))
         self._plan = fitter._plan(self._staged, none, None)
+        b.inbox.upload()
         self.launches = fitter._sequence(self._plan, iterations)
-        self.arrays = SimpleNamespace(**{name: m.device for name, m in vars(b).items() if hasattr(m, "push")})
+        self.arrays = SimpleNamespace(**{name: m.device for name, m in vars(b).items() if hasattr(m, "pull")})
         self.face_class = wp.array(fitter._constants.face_class.astype(np.int32), dtype=wp.int32, device=fitter._device)
 
     def queue_download(self) -> None:
         """Queue the copies of results and matches to the host."""
-        for name in _BACK:
-            getattr(self._fitter._b, name).fetch()
+        self._fitter._b.outbox.download()
+        self._fitter._b.inbox.download()
 
     def matches(self, persons: int) -> Correspondences:
         """What the first ``persons`` persons were fitted to.  Once the download has arrived."""
@@ -73,8 +68,7 @@ class ResidentFit:
         """The result of the first persons, those of ``start``, as :meth:`Fitter.solve` gives it.  ``start`` is where their fit
         began.  Once the download has arrived."""
         b, fitter, count = self._fitter._b, self._fitter, len(start)
-        for name in _BACK:
-            getattr(b, name).fetched = True
+        b.outbox.fresh = True
         is_pixel = b.sqrt_weight.host > 0
         everyone = self._staged.persons
         keys = b.key_weight.host[: everyone * self._staged.landmarks.count] > 0

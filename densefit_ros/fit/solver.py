@@ -136,11 +136,8 @@ class Fitter:
         if gaussian is not None:
             b.pose_mean.host[: 23 * p] = np.asarray(gaussian.mean).reshape(-1, 3)
             b.pose_precision.host[: 4761 * p] = np.asarray(gaussian.precision).reshape(-1)
-            b.pose_mean.push()
-            b.pose_precision.push()
         else:
             b.pose_cost.host[: 23 * p] = 0
-            b.pose_cost.push()
         rounded = -(-staged.most_points // CHUNK_POINTS) * CHUNK_POINTS
         name = keypoints.set_name if keypoints is not None else None
         rows = 0 if staged.landmarks is None else 2 * staged.landmarks.count + 3 * staged.limbs
@@ -155,6 +152,8 @@ class Fitter:
 
     def _run(self, plan, staged: stage.Staged, steps: int) -> None:
         """All iterations: as one recorded graph, or with the host's LAPACK between recorded pieces."""
+        self._b.inbox.upload()
+        self._b.outbox.fresh = False
         if self.linear == "tile":
             self._replay(plan, steps, self._sequence(plan, steps))
             return
@@ -220,6 +219,8 @@ class Fitter:
         staged = self._stage(start, camera, matches, keypoints, depth, anchors)
         plan = self._plan(staged, keypoints, gaussian)
         p = staged.persons
+        self._b.inbox.upload()
+        self._b.outbox.fresh = False
         for launch in plan.load + plan.evaluation + plan.begin:
             launch.launch()
         b = self._b

@@ -47,8 +47,6 @@ def stage_start(buffers, start: BodyParams) -> np.ndarray:
     buffers.rotvec.host[: 24 * p] = rot.reshape(-1, 3)
     buffers.in_t.host[:p] = t
     buffers.in_beta.host[:p] = betas
-    for m in (buffers.rotvec, buffers.in_t, buffers.in_beta):
-        m.push()
     return ok
 
 
@@ -62,7 +60,6 @@ def stage_cameras(buffers, camera, persons: int) -> None:
         if not np.isfinite(values).all() or c.fx <= 0 or c.fy <= 0:
             raise ShapeError(f"expected finite intrinsics with positive focal lengths, got {values}")
         buffers.camera.host[i] = values
-    buffers.camera.push()
 
 
 def keypoint_weights(keypoints: Keypoints, placed: np.ndarray, options: FitOptions) -> np.ndarray:
@@ -95,8 +92,6 @@ def stage_keypoints(buffers, keypoints: Keypoints, landmarks: SimpleNamespace, p
     b = buffers
     b.key_uv.host[: 2 * persons * k] = np.where(np.abs(uv) < MAX_VALUE, uv, 0.0).reshape(-1)
     b.key_weight.host[: persons * k] = weight.reshape(-1)
-    b.key_uv.push()
-    b.key_weight.push()
     if limbs:
         _stage_limbs(b, keypoints, landmarks, persons, options)
     return (weight > 0).sum(1)
@@ -118,8 +113,6 @@ def _stage_limbs(b, keypoints: Keypoints, landmarks, persons: int, options) -> N
         -1, 3
     )
     b.limb_weight.host[: persons * n] = weight.reshape(-1)
-    for m in (b.limb_first, b.limb_second, b.limb_direction, b.limb_weight):
-        m.push()
 
 
 def limb_table(landmarks: SimpleNamespace, names: tuple[str, ...]) -> None:
@@ -134,12 +127,8 @@ def stage_anchors(buffers, anchors, persons: int, capacity: int) -> None:
         raise ShapeError(f"expected at most {MAX_ANCHORS} anchors, got {len(anchors)}")
     b = buffers
     b.anchors.host[0] = len(anchors)
-    b.anchors.push()
     for a, anchor in enumerate(anchors):
         _stage_anchor(b, anchor, a, persons, capacity)
-    if anchors:
-        for m in (b.anchor_rotvec, b.anchor_beta, b.anchor_t, b.inv_sigma_rotation, b.inv_sigma_beta, b.inv_sigma_t):
-            m.push()
 
 
 def _stage_anchor(b, anchor: Anchor, a: int, persons: int, capacity: int) -> None:
