@@ -128,6 +128,17 @@ def test_wrong_inputs_are_refused_with_their_shape(files):
         runtime({k: v[:0] for k, v in good.items()})
 
 
+def test_a_network_of_another_version_runs_everywhere_but_in_torch(files, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(str(files["displacement"][0]))
+    config = next(p for p in model.metadata_props if p.key == "config")
+    config.value = config.value.replace("{", '{"layers_of_old": 3, ', 1)
+    onnx.save(model, str(tmp_path / "old.onnx"))
+    with pytest.raises(BackendUnavailable, match=r"old\.onnx.*layers_of_old.*install"):
+        make_runtime(tmp_path / "old.onnx", "torch", "cpu")
+    assert make_runtime(tmp_path / "old.onnx", "auto", "cpu").name == "onnxruntime:cpu"
+
+
 def test_unknown_names_are_configuration_errors(files):
     path = files["displacement"][0]
     with pytest.raises(ConfigError, match="openvino"):

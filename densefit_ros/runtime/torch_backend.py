@@ -48,7 +48,14 @@ class TorchRuntime:
         if meta.get("network") not in NETWORKS:
             raise AssetError(f"{path}: metadata 'network' is {meta.get('network')!r}, expected one of {sorted(NETWORKS)}")
         module_name, class_name = NETWORKS[meta["network"]]
-        net = getattr(importlib.import_module(module_name), class_name)(**json.loads(meta.get("config", "{}")))
+        network = getattr(importlib.import_module(module_name), class_name)
+        try:
+            net = network(**json.loads(meta.get("config", "{}")))
+        except TypeError as error:
+            raise BackendUnavailable(
+                f"{path}: torch cannot rebuild this network, which another version of {class_name} made ({error}): "
+                "use runtime.backend onnxruntime or tensorrt, or install weights of this version"
+            ) from error
         net.load_state_dict(_state(net, model, path))
         self._device = torch.device(device)
         self._net = net.eval().to(self._device)
