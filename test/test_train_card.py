@@ -14,7 +14,16 @@ from densefit_ros.train.card import BEGIN, END, card, insert
 def run(tmp_path):
     folder = tmp_path / "regressor1"
     folder.mkdir()
-    config = {"seed": 3, "minutes": 14.0, "batch": 8, "lr": 0.001, "init": "", "data": {"size": 128, "easy": True}}
+    config = {
+        "task": "regressor",
+        "processes": 2,
+        "seed": 3,
+        "minutes": 14.0,
+        "batch": 8,
+        "lr": 0.001,
+        "init": "",
+        "data": {"size": 128, "easy": True},
+    }
     (folder / "provenance.json").write_text(json.dumps({"commit": "a" * 40 + "+", "config": config}))
     (folder / "log.csv").write_text("step,minutes\n20,1.0\n400,9.06\n")
     return folder
@@ -40,9 +49,9 @@ def evaluation():
 
 
 def test_runs_and_numbers_become_tables(run):
-    text = card({"regressor": [run]}, evaluation())
-    assert "| regressor1 | 3 | `aaaaaaaaaa+` | 128 | 1 | 9.1 | 400 | 3,200 |" in text
-    assert "densefit train regressor --out" in text and "--init" not in text and '"size": 128' in text
+    text = card([run], evaluation())
+    assert "| regressor1 | 3 | `aaaaaaaaaa+` | 128 | 1 | 9.1 | 400 | 6,400 |" in text
+    assert "densefit train regressor --out" in text and "--processes 2" in text and "--init" not in text and '"size": 128' in text
     assert "| 10 deg a joint | 2.00 / 5.00 | 0.40 |" in text and "12.3 -> 12.3" in text
     assert "| rotation | all joints | factor 2.00 |" in text and "| without depth | 3.00 |" in text
     assert "| network | 40.0 | 40.0 | 40.0 | 40.0 | -1.0 (-2.0 to +0.5) |" in text
@@ -58,4 +67,4 @@ def test_only_the_measured_part_is_replaced():
 
 def test_a_directory_without_records_is_named(tmp_path):
     with pytest.raises(AssetError, match="nothing"):
-        card({"regressor": [tmp_path / "nothing"]}, evaluation())
+        card([tmp_path / "nothing"], evaluation())

@@ -15,24 +15,22 @@ from ..errors import AssetError
 from .reliability import calibration_error
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-_FLAGS = ("seed", "minutes", "batch", "made", "chunk", "reuse", "lr", "lr_floor", "warmup", "ema", "init")
+_FLAGS = ("seed", "minutes", "batch", "made", "chunk", "reuse", "lr", "lr_floor", "warmup", "ema", "processes", "init")
 
 
-def card(chains: dict[str, list[Path]], evaluation: dict[str, Any]) -> str:
-    """Markdown of how each network came about, phase by phase, and of its held-out numbers.
+def card(runs: Sequence[Path], evaluation: dict[str, Any]) -> str:
+    """Markdown of how the networks came about, run by run, and of their held-out numbers.
 
-    ``chains`` names the run directories of each network in order; ``evaluation`` is the JSON of ``densefit train evaluate``.
+    ``runs`` are the directories in order, each started from the one before; ``evaluation`` is the JSON of ``densefit train
+    evaluate``.
     """
-    parts = []
-    for task, runs in chains.items():
-        records = [_record(run) for run in runs]
-        total = sum(r["steps"] * r["config"]["batch"] for r in records)
-        parts.append(f"### How the {task} network was trained\n")
-        parts.append(_table(_RUN_HEAD, [_run_row(r) for r in records]))
-        parts.append(
-            f"\n{total:,} samples in all. Where the table's minutes are fewer than the command's, the run was stopped there.\n"
-        )
-        parts.append("```bash\n" + "\n".join(_command(task, r) for r in records) + "\n```\n")
+    records = [_record(run) for run in runs]
+    total = sum(_samples(r) for r in records)
+    parts = ["### How the networks were trained\n", _table(_RUN_HEAD, [_run_row(r) for r in records])]
+    parts.append(
+        f"\n{total:,} pictures in all. Where the table's minutes are fewer than the command's, the run was stopped there.\n"
+    )
+    parts.append("```bash\n" + "\n".join(_command(r) for r in records) + "\n```\n")
     parts.append("### Held-out numbers\n")
     parts.append(f"Evaluation seed {evaluation['seed']}, {evaluation['regressor']['people']:.0f} labelled people.\n")
     parts.append(_table(_REGRESSOR_HEAD, [_regressor_row(evaluation["regressor"])]) + "\n")
@@ -55,15 +53,11 @@ def insert(text: str, measured: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="densefit train card", description=__doc__)
-    parser.add_argument(
-        "--displacement", nargs="+", type=Path, required=True, metavar="RUN", help="its run directories, in order"
-    )
-    parser.add_argument("--regressor", nargs="+", type=Path, required=True, metavar="RUN", help="its run directories, in order")
+    parser.add_argument("--runs", nargs="+", type=Path, required=True, metavar="RUN", help="the run directories, in order")
     parser.add_argument("--evaluation", type=Path, required=True, help="JSON written by densefit train evaluate")
     parser.add_argument("--card", type=Path, default=Path("docs/MODEL_CARD.md"))
     args = parser.parse_args(argv)
-    chains = {"displacement": args.displacement, "regressor": args.regressor}
-    measured = card(chains, json.loads(args.evaluation.read_text()))
+    measured = card(args.runs, json.loads(args.evaluation.read_text()))
     args.card.write_text(insert(args.card.read_text(), measured))
     print(f"wrote the measured part of {args.card}")
     return 0
@@ -79,13 +73,12 @@ def _record(run: Path) -> dict[str, Any]:
     return {"name": run.name, "out": str(run), **provenance, "steps": int(last["step"]), "minutes": float(last["minutes"])}
 
 
-_RUN_HEAD = ("run", "seed", "commit", "crop px", "easy share", "minutes", "steps", "samples")
+_RUN_HEAD = ("run", "seed", "commit", "crop px", "easy share", "minutes", "steps", "pictures")
 
 
 def _run_row(r: dict[str, Any]) -> Sequence[str]:
     data, c = r["config"]["data"], r["config"]
     commit = r["commit"][:10] + ("+" if r["commit"].endswith("+") else "")
-    samples = f"{r['steps'] * c['batch']:,}"
     easy = f"{float(data.get('easy', 0)):g}"
     return (
         r["name"],
@@ -95,15 +88,19 @@ def _run_row(r: dict[str, Any]) -> Sequence[str]:
         easy,
         f"{r['minutes']:.1f}",
         str(r["steps"]),
-        samples,
+        f"{_samples(r):,}",
     )
 
 
-def _command(task: str, r: dict[str, Any]) -> str:
+def _samples(r: dict[str, Any]) -> int:
+    return r["steps"] * r["config"]["batch"] * r["config"].get("processes", 1)
+
+
+def _command(r: dict[str, Any]) -> str:
     config = r["config"]
     flags = [f"--{n.replace('_', '-')} {_text(config[n])}" for n in _FLAGS if config.get(n) not in (None, "")]
     data = shlex.quote(json.dumps(config["data"]))
-    return f"densefit train {task} --out {r['out']} {' '.join(flags)} --data {data}"
+    return f"densefit train {config['task']} --out {r['out']} {' '.join(flags)} --data {data}"
 
 
 def _text(value: Any) -> str:

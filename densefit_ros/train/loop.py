@@ -59,7 +59,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.net = task.network(config.network).to(config.device, memory_format=torch.channels_last)
         if config.init:
-            self.net.load_state_dict(load_weights(Path(config.init)))
+            start_from = getattr(self.net, "start_from", self.net.load_state_dict)
+            start_from(load_weights(Path(config.init)))
         self.average = copy.deepcopy(self.net).eval()
         self._forward = torch.compile(self.net) if config.compile else self.net
         decay = [p for p in self.net.parameters() if p.ndim > 1]
