@@ -23,7 +23,7 @@ from .models import CROP_SIZE_PX, Models, load_models
 from .steps import conclude, find, given, identify, priors, steady
 from .track import state as tracking
 from .track.state import Track, TrackerState
-from .types import Correspondences, Crop, Estimate, FitResult, Frame, FrameResult, PosedBody
+from .types import Correspondences, Crop, Estimate, Frame, FrameResult, Measured
 
 __all__ = ["Config", "Models", "TrackerState", "initial_state", "load_models", "process"]
 
@@ -49,32 +49,52 @@ def process(
     Raises ShapeError when the image does not fit its camera.
     """
     find.check_frame(frame)
-    times, config, camera = _Stopwatch(), models.config, frame.camera
+    times, config = _Stopwatch(), models.config
     state = find.restart_if_clock_went_back(state, frame.stamp_ns)
     before = {t.track_id: t for t in state.tracks}
 
-    # Where are people: the tracks, moved on to this frame, and newcomers.
+    # The tracks, moved on to this frame.  On a CUDA device all steps run at once while nothing has to be decided between them.
     with times("find"):
         tracks = [tracking.predicted(t, frame.stamp_ns) for t in state.tracks]
+    measured = None
     if models.device_frame is not None and boxes_xywh is None and estimates is None:
-        with times("device"):  # all steps at once, while nobody comes in and nothing has to be decided between them
-            done = steady.measure(models, state, tracks, frame)
-        if done is not None:
-            nobody = np.zeros(len(tracks), bool)
-            evidence = done.crop, done.estimate, done.matches, nobody
-            return _follow_up(models, state, frame, before, tracks, *evidence, done.fit, done.posed, times)
+        with times("device"):
+            measured = steady.measure(models, state, tracks, frame)
+    if measured is None:
+        state, tracks, crop, estimate = _first_estimates(models, state, tracks, frame, boxes_xywh, estimates, times)
+        if not tracks:
+            return conclude.finish(config, state, (), frame, times.ms, ())
+        measured = _refine(models, tracks, crop, estimate, frame, times)
+
+    # What was measured updates the tracks; what was not coasts, and is dropped after a while.
+    with times("track"):
+        concluded = conclude.people(models, before, tracks, measured, frame)
+        concluded = conclude.learn_appearance(models, concluded, measured.crop, frame)
+        concluded = identify.recognise(models, state, concluded, frame.stamp_ns)
+    return conclude.finish(config, state, [c.track for c in concluded], frame, times.ms, [c.result for c in concluded])
+
+
+def _first_estimates(
+    models: Models,
+    state: TrackerState,
+    tracks: list[Track],
+    frame: Frame,
+    boxes_xywh: np.ndarray | None,
+    estimates: Estimate | None,
+    times: _Stopwatch,
+) -> tuple[TrackerState, list[Track], Crop, Estimate]:
+    """Everybody's crop and first estimate; newcomers that look like people become tracks."""
+    config, camera, given_boxes = models.config, frame.camera, None
     with times("find"):
         boxes = find.mesh_boxes(models, tracks, camera)
         if estimates is not None:
             given_boxes = given.mesh_boxes(models, estimates, camera)
             boxes_xywh = given.proposals(boxes_xywh, given_boxes)
         new_boxes, state = find.newcomers(models, state, frame, boxes, boxes_xywh)
-    with times("crop"):
         boxes = np.concatenate([boxes, new_boxes])
+    with times("crop"):
         squares = [crops.square_around(b, config.render.crop_margin) for b in boxes]
         crop = crops.extract(frame.rgb, np.reshape(squares, (-1, 4)), CROP_SIZE_PX)
-
-    # A first estimate of everybody; newcomers that look like people become tracks.
     with times("regress"):
         if estimates is None:
             estimate = find.first_estimate(models, crop, frame, tracks, boxes)
@@ -82,20 +102,24 @@ def process(
             estimate = given.first_estimate(models, crop, frame, tracks, boxes, estimates, given_boxes)
         crop, estimate = identify.settle(models, tracks, crop, estimate, frame)
         state, tracks, kept = find.admit(models, state, tracks, estimate, frame.stamp_ns)
-        crop, estimate = find.take_crop(crop, kept), find.take_estimate(estimate, kept)
-    if not tracks:
-        return conclude.finish(config, state, (), frame, times.ms, ())
+    return state, tracks, find.take_crop(crop, kept), find.take_estimate(estimate, kept)
 
-    # Render the start, ask the network where its pixels should go, and solve for the body that goes
-    # there.  Whoever the fitter's guard rejects, because the displacements do not speak for the result, is solved again
-    # from the other evidence alone.
-    params = priors.fuse(tracks, estimate, config, frame.stamp_ns)
+
+def _refine(models: Models, tracks: list[Track], crop: Crop, estimate: Estimate, frame: Frame, times: _Stopwatch) -> Measured:
+    """Render the start, ask the network where its pixels should go, and solve for the body that goes there.
+
+    Whoever the fitter's guard rejects, because the displacements do not speak for the result, is solved again from the
+    other evidence alone.
+    """
+    config, camera = models.config, frame.camera
+    start = params = priors.fuse(tracks, estimate, config, frame.stamp_ns)
     anchors = priors.anchors(tracks, estimate, config, frame.stamp_ns)
     on_scale = np.zeros(len(tracks), bool)
     if frame.depth_m is not None:
         with times("depth"):
-            params, anchors, on_scale = priors.scale_to_depth(models, params, anchors, frame, crop)
-    mapped = given.iuv_matches(models, frame, params)
+            start, anchors, on_scale = priors.scale_to_depth(models, start, anchors, frame, crop)
+            params = start
+    mapped = given.iuv_matches(models, frame, start)
     matches, depth = mapped, None
     for _ in range(config.displace.passes):
         if models.displacer is not None or on_scale.any():
@@ -114,31 +138,9 @@ def process(
             fit = models.fitter.solve(params, camera, matches, **sober)
             fit = conclude.without_rejected(models, fit, params, camera, mapped, **sober)
             params = fit.params
-
+    with times("fit"):
         posed = models.skinner.pose(fit.params)
-    return _follow_up(models, state, frame, before, tracks, crop, estimate, matches, on_scale, fit, posed, times)
-
-
-def _follow_up(
-    models: Models,
-    state: TrackerState,
-    frame: Frame,
-    before: dict[str, Track],
-    tracks: list[Track],
-    crop: Crop,
-    estimate: Estimate,
-    matches: Correspondences,
-    on_scale: np.ndarray,
-    fit: FitResult,
-    posed: PosedBody,
-    times: _Stopwatch,
-) -> tuple[TrackerState, FrameResult]:
-    """What was measured updates the tracks; what was not coasts, and is dropped after a while."""
-    with times("track"):
-        concluded = conclude.people(models, before, tracks, estimate, fit, posed, matches, on_scale, frame)
-        concluded = conclude.learn_appearance(models, concluded, crop, frame)
-        concluded = identify.recognise(models, state, concluded, frame.stamp_ns)
-    return conclude.finish(models.config, state, [c.track for c in concluded], frame, times.ms, [c.result for c in concluded])
+    return Measured(crop, estimate, start, matches, fit, posed, on_scale)
 
 
 class _Stopwatch:

@@ -218,6 +218,19 @@ class FitResult:
     information: np.ndarray  # (P,85,85) J^T W J + priors at the result, order: t, 24 rotations, betas
 
 
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What one frame says of P people, before their tracks take it in."""
+
+    crop: Crop
+    estimate: Estimate
+    start: BodyParams  # where the fit began: track and first estimate fused
+    matches: Correspondences  # of the last pass
+    fit: FitResult
+    posed: PosedBody  # of fit.params
+    on_scale: np.ndarray  # (P,) bool: a depth image fixed the distance
+
+
 @dataclass(frozen=True)
 class Detection:
     """A person found in the full image."""

@@ -17,9 +17,8 @@ from ..config import Config
 from ..errors import BackendUnavailable
 from ..steps import priors
 from ..track.state import Track
-from ..types import BodyParams, Estimate, Frame, Keypoints, PosedBody
+from ..types import BodyParams, Estimate, Frame, Keypoints, Measured, PosedBody
 from .batch import Batch, Parts
-from .measured import Measured
 
 SIZES = (1, 2, 4, 8, 16)  # batches are filled up to the next of these
 MOST_SIZES = 4  # of images
@@ -156,7 +155,7 @@ def _collect(batch: Batch, n: int) -> Measured:
     start = BodyParams(betas, start_rotvec[:, 0], start_rotvec[:, 1:], d.start_t[:n].copy())
     vertices = d.vertices.reshape(batch.size, -1, 3)[:n].copy()
     posed = PosedBody(vertices, d.joints.reshape(batch.size, 24, 3)[:n].copy())
-    return Measured(batch.crop(n), estimate, start, batch.fit.matches(n), batch.fit.answer(start), posed)
+    return Measured(batch.crop(n), estimate, start, batch.fit.matches(n), batch.fit.answer(start), posed, np.zeros(n, bool))
 
 
 def _torch_on_cuda() -> Any:

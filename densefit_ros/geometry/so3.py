@@ -94,12 +94,14 @@ def _quat_parts(rotmat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise ShapeError(f"expected rotation matrices (...,3,3), got {m.shape}")
     m00, m11, m22 = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
     # Four candidate quaternions (Shepperd 1978), each scaled by 4 times one component; take the best conditioned.
+    x, y, z = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
+    xy, xz, yz = m[..., 0, 1] + m[..., 1, 0], m[..., 0, 2] + m[..., 2, 0], m[..., 1, 2] + m[..., 2, 1]
     cand = np.stack(
         [
-            np.stack([1 + m00 + m11 + m22, m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]], -1),
-            np.stack([m[..., 2, 1] - m[..., 1, 2], 1 + m00 - m11 - m22, m[..., 0, 1] + m[..., 1, 0], m[..., 0, 2] + m[..., 2, 0]], -1),
-            np.stack([m[..., 0, 2] - m[..., 2, 0], m[..., 0, 1] + m[..., 1, 0], 1 - m00 + m11 - m22, m[..., 1, 2] + m[..., 2, 1]], -1),
-            np.stack([m[..., 1, 0] - m[..., 0, 1], m[..., 0, 2] + m[..., 2, 0], m[..., 1, 2] + m[..., 2, 1], 1 - m00 - m11 + m22], -1),
+            np.stack([1 + m00 + m11 + m22, x, y, z], -1),
+            np.stack([x, 1 + m00 - m11 - m22, xy, xz], -1),
+            np.stack([y, xy, 1 - m00 + m11 - m22, yz], -1),
+            np.stack([z, xz, yz, 1 - m00 - m11 + m22], -1),
         ],
         -2,
     )  # fmt: skip

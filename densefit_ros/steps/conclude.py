@@ -25,6 +25,7 @@ from ..types import (
     FitStatus,
     Frame,
     FrameResult,
+    Measured,
     PersonResult,
     PosedBody,
 )
@@ -64,33 +65,21 @@ def _like(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def people(
-    models: Models,
-    before: Mapping[str, Track],
-    tracks: Sequence[Track],
-    estimate: Estimate,
-    fit: FitResult,
-    posed: PosedBody,
-    matches: Correspondences,
-    on_scale: np.ndarray,
-    frame: Frame,
+    models: Models, before: Mapping[str, Track], tracks: Sequence[Track], measured: Measured, frame: Frame
 ) -> list[Concluded]:
     """Update each track with what the fit found, and say what is published of it."""
-    config, people = models.config, []
+    config, fit, people = models.config, measured.fit, []
     for i, predicted in enumerate(tracks):
-        measured = bool(_is_seen(config, estimate, fit, i, models.displacer is not None))
-        if measured:
+        seen = bool(_is_seen(config, measured.estimate, fit, i, models.displacer is not None))
+        if seen:
             last = before.get(predicted.track_id, predicted)
             track = tracking.measured(
                 last, fit.params.person(i), fit.information[i], fit.joint_covariance[i], frame.stamp_ns, config.track
             )
         else:
             track = predicted
-        if tracking.is_lost(track, frame.stamp_ns, config.track):
-            continue
-        result = _result(models, track, i, measured, estimate, fit, posed, matches, frame)
-        if on_scale[i] and measured:
-            result = dataclasses.replace(result, scale_source="depth")
-        people.append(Concluded(track, result, i, measured))
+        if not tracking.is_lost(track, frame.stamp_ns, config.track):
+            people.append(Concluded(track, _result(models, track, i, seen, measured, frame), i, seen))
     return people
 
 
@@ -103,18 +92,9 @@ def _is_seen(config: Config, estimate: Estimate, fit: FitResult, i: int, dense: 
     return agrees or not dense or source == "external" or estimate.keypoints is not None
 
 
-def _result(
-    models: Models,
-    track: Track,
-    i: int,
-    measured: bool,
-    estimate: Estimate,
-    fit: FitResult,
-    posed: PosedBody,
-    matches: Correspondences,
-    frame: Frame,
-) -> PersonResult:
-    if measured:
+def _result(models: Models, track: Track, i: int, seen: bool, measured: Measured, frame: Frame) -> PersonResult:
+    estimate, fit, posed = measured.estimate, measured.fit, measured.posed
+    if seen:
         vertices, joints, covariance = posed.vertices[i], posed.joints[i], fit.joint_covariance[i]
     else:
         coasting = models.skinner.pose(track.params)
@@ -130,10 +110,10 @@ def _result(
         joints=np.array(joints),
         joint_covariance=np.array(covariance),
         box_xywh=box_of(project(frame.camera, vertices)),
-        fit_error_px=_median_residual_px(models, posed, matches, i, frame.camera),
+        fit_error_px=_median_residual_px(models, posed, measured.matches, i, frame.camera),
         iterations=int(fit.accepted[i]),
-        confidence=float(estimate.confidence[i]) if measured else 0.0,
-        scale_source="prior",
+        confidence=float(estimate.confidence[i]) if seen else 0.0,
+        scale_source="depth" if seen and measured.on_scale[i] else "prior",
     )
 
 

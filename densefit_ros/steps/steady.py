@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from ..device_frame.measured import Measured
 from ..models import Models
 from ..track.state import Track, TrackerState
-from ..types import Correspondences, FitStatus, Frame
+from ..types import Correspondences, FitStatus, Frame, Measured
 from . import conclude, find, identify, priors
 
 
