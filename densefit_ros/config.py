@@ -108,10 +108,10 @@ class DisplaceConfig:
     enabled: bool = _opt(True, "predict displacements; off: keypoints (if any) and priors alone drive the fit")
     onnx: str = _opt("", "displacement network (.onnx); empty: the weights that ship with the package")
     passes: int = _opt(1, "render and displace this many times per frame", 1, 5)
-    max_sigma_px: float = _opt(1.0, "drop displacements whose predicted standard deviation exceeds this, crop px", 0.1, 100.0)
+    max_sigma_px: float = _opt(4.0, "drop displacements whose predicted standard deviation exceeds this, crop px", 0.1, 100.0)
     sigma_scale: float = _opt(1.0, "factor on the predicted standard deviations", 0.01, 100.0)
     independent_share: float = _opt(
-        0.01, "share of the displacements that count as independent measurements: neighbours err together", 0.0001, 1.0
+        0.05, "share of the displacements that count as independent measurements: neighbours err together", 0.0001, 1.0
     )
 
 
@@ -142,7 +142,7 @@ class FitConfig:
     )
     prediction_rot_sigma_rad: float = _opt(0.15, "how far a joint turns unforeseen within one 30 Hz frame, rad", 0.001, 10.0)
     prediction_t_sigma_m: float = _opt(0.06, "how far the root moves unforeseen within one 30 Hz frame, m", 0.0001, 10.0)
-    estimate_sigma_scale: float = _opt(0.6, "factor on the regressor's own standard deviations", 0.01, 100.0)
+    estimate_sigma_scale: float = _opt(1.0, "factor on the regressor's own standard deviations", 0.01, 100.0)
     betas_sigma: float = _opt(1.0, "standard deviation of the shape prior, in units of the body's shape directions", 0.01, 100.0)
 
 
