@@ -7,23 +7,18 @@ ros2 launch densefit_ros densefit.launch.py namespace:=left,right image_topic:=/
 
 import os
 
-import lifecycle_msgs.msg
-from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
-from launch.event_handlers import OnProcessStart
-from launch.events import matches_action
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
-from launch_ros.actions import LifecycleNode, Node
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
+from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from densefit_ros.errors import ConfigError
 from densefit_ros.ros.launching import plan
 from launch import LaunchDescription
 
 SHARE = FindPackageShare("densefit_ros")
-Transition = lifecycle_msgs.msg.Transition
 
 
 def generate_launch_description():
@@ -51,7 +46,7 @@ def generate_launch_description():
             arg("namespace", "", "namespace of the node; a list, as long as image_topic: a process for each camera"),
             arg("node_name", "densefit", "name of the node"),
             arg("use_sim_time", "false", "take the time from /clock"),
-            arg("autostart", "true", "configure and activate at start"),
+            arg("autostart", "true", "configure and activate at start; a node that cannot ends"),
             arg("rviz", "false", "show image, meshes and TF in rviz2"),
             arg("fixed_frame", "", "rviz: the optical frame of the camera; empty: as in densefit.rviz"),
             arg("image_profile", "true", "use the Fast DDS profile for large images in the processes started here"),
@@ -62,11 +57,13 @@ def generate_launch_description():
 
 
 def start(context):
-    """Nodes, their way through the lifecycle, and rviz."""
+    """Nodes and rviz."""
 
     def value(name):
         return LaunchConfiguration(name).perform(context)
 
+    if not os.path.isfile(value("params_file")):  # launch itself would warn and start with the defaults
+        raise ConfigError(f"params_file: no file {os.path.abspath(value('params_file'))}")
     optional = {n: value(f"{n}_topic") for n in ("depth", "detections", "keypoints", "densepose", "initial")}
     plans = plan(
         value("image_topic"),
@@ -79,10 +76,13 @@ def start(context):
     common = {
         "use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool),
         "ros.image_transport": value("image_transport"),
+        # By the node itself, not by events of launch: those bring it up again after every configure by hand, and wait
+        # for a node that has ended.
+        "ros.autostart": ParameterValue(LaunchConfiguration("autostart"), value_type=bool),
     }
     actions = []
     for p in plans:
-        node = LifecycleNode(
+        node = Node(
             package="densefit_ros",
             executable="densefit_node",
             name=value("node_name"),
@@ -92,8 +92,6 @@ def start(context):
             arguments=["--ros-args", "--log-level", value("log_level")],
             output="screen",
         )
-        if value("autostart") == "true":
-            actions += lifecycle_events(node)
         actions.append(node)
     if value("image_profile") == "true":
         # Fast DDS 3 renamed the variable; setting both makes it read the file twice and complain.
@@ -117,23 +115,3 @@ def start(context):
 def rviz_topics(markers):
     """What densefit.rviz shows, from where the node publishes it: all beside its markers."""
     return [(f"/densefit/{n}", markers.removesuffix("markers") + n) for n in ("markers", "joint_markers", "overlay")]
-
-
-def lifecycle_events(node):
-    """Configure once the process runs, activate once it is configured; the node itself ends in order on SIGINT."""
-
-    def change(transition):
-        return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
-
-    return [
-        RegisterEventHandler(OnProcessStart(target_action=node, on_start=[change(Transition.TRANSITION_CONFIGURE)])),
-        RegisterEventHandler(
-            # Only on the way up: a later deactivation by hand must not be undone.
-            OnStateTransition(
-                target_lifecycle_node=node,
-                start_state="configuring",
-                goal_state="inactive",
-                entities=[change(Transition.TRANSITION_ACTIVATE)],
-            )
-        ),
-    ]

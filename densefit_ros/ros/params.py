@@ -34,7 +34,7 @@ class HriConfig:
 class RosConfig:
     """Settings of the node itself; their parameter names start with ``ros.``."""
 
-    autostart: bool = _opt(False, "configure and activate without being asked to; the launch file does it by events instead")
+    autostart: bool = _opt(False, "configure and activate without being asked to, or end; the launch file sets it")
     cameras: str = _opt(
         "",
         "names of the cameras that this process serves, separated by commas; each has topics <camera>/image, "

@@ -92,22 +92,11 @@ def stand_ins(values: dict[str, str]) -> dict[str, types.ModuleType]:
 
     names = {
         "launch": ("LaunchDescription",),
-        "launch.actions": (
-            "DeclareLaunchArgument",
-            "EmitEvent",
-            "OpaqueFunction",
-            "RegisterEventHandler",
-            "SetEnvironmentVariable",
-        ),
+        "launch.actions": ("DeclareLaunchArgument", "OpaqueFunction", "SetEnvironmentVariable"),
         "launch.conditions": ("IfCondition",),
-        "launch.event_handlers": ("OnProcessStart",),
-        "launch.events": ("matches_action",),
         "launch.substitutions": ("PathJoinSubstitution",),
         "launch_ros": (),
-        "launch_ros.actions": ("LifecycleNode", "Node"),
-        "launch_ros.event_handlers": ("OnStateTransition",),
-        "launch_ros.events": (),
-        "launch_ros.events.lifecycle": ("ChangeState",),
+        "launch_ros.actions": ("Node",),
         "launch_ros.parameter_descriptions": ("ParameterValue",),
         "launch_ros.substitutions": ("FindPackageShare",),
     }
@@ -120,6 +109,21 @@ def stand_ins(values: dict[str, str]) -> dict[str, types.ModuleType]:
     return modules
 
 
+def run_file(arguments: dict[str, str], monkeypatch) -> tuple[list[Recorded], dict[str, str]]:
+    """What the launch file starts with these arguments, and the values of all arguments."""
+    values: dict[str, str] = {}
+    for name, module in stand_ins(values).items():
+        monkeypatch.setitem(sys.modules, name, module)
+    file = runpy.run_path(str(ROOT / "launch" / "densefit.launch.py"))
+    (description,) = file["generate_launch_description"]().args
+    declared = [a for a in description if type(a).__name__ == "DeclareLaunchArgument"]
+    defaults = {a.args[0]: a.kwargs["default_value"] for a in declared}
+    assert all(a.kwargs["description"] for a in declared) and set(arguments) <= set(defaults)
+    values.update({**defaults, "params_file": str(ROOT / "config" / "default.yaml"), **arguments})
+    (start,) = [a.kwargs["function"] for a in description if type(a).__name__ == "OpaqueFunction"]
+    return start(None), values
+
+
 @pytest.mark.parametrize(
     "arguments, nodes",
     [
@@ -130,25 +134,23 @@ def stand_ins(values: dict[str, str]) -> dict[str, types.ModuleType]:
     ],
 )
 def test_the_file_itself(arguments, nodes, monkeypatch):
-    values: dict[str, str] = {}
-    for name, module in stand_ins(values).items():
-        monkeypatch.setitem(sys.modules, name, module)
-    file = runpy.run_path(str(ROOT / "launch" / "densefit.launch.py"))
-    (description,) = file["generate_launch_description"]().args
-    declared = [a for a in description if type(a).__name__ == "DeclareLaunchArgument"]
-    defaults = {a.args[0]: a.kwargs["default_value"] for a in declared}
-    assert all(a.kwargs["description"] for a in declared) and set(arguments) <= set(defaults)
-    values.update({**defaults, "params_file": str(ROOT / "config" / "default.yaml"), **arguments})
-
-    (start,) = [a.kwargs.get("function") or a.args[0] for a in description if type(a).__name__ == "OpaqueFunction"]
-    actions = start(None)
+    actions, values = run_file(arguments, monkeypatch)
+    started = [a.kwargs for a in actions if type(a).__name__ == "Node"]
+    trackers = [k for k in started if k["executable"] == "densefit_node"]
+    assert len(trackers) == nodes and len(started) == nodes + 1
     kinds = [type(a).__name__ for a in actions]
-    assert kinds.count("LifecycleNode") == nodes and kinds.count("Node") == 1
-    assert kinds.count("RegisterEventHandler") == (0 if arguments.get("autostart") == "false" else 2 * nodes)
     assert kinds.count("SetEnvironmentVariable") == (0 if arguments.get("image_profile") == "false" else 1)
-    for action in actions:
-        if type(action).__name__ == "LifecycleNode":
-            given = action.kwargs["parameters"][1]
-            own = {k: v for k, v in given.items() if not isinstance(v, Recorded)}
-            params.merged(Config(), params.RosConfig(), own)  # each is a parameter of the node, in range
-            assert dict(action.kwargs["remappings"]) and yaml.safe_load(Path(action.kwargs["parameters"][0]).read_text())
+    for tracker in trackers:
+        file, given = tracker["parameters"]
+        assert {n: values[v.args[0].args[0]] for n, v in given.items() if isinstance(v, Recorded)} == {
+            "use_sim_time": "false",
+            "ros.autostart": arguments.get("autostart", "true"),
+        }
+        own = {k: v for k, v in given.items() if not isinstance(v, Recorded)}
+        params.merged(Config(), params.RosConfig(), own)  # each is a parameter of the node, in range
+        assert dict(tracker["remappings"]) and yaml.safe_load(Path(file).read_text())
+
+
+def test_a_parameter_file_that_is_missing(monkeypatch):
+    with pytest.raises(ConfigError, match="params_file: no file .*mine.yaml"):
+        run_file({"params_file": "mine.yaml"}, monkeypatch)
