@@ -7,6 +7,7 @@ Callbacks run on the executor's thread and only hand over; one worker thread own
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from typing import Any
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
 
@@ -248,11 +251,10 @@ _OUR_NAMES = frozenset(s.name for s in params.all_settings(Config(), params.RosC
 
 
 def main(argv: list[str] | None = None, make_engine: Callable[[Config], Engine] = PipelineEngine) -> int:
-    """Run the node until it is told to stop.  Exit status 0 on an orderly end, 1 when ros.autostart failed."""
-    rclpy.init(args=argv)
+    """Run the node until it is told to stop.  Exit status 0 on an orderly end, 1 when it could not start."""
     node = None
     try:
-        node = DensefitNode(make_engine)
+        node = _start(argv, make_engine)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         # Not spin(): it waits without limit, and a signal between two waits was seen to leave it waiting (once in 25 ends).
@@ -260,12 +262,27 @@ def main(argv: list[str] | None = None, make_engine: Callable[[Config], Engine] 
             executor.spin_once(timeout_sec=0.5)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass  # the orderly end: ctrl-C or SIGTERM
+    except ConfigError as e:
+        print(f"[densefit] error: {e}", file=sys.stderr)
+        return 1
     finally:
+        # Without a terminal a launch file hands on the SIGINT that its whole group has got already: one is enough.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         if node is not None:
             node.close()
             node.destroy_node()
         rclpy.try_shutdown()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the line above has put the former one back
     return 1 if node is not None and node.autostart_failed else 0
+
+
+def _start(argv: list[str] | None, make_engine: Callable[[Config], Engine]) -> DensefitNode:
+    """The node.  Raises ConfigError on arguments or parameter files that ROS cannot read or the node does not take."""
+    try:
+        rclpy.init(args=argv)
+        return DensefitNode(make_engine)
+    except (ParameterException, rclpy_implementation.RCLError) as e:
+        raise ConfigError(" ".join(str(e).split())) from e
 
 
 if __name__ == "__main__":

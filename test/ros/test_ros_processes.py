@@ -1,11 +1,13 @@
 """Nodes as real processes over DDS: lifecycle, QoS mixes, missing parts, namespaces, transports.  All waits are bounded."""
 
 import array
+import signal
+import time
 
 import numpy as np
 import pytest
 from densefit_ros.msg import SmplBodyArray
-from harness import Client, NodeProcess
+from harness import WAIT_S, Client, NodeProcess
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
@@ -68,6 +70,33 @@ def test_a_missing_backend_fails_configure_with_its_reason():
         assert "cannot configure: no CUDA in the fake engine" in node.log
     with NodeProcess("-p", "device:=cuda", "-p", "ros.autostart:=true") as node:
         assert node.process.wait(15) == 1
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("{/**: {ros__parameters: {ros: {markers_rate_hz: 7}}}}", "'ros.markers_rate_hz' to '7' of type 'INTEGER', expecting"),
+        ("{/**: {ros__parameters: {ros: {markers_rate_hz: 900.0}}}}", "ros.markers_rate_hz out of range"),
+        ("track: {max_people: 2}", "parse params file"),
+    ],
+)
+def test_a_parameter_file_that_cannot_be_used_is_named_in_one_line(text, words, tmp_path):
+    (tmp_path / "mine.yaml").write_text(text)
+    with NodeProcess("--params-file", str(tmp_path / "mine.yaml")) as node:
+        assert node.process.wait(WAIT_S) == 1
+        node.stop()
+        (line,) = [x for x in node.log.splitlines() if x.startswith("[densefit] error: ")]
+        assert words in line and "Traceback" not in node.log
+
+
+def test_a_signal_that_comes_again_is_the_same_orderly_end():
+    with NodeProcess(*FAST) as node, Client() as client:
+        client.start()
+        for _ in range(20):
+            if node.process.poll() is None:
+                node.process.send_signal(signal.SIGINT)
+            time.sleep(0.05)
+        assert node.stop() == 0 and "Traceback" not in node.log, node.log
 
 
 def test_no_camera_info_and_an_assumed_field_of_view():
