@@ -155,6 +155,8 @@ class DensefitNode(LifecycleNode):
             return None
 
     def _on_bug(self, camera: str, error: Exception) -> None:
+        if not self.context.ok():
+            return  # a signal ended ROS in the middle of an image, whose answer nobody can get
         stream = self._streams[camera]
         stream.faults.report(
             "internal", f"{type(error).__name__}: {error}{_where(error)}; tracks are forgotten, please report this"
