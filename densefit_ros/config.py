@@ -123,7 +123,7 @@ class RuntimeConfig:
         choices=("auto", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "torch"),
     )
     precision: str = _opt("fp16", "of TensorRT engines; int8 needs densefit build-engine first", choices=("fp16", "fp32", "int8"))
-    threads: int = _opt(1, "CPU threads per network", 1, 64)
+    threads: int = _opt(1, "CPU threads per network, and of the linear algebra of the fit", 1, 64)
     device_frame: str = _opt(
         "auto", "frames of known people in one go on the device; auto: on CUDA", choices=("auto", "on", "off")
     )

@@ -14,7 +14,7 @@ from densefit_ros.config import Config, with_overrides
 from densefit_ros.errors import ShapeError
 from densefit_ros.fit.solver import FitOptions, Fitter
 from densefit_ros.geometry.camera import camera_from_fov, crop_camera, project
-from densefit_ros.models import Models
+from densefit_ros.models import Models, load_models
 from densefit_ros.pipeline import initial_state, process
 from densefit_ros.regress.lifting import make_lifting
 from densefit_ros.render.protocol import Appearance
@@ -313,3 +313,11 @@ def test_depth_of_another_size_or_without_a_person_in_it(parts, body):
     nothing = dataclasses.replace(frame, depth_m=np.full((480, 640), np.nan, np.float32))
     (person,) = process(models, initial_state(), nothing)[1].people
     assert person.scale_source == "prior" and np.isfinite(person.vertices).all()
+
+
+def test_the_fits_linear_algebra_is_kept_to_the_threads_asked_for():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        load_models(with_overrides(Config(), {"regress.backend": "network", "detect.backend": "none", "displace.enabled": False}))
+        threads = [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+    assert threads and set(threads) == {1}

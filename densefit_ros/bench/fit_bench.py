@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ..body.assets import load_body
 from ..body.model import BodyModel
@@ -198,6 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall", help="cpu: the thread's own time, for busy machines")
     argv = sys.argv[1:] if argv is None else list(argv)
     a = parser.parse_args(argv[1:] if argv[:1] == ["fit"] else argv)
+    threadpool_limits(1, user_api="blas")  # as the tracker sets it, and so that all methods run on one core
     if a.resume and a.out is None:
         parser.error("--resume needs --out")
     settings = Settings(
