@@ -98,6 +98,7 @@ def quantise(path: str | Path, out: Path, feeds: Iterable[Mapping[str, np.ndarra
     to 11.  Raises AssetError without a batch.
     """
     onnx = _import("onnx")
+    _import("ml_dtypes")  # ONNX Runtime's quantization needs it and does not ask for it
     from onnxruntime import quantization as q
 
     batches = iter([dict(f) for f in feeds])
