@@ -19,7 +19,8 @@ def test_every_setting_is_described_and_its_default_is_legal():
 def test_yaml_tree_and_ros_parameter_file_give_the_same(tmp_path):
     (tmp_path / "a.yaml").write_text("fit:\n  iterations: 7\ntrack: {lost_after_s: 2}\n")
     (tmp_path / "b.yaml").write_text(
-        "densefit:\n  ros__parameters:\n    fit.iterations: 7\n    track:\n      lost_after_s: 2.0\n    ros:\n      reliable: true\n"
+        "densefit:\n  ros__parameters:\n    fit.iterations: 7\n"
+        "    track:\n      lost_after_s: 2.0\n    ros:\n      reliable: true\n"
     )
     a, b = load_config(tmp_path / "a.yaml"), load_config(tmp_path / "b.yaml")
     assert a == b and a.fit.iterations == 7 and a.track.lost_after_s == 2.0
