@@ -40,7 +40,7 @@ def test_log_variance_is_bounded_for_any_weights():
 
 
 def test_background_of_the_rendering_is_zero_in_every_plane():
-    planes = DisplacementNet.normalise(inputs()[1])
+    planes = DisplacementNet().normalise(inputs()[1])
     assert planes.shape == (2, 11, 64, 64)
     assert not planes[:, :, :32].any()
     np.testing.assert_array_equal(planes[:, 10, 32:], 1.0)

@@ -49,19 +49,6 @@ def test_the_trunk_stays_one_through_copies_and_loading():
     assert sum(p.numel() for p in net.parameters()) == separate - shared
 
 
-def test_a_regressors_weights_start_trunk_and_regressor():
-    before = JointNet(**SMALL)
-    net = copy.deepcopy(before)
-    other = JointNet(**SMALL)
-    net.start_from(other.regressor.state_dict())
-    for name, value in other.regressor.state_dict().items():
-        torch.testing.assert_close(net.regressor.state_dict()[name], value)
-    torch.testing.assert_close(net.displacement.trunk.stem[0].weight, other.regressor.trunk.stem[0].weight)
-    torch.testing.assert_close(net.displacement.query.weight, before.displacement.query.weight)
-    net.start_from(other.state_dict())
-    torch.testing.assert_close(net.displacement.query.weight, other.displacement.query.weight)
-
-
 def test_either_network_is_taken_out_of_a_joint_checkpoint(tmp_path):
     net = JointNet(**SMALL).eval()
     record = {

@@ -51,12 +51,14 @@ class DisplacementNet(nn.Module):
         neck: int = NECK,
         rendering: Sequence[int] = (16, 32, 64, 96, 96),
         match: int = 32,
+        size: int = WORKING_SIZE_PX,
         fused: bool = False,
     ) -> None:
         super().__init__()
         r0, r1, r2, r3, r4 = rendering
-        self.config = {"widths": list(widths), "blocks": list(blocks), "neck": neck, "rendering": list(rendering), "match": match}
-        self.trunk = Trunk(widths, blocks, neck)
+        self.config = {"widths": list(widths), "blocks": list(blocks), "neck": neck, "rendering": list(rendering)}
+        self.config |= {"match": match, "size": size}
+        self.trunk = Trunk(widths, blocks, neck, size)
         self.render2 = conv(_RENDER_CHANNELS + 1, r0, 3, 2)
         self.render4 = conv(r0, r1, 3, 2)
         self.render8 = nn.Sequential(conv(r1 + widths[1], r2, 3, 2), Residual(r2))
@@ -82,12 +84,12 @@ class DisplacementNet(nn.Module):
         return fuse(self)
 
     def forward(self, image: Tensor, rendering: Tensor) -> tuple[Tensor, Tensor]:
-        """Crops larger than WORKING_SIZE_PX are answered from smaller copies, on their own grid and in their own pixels."""
+        """Crops larger than ``size`` are answered from smaller copies, on their own grid and in their own pixels."""
         side = image.shape[1]
         flow, log_var, _ = self.answer(self.trunk(image), self.normalise(rendering))
-        if side <= WORKING_SIZE_PX:
+        if side <= self.trunk.size:
             return flow, log_var
-        zoom, grid = side / WORKING_SIZE_PX, (side // 4, side // 4)
+        zoom, grid = side / self.trunk.size, (side // 4, side // 4)
         flow = zoom * F.interpolate(flow, grid, mode="bilinear", align_corners=False)
         log_var = F.interpolate(log_var, grid, mode="bilinear", align_corners=False) + 2.0 * math.log(zoom)
         return flow, log_var
@@ -134,14 +136,13 @@ class DisplacementNet(nn.Module):
             found = got[..., 3:].transpose(1, 2).unflatten(2, (rows, columns))
         return matched, found, scores
 
-    @staticmethod
-    def normalise(rendering: Tensor) -> Tensor:
-        """(P,S,S,10) to the (P,11,s,s) planes that the convolutions see, s at most WORKING_SIZE_PX; zero on the
+    def normalise(self, rendering: Tensor) -> Tensor:
+        """(P,S,S,10) to the (P,11,s,s) planes that the convolutions see, s at most ``size``; zero on the
         rendering's background, and in proportion where a pixel is partly background."""
         r = rendering.permute(0, 3, 1, 2)
         mask = (r[:, 7:10].sum(1, keepdim=True) > 0).float()
         # Reduced before anything else is done to them: at full size the arithmetic took as long as half of the network.
-        r, mask = reduced(r), reduced(mask)
+        r, mask = reduced(r, self.trunk.size), reduced(mask, self.trunk.size)
         own = (r[:, 0:3] - 0.45 * mask) * 4.0
         depth = (r[:, 3:4] / _DEPTH_UNIT_M).clamp(-4.0, 4.0)
         colours = (r[:, 7:10] - 0.5 * mask) * 3.0

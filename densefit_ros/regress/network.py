@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..runtime.torch_blocks import bounded, fuse
-from ..runtime.torch_trunk import BLOCKS, NECK, WIDTHS, Features, Trunk
+from ..runtime.torch_trunk import BLOCKS, NECK, WIDTHS, WORKING_SIZE_PX, Features, Trunk
 
 NUM_JOINTS = 24
 ROT_LOG_VAR_MIN, ROT_LOG_VAR_MAX = 2 * math.log(0.02), 2 * math.log(2.0)
@@ -45,11 +45,12 @@ class RegressorNet(nn.Module):
         blocks: Sequence[int] = BLOCKS,
         neck: int = NECK,
         hidden: int = 256,
+        size: int = WORKING_SIZE_PX,
         fused: bool = False,
     ) -> None:
         super().__init__()
-        self.config = {"widths": list(widths), "blocks": list(blocks), "neck": neck, "hidden": hidden}
-        self.trunk = Trunk(widths, blocks, neck)
+        self.config = {"widths": list(widths), "blocks": list(blocks), "neck": neck, "hidden": hidden, "size": size}
+        self.trunk = Trunk(widths, blocks, neck, size)
         self.maps = nn.Conv2d(2 * neck, 2 * NUM_JOINTS, 1)  # per joint: attention, depth relative to the pelvis
         self.values = nn.Conv2d(2 * neck, neck, 1)
         self.guide: nn.Module | None = nn.Conv2d(2 * neck, 4, 1)

@@ -32,7 +32,7 @@ class Features(NamedTuple):
     s32: Tensor  # (P,widths[4],S/32,S/32)
 
 
-def reduced(planes: Tensor, size_px: int = WORKING_SIZE_PX) -> Tensor:
+def reduced(planes: Tensor, size_px: int) -> Tensor:
     """(P,C,S,S) to (P,C,size,size) where S is larger: means of pixels if it is a multiple, else bilinear."""
     side = planes.shape[-1]
     if side <= size_px:
@@ -43,10 +43,13 @@ def reduced(planes: Tensor, size_px: int = WORKING_SIZE_PX) -> Tensor:
 
 
 class Trunk(nn.Module):
-    """forward(image (P,S,S,3) uint8) -> Features of the picture at WORKING_SIZE_PX or, where that is smaller, its own size."""
+    """forward(image (P,S,S,3) uint8) -> Features of the picture at ``size`` px or, where that is smaller, its own size."""
 
-    def __init__(self, widths: Sequence[int] = WIDTHS, blocks: Sequence[int] = BLOCKS, neck: int = NECK) -> None:
+    def __init__(
+        self, widths: Sequence[int] = WIDTHS, blocks: Sequence[int] = BLOCKS, neck: int = NECK, size: int = WORKING_SIZE_PX
+    ) -> None:
         super().__init__()
+        self.size = size
         self.stem = conv(3, widths[0], 3, 2)
         self.stages = nn.ModuleList(
             nn.Sequential(conv(inputs, width, 3, 2), *(Residual(width) for _ in range(count)))
@@ -56,7 +59,7 @@ class Trunk(nn.Module):
         self.up8 = conv(widths[3] + widths[2], 2 * neck)
 
     def forward(self, image: Tensor) -> Features:
-        x = (reduced(image.permute(0, 3, 1, 2).float()) - 115.0) / 64.0
+        x = (reduced(image.permute(0, 3, 1, 2).float(), self.size) - 115.0) / 64.0
         s4 = self.stages[0](self.stem(x))
         s8 = self.stages[1](s4)
         s16 = self.stages[2](s8)

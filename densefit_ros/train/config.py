@@ -43,7 +43,9 @@ class TrainConfig:
     validate_minutes: float = 6.0
     validation_batches: int = 8
     log_steps: int = 20
-    init: str = ""  # checkpoint whose weights this run starts from (not a resume: optimiser and step start anew)
+    # Checkpoints whose weights this run starts from, separated by commas, each over the one before (not a resume: optimiser
+    # and step start anew).
+    init: str = ""
     network: dict[str, Any] = field(default_factory=dict)  # constructor arguments
     data: dict[str, Any] = field(default_factory=dict)  # arguments of the sample source
 

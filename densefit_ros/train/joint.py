@@ -34,11 +34,6 @@ class JointNet(nn.Module):
         self.displacement.trunk = self.regressor.trunk
         self.config = {"regressor": self.regressor.config, "displacement": self.displacement.config}
 
-    def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Take over a joint run's weights, or a regressor's for the trunk and the regressor."""
-        alone = not any(name.startswith("regressor.") for name in weights)
-        (self.regressor if alone else self).load_state_dict(weights)
-
     def forward(self, image: Tensor, intrinsics: Tensor, rendering: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         features = self.regressor.trunk(image)
         starts = rendering.shape[1]

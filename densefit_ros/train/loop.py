@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..errors import AssetError, BackendUnavailable
 from .config import TrainConfig, commit
 from .data import Batch, Loader, SourceSpec
+from .grow import take_over
 from .parallel import Peers
 
 Metrics = dict[str, float]
@@ -58,9 +59,8 @@ class Trainer:
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.net = task.network(config.network).to(config.device, memory_format=torch.channels_last)
-        if config.init:
-            start_from = getattr(self.net, "start_from", self.net.load_state_dict)
-            start_from(load_weights(Path(config.init)))
+        for name in filter(None, config.init.split(",")):
+            take_over(self.net, load_weights(Path(name)))
         self.average = copy.deepcopy(self.net).eval()
         self._forward = torch.compile(self.net) if config.compile else self.net
         decay = [p for p in self.net.parameters() if p.ndim > 1]

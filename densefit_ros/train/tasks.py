@@ -42,7 +42,7 @@ def make_task(config: TrainConfig) -> Task:
     name = {"displacement": "DisplacementSource", "regressor": "RegressorSource", "joint": "JointSource"}[config.task]
     kwargs = {"count": config.made, **config.data}
     train = SourceSpec("densefit_ros.train.sources", name, {"seed": config.seed, **kwargs})
-    held_out = SourceSpec("densefit_ros.train.sources", name, {"seed": VALIDATION_SEED, **kwargs})
+    held_out = SourceSpec("densefit_ros.train.sources", name, {"seed": VALIDATION_SEED, **kwargs, "held_out": True})
     if config.task == "displacement":
         return DisplacementTask(train, held_out)
     if config.task == "joint":

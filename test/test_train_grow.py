@@ -1,0 +1,82 @@
+"""Weights taken over from other checkpoints, and trunks that grow without changing what they compute."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from densefit_ros.train.grow import Space, take_over  # noqa: E402
+from densefit_ros.train.joint import JointNet  # noqa: E402
+
+SMALL = {"widths": (8, 8, 16, 16, 16), "blocks": (1, 1, 1, 1), "neck": 8}
+LARGE = {"widths": (8, 8, 24, 32, 48), "blocks": (1, 2, 3, 2), "neck": 8}
+
+
+def net(trunk):
+    own = {"rendering": (8, 8, 8, 16, 16)}
+    return JointNet({**trunk, "hidden": 32}, {**trunk, **own}).eval()
+
+
+def trained(trunk):
+    """Running statistics and residual scales as training leaves them: nothing cancels by chance."""
+    made = net(trunk)
+    generator = torch.Generator().manual_seed(3)
+    for name, value in made.state_dict().items():
+        if value.dtype.is_floating_point:
+            noise = torch.rand(value.shape, generator=generator)
+            value.copy_(0.5 + noise if "running_var" in name or name.endswith("1.weight") else 0.3 * (noise - 0.5))
+    return made
+
+
+def inputs(people=2, starts=2, size=64):
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randint(0, 256, (people, size, size, 3), generator=generator, dtype=torch.uint8)
+    rendering = torch.rand((people, starts, size, size, 10), generator=generator)
+    return image, torch.tensor([[3.0, 3.0, 0.5, 0.5]]).repeat(people, 1), rendering
+
+
+def test_a_grown_trunk_computes_the_same():
+    before, after = trained(SMALL), net(LARGE)
+    take_over(after, before.state_dict())
+    with torch.inference_mode():
+        expected, got = before(*inputs()), after(*inputs())
+    for a, b in zip(expected[0] + expected[1], got[0] + got[1]):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    assert after.regressor.trunk is after.displacement.trunk
+
+
+def test_copied_channels_do_not_stay_copies():
+    space = Space.grown(4, 12, torch.Generator().manual_seed(0))
+    total = torch.zeros(4).index_add(0, space.source, space.share)
+    torch.testing.assert_close(total, torch.ones(4))
+    for old in range(4):
+        shares = space.share[space.source == old]
+        assert len(shares.unique()) == len(shares)
+
+
+def test_parts_are_taken_out_of_and_put_into_joint_checkpoints():
+    joint, other = trained(SMALL), trained(SMALL)
+    for value in other.state_dict().values():
+        value.add_(1)
+    alone = net(SMALL).regressor
+    take_over(alone, joint.state_dict())
+    torch.testing.assert_close(alone.maps.weight, joint.regressor.maps.weight)
+    take_over(joint, other.regressor.state_dict())
+    torch.testing.assert_close(joint.displacement.trunk.stem[0].weight, other.regressor.trunk.stem[0].weight)
+    assert not torch.equal(joint.displacement.query.weight, other.displacement.query.weight)
+    take_over(joint, other.displacement.state_dict())
+    torch.testing.assert_close(joint.displacement.query.weight, other.displacement.query.weight)
+
+
+@pytest.mark.parametrize(
+    ("trunk", "said"),
+    [
+        ({**LARGE, "widths": (8, 8, 8, 16, 16)}, "at least 16 channels, got 8"),
+        ({**LARGE, "widths": (8, 16, 16, 16, 16)}, "stage 0 of the trunk may not grow"),
+        ({**SMALL, "neck": 16}, "differ otherwise"),
+    ],
+)
+def test_what_cannot_grow_is_said(trunk, said):
+    with pytest.raises((ValueError, RuntimeError), match=said):
+        take_over(net(trunk), trained(SMALL).state_dict())
