@@ -17,6 +17,7 @@ class FirstEstimator(Protocol):
     """Crop to body: the built-in network, lifted keypoints, or somebody else's regressor."""
 
     name: str
+    size_px: int  # side of the crops that it reads
 
     def estimate(self, crop: Crop, camera: Camera, warm: Sequence[BodyParams] = ()) -> Estimate:
         """One estimate per window of ``crop``.
@@ -44,9 +45,6 @@ class Models:
     device_frame: Any = None  # device_frame.DeviceFrame: steady frames at once on the device; None: step by step
 
 
-CROP_SIZE_PX = 192  # both networks were trained at this size
-
-
 def load_models(config: Config) -> Models:
     """Load and warm up.  Raises AssetError, ConfigError or BackendUnavailable; never starts with a part missing."""
     from threadpoolctl import threadpool_limits
@@ -72,7 +70,7 @@ def load_models(config: Config) -> Models:
         options=fit_options(config),
     )
     estimator = _make_estimator(config, body, device)
-    displacer = _make_displacer(config, device) if config.displace.enabled else None
+    displacer = _make_displacer(config, device, estimator) if config.displace.enabled else None
     finder = _make_finder(config, device)
     device_frame = _make_device_frame(config, body, fitter, estimator, displacer, device)
     models = Models(
@@ -163,26 +161,36 @@ def _make_estimator(config: Config, body: Any, device: str) -> FirstEstimator:
     from .errors import ConfigError
     from .regress.crop_network import CropNetwork
     from .regress.network_regressor import NetworkRegressor
-    from .runtime.factory import make_runtime
     from .weights import weights_path
 
-    custom = config.regress.backend == "custom"
-    if custom and not config.regress.onnx:
-        raise ConfigError("regress.backend custom needs the regressor's file: set regress.onnx")
-    path = config.regress.onnx or weights_path("regressor.onnx")
-    settings = config.runtime
-    runtime = make_runtime(path, settings.backend, device, settings.threads, precision=settings.precision)
-    return CropNetwork(body, runtime, config.regress.custom) if custom else NetworkRegressor(body, runtime)
+    if config.regress.backend == "custom":
+        if not config.regress.onnx:
+            raise ConfigError("regress.backend custom needs the regressor's file: set regress.onnx")
+        return CropNetwork(body, _runtime(config, config.regress.onnx, device), config.regress.custom)
+    return NetworkRegressor(body, _runtime(config, config.regress.onnx or weights_path("regressor.onnx"), device))
 
 
-def _make_displacer(config: Config, device: str) -> Any:
+def _make_displacer(config: Config, device: str, estimator: FirstEstimator) -> Any:
     from .displace.displacer import Displacer
-    from .runtime.factory import make_runtime
+    from .regress.network_regressor import NetworkRegressor
+    from .runtime.picture import check_pair
     from .weights import weights_path
 
     path = config.displace.onnx or weights_path("displacement.onnx")
-    runtime = config.runtime
-    return Displacer(make_runtime(path, runtime.backend, device, runtime.threads, precision=runtime.precision))
+    if isinstance(estimator, NetworkRegressor):
+        encoder = estimator.runtime  # it looks at every crop anyhow
+    else:
+        own = config.regress.backend != "custom" and config.regress.onnx
+        encoder = _runtime(config, own or weights_path("regressor.onnx"), device)
+    check_pair(encoder.path, path)
+    return Displacer(_runtime(config, path, device), encoder)
+
+
+def _runtime(config: Config, path: Any, device: str) -> Any:
+    from .runtime.factory import make_runtime
+
+    settings = config.runtime
+    return make_runtime(path, settings.backend, device, settings.threads, precision=settings.precision)
 
 
 def _make_device_frame(config: Config, body: Any, fitter: Any, estimator: FirstEstimator, displacer: Any, device: str) -> Any:

@@ -19,7 +19,8 @@ from .config import Config
 from .displace.decode import decode
 from .evidence.depth import depth_points
 from .geometry import crop as crops
-from .models import CROP_SIZE_PX, Models, load_models
+from .models import Models, load_models
+from .runtime.picture import SIZE_PX
 from .steps import conclude, find, given, identify, priors, steady
 from .track import state as tracking
 from .track.state import Track, TrackerState
@@ -94,7 +95,7 @@ def _first_estimates(
         boxes = np.concatenate([boxes, new_boxes])
     with times("crop"):
         squares = [crops.square_around(b, config.render.crop_margin) for b in boxes]
-        crop = crops.extract(frame.rgb, np.reshape(squares, (-1, 4)), CROP_SIZE_PX)
+        crop = crops.extract(frame.rgb, np.reshape(squares, (-1, 4)), SIZE_PX)
     with times("regress"):
         if estimates is None:
             estimate = find.first_estimate(models, crop, frame, tracks, boxes)
@@ -130,7 +131,7 @@ def _refine(models: Models, tracks: list[Track], crop: Crop, estimate: Estimate,
                 depth = depth_points(frame.depth_m, surface, camera, on_scale)
         if models.displacer is not None:
             with times("displace"):
-                field = models.displacer.predict(crop, surface)
+                field = models.displacer.predict(crop, surface, estimate.seen)
             with times("decode"):
                 matches = Correspondences.concat([decode(field, surface, crop, priors.decode_options(config)), mapped])
         with times("fit"):

@@ -247,6 +247,18 @@ class TrackingState(IntEnum):
     PREDICTED = 2  # coasting on the motion model: not seen in this frame
 
 
+@dataclass(frozen=True, eq=False)
+class ImageFeatures:
+    """What the image trunk makes of P crops of S x S pixels."""
+
+    s4: np.ndarray  # (P,C4,S/4,S/4)
+    s8: np.ndarray  # (P,C8,S/8,S/8)
+
+    def take(self, rows: list[int]) -> ImageFeatures:
+        """Those of some crops."""
+        return ImageFeatures(self.s4[rows], self.s8[rows])
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A first estimate of P bodies in one frame, with its own uncertainty."""
@@ -258,6 +270,7 @@ class Estimate:
     feature: np.ndarray | None = None  # (P,C) image feature for conditional priors, if the source has one
     rot_sigma_rad: np.ndarray | None = None  # (P,24) rad, standard deviation of each local rotation, per axis
     sources: tuple[str, ...] = ()  # of each person, where they differ
+    seen: ImageFeatures | None = None  # the crops as the image trunk sees them, where the estimate needed it
 
     def source_of(self, index: int) -> str:
         """Where the estimate of one person came from."""

@@ -15,7 +15,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 from densefit_ros.errors import ConfigError
-from densefit_ros.ros.launching import plan
+from densefit_ros.ros.launching import check_spelling, plan
 from launch import LaunchDescription
 
 SHARE = FindPackageShare("densefit_ros")
@@ -24,7 +24,10 @@ SHARE = FindPackageShare("densefit_ros")
 def generate_launch_description():
     """Arguments first; the node depends on their values."""
 
+    names = []
+
     def arg(name, default, description):
+        names.append(name)
         return DeclareLaunchArgument(name, default_value=default, description=description)
 
     return LaunchDescription(
@@ -51,13 +54,14 @@ def generate_launch_description():
             arg("fixed_frame", "", "rviz: the optical frame of the camera; empty: as in densefit.rviz"),
             arg("image_profile", "true", "use the Fast DDS profile for large images in the processes started here"),
             arg("log_level", "info", "debug, info, warn or error"),
-            OpaqueFunction(function=start),
+            OpaqueFunction(function=start, args=[names]),
         ]
     )
 
 
-def start(context):
-    """Nodes and rviz."""
+def start(context, names):
+    """Nodes and rviz; ``names`` are those of all arguments."""
+    check_spelling(context.argv, names)
 
     def value(name):
         return LaunchConfiguration(name).perform(context)

@@ -26,6 +26,7 @@ from densefit_ros.body.model import rest_joints
 from densefit_ros.displace.displacer import pack_rendering
 from densefit_ros.runtime.onnx_prepare import folded, half, quantise
 from densefit_ros.runtime.onnxruntime_backend import OnnxRuntime
+from densefit_ros.runtime.picture import IMAGE_FEATURES
 from densefit_ros.synth.displacement import make_pairs
 from densefit_ros.synth.perturb import disturb
 from densefit_ros.train.sources import _People
@@ -61,15 +62,14 @@ def main() -> int:
 def samples(backgrounds: list[str] | None) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
     """Inputs of both networks for batches of training people; the last batch is for comparison."""
     source = _People(5, PEOPLE, subjects=64, backgrounds=backgrounds)
+    encoder = OnnxRuntime(weights_path("regressor.onnx"))
     for index in range(BATCHES):
         crops, rng = source.crops(index), np.random.default_rng(index)
         start = disturb(rng, crops.params, rest_joints(source.body, crops.params.betas)[:, 0], degrees=None)
         pairs = make_pairs(rng, source.engine, crops, start)
-        intrinsics = (crops.intrinsics / crops.size).astype(np.float32)
-        yield (
-            {"image": crops.rgb, "intrinsics": intrinsics},
-            {"image": crops.rgb, "rendering": pack_rendering(pairs.surface)},
-        )
+        picture = {"image": crops.rgb, "intrinsics": (crops.intrinsics / crops.size).astype(np.float32)}
+        seen = encoder(picture)
+        yield picture, {**{name: seen[name] for name in IMAGE_FEATURES}, "rendering": pack_rendering(pairs.surface)}
 
 
 def variants(name: str, feeds: Feeds, folder: Path) -> dict[str, Path]:

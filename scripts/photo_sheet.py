@@ -30,7 +30,7 @@ from densefit_ros.config import load_config
 from densefit_ros.evidence.keypoint_files import KeypointFiles
 from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.geometry.crop import extract, square_around
-from densefit_ros.models import CROP_SIZE_PX, Models, load_models
+from densefit_ros.models import Models, load_models
 from densefit_ros.offline.cameras import ASSUMED_FOV_DEG
 from densefit_ros.offline.run import draw_result
 from densefit_ros.offline.sources import open_source
@@ -146,7 +146,7 @@ def points_pck(models: Models, rgb: np.ndarray, camera: Camera, truth: Keypoints
         low, size = uv[seen].min(0), np.ptp(uv[seen], axis=0)
         box = np.concatenate([low - 0.1 * size, 1.2 * size])  # of the points; a person's box holds the head as well
         square = square_around(box, models.config.render.crop_margin)
-        found = models.estimator.estimate(extract(rgb, square[None], CROP_SIZE_PX), camera).keypoints
+        found = models.estimator.estimate(extract(rgb, square[None], models.estimator.size_px), camera).keypoints
         score = {"points": int(seen[SCORED].sum()), "points2d": 0.0}
         if found is not None:
             index = {n: i for i, n in enumerate(KEYPOINT_SETS[found.set_name])}

@@ -15,8 +15,9 @@ from densefit_ros.displace.decode import decode
 from densefit_ros.errors import BackendUnavailable, ConfigError
 from densefit_ros.geometry import crop as crops
 from densefit_ros.geometry.camera import project
-from densefit_ros.models import CROP_SIZE_PX, load_models
+from densefit_ros.models import load_models
 from densefit_ros.render.protocol import Appearance
+from densefit_ros.runtime.picture import SIZE_PX
 from densefit_ros.steps import find, priors
 from densefit_ros.synth.sequence import demo_sequence
 from densefit_ros.track import state as tracking
@@ -73,7 +74,7 @@ def test_every_stage_gives_what_the_single_steps_give(models, tracked, count):
     got = models.device_frame.measure(frame, tracks, config)
 
     squares = [crops.square_around(b, config.render.crop_margin) for b in find.mesh_boxes(models, tracks, camera)]
-    crop = crops.extract(frame.rgb, np.reshape(squares, (-1, 4)), CROP_SIZE_PX)
+    crop = crops.extract(frame.rgb, np.reshape(squares, (-1, 4)), SIZE_PX)
     np.testing.assert_allclose(got.crop.image_from_crop, crop.image_from_crop, atol=1e-3)
     assert np.array_equal(got.crop.inside, crop.inside)
     difference = np.abs(got.crop.rgb.astype(int) - crop.rgb.astype(int))
@@ -175,7 +176,7 @@ def test_an_image_of_another_size_and_a_crop_that_shrinks_threefold(models, trac
     camera = dataclasses.replace(c, fx=3 * c.fx, fy=3 * c.fy, cx=3 * c.cx, cy=3 * c.cy, width=3 * c.width, height=3 * c.height)
     got = models.device_frame.measure(Frame(rgb, frame.stamp_ns, camera), [track], models.config)
     squares = [crops.square_around(b, models.config.render.crop_margin) for b in find.mesh_boxes(models, [track], camera)]
-    crop = crops.extract(rgb, np.reshape(squares, (-1, 4)), CROP_SIZE_PX)
+    crop = crops.extract(rgb, np.reshape(squares, (-1, 4)), SIZE_PX)
     assert crop.image_from_crop[0, 0, 0] > 3
     difference = np.abs(got.crop.rgb.astype(int) - crop.rgb.astype(int))
     assert difference.mean() < 0.4 and difference.max() <= 8 and np.array_equal(got.crop.inside, crop.inside)

@@ -11,6 +11,7 @@ from densefit_ros.displace.contract import DISPLACEMENT_CONTRACT
 from densefit_ros.displace.decode import DecodeOptions, decode
 from densefit_ros.displace.displacer import Displacer, pack_rendering
 from densefit_ros.errors import AssetError, ShapeError
+from densefit_ros.runtime.picture import IMAGE_FEATURES
 from densefit_ros.types import Crop, DisplacementField, Surface
 
 SIZE, GRID = 192, 48
@@ -137,19 +138,44 @@ class FakeRuntime:
     inputs, outputs = DISPLACEMENT_CONTRACT.inputs, DISPLACEMENT_CONTRACT.outputs
 
     def __call__(self, inputs):
-        count = len(inputs["image"])
+        count = len(inputs["s8"])
         flow = np.full((count, 2, GRID, GRID), inputs["rendering"][..., 3].max(), np.float32)
         return {"flow": flow, "log_var": np.zeros((count, 1, GRID, GRID), np.float32)}
 
 
+class FakeEncoder:
+    """Counts how often it looks at pictures."""
+
+    name, path = "fake", "encoder.onnx"
+    outputs = IMAGE_FEATURES
+    looks = 0
+
+    def __call__(self, inputs):
+        self.looks += 1
+        return {n: np.zeros((len(inputs["image"]), *s.shape[1:]), np.float32) for n, s in IMAGE_FEATURES.items()}
+
+
+def test_displacer_looks_at_pictures_that_nobody_looked_at_yet():
+    _, surface, crop = scene(2)
+    displacer = Displacer(FakeRuntime(), FakeEncoder())
+    displacer.predict(crop, surface)
+    assert displacer.encoder.looks == 1
+    displacer.predict(crop, surface, displacer.look(crop.rgb))
+    assert displacer.encoder.looks == 2
+
+
 def test_displacer_checks_the_network_and_the_sizes():
     _, surface, crop = scene(2)
-    field = Displacer(FakeRuntime()).predict(crop, surface)
+    field = Displacer(FakeRuntime(), FakeEncoder()).predict(crop, surface)
     assert field.stride == 4 and field.flow.shape == (2, 2, GRID, GRID)
     small = dataclasses.replace(crop, rgb=crop.rgb[:, :96, :96], size=96)
     with pytest.raises(ShapeError, match="crops' size"):
-        Displacer(FakeRuntime()).predict(small, surface)
+        Displacer(FakeRuntime(), FakeEncoder()).predict(small, surface)
     wrong = FakeRuntime()
     wrong.outputs = {"flow": DISPLACEMENT_CONTRACT.outputs["flow"]}
     with pytest.raises(AssetError, match="log_var"):
-        Displacer(wrong)
+        Displacer(wrong, FakeEncoder())
+    blind = FakeEncoder()
+    blind.outputs = {"s4": IMAGE_FEATURES["s4"]}
+    with pytest.raises(AssetError, match="encoder.onnx.*'s8'"):
+        Displacer(FakeRuntime(), blind)

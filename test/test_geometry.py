@@ -106,3 +106,14 @@ def test_crop_outside_the_image_is_marked():
 def test_crop_refuses_other_images():
     with pytest.raises(ShapeError):
         crop.extract(np.zeros((5, 5), np.uint8), np.array([[0, 0, 5, 5]]), 8)
+
+
+def test_the_same_windows_at_another_resolution(rng):
+    rgb = rng.integers(0, 256, (120, 160, 3)).astype(np.uint8)
+    squares = np.array([[10, 20, 64, 64], [-30, 50, 90, 90]], np.float32)
+    small, large = crop.extract(rgb, squares, 32), crop.extract(rgb, squares, 48)
+    again = crop.at_size(rgb, small, 48)
+    np.testing.assert_allclose(again.image_from_crop, large.image_from_crop, rtol=1e-6)
+    np.testing.assert_array_equal(again.rgb, large.rgb)
+    np.testing.assert_array_equal(again.inside, large.inside)
+    assert crop.at_size(rgb, small, 32) is small

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fit_helpers import CAMERA, body, draw_around, make_matches, realistic_params, vertex_error_mm
 
+from densefit_ros.displace.contract import DISPLACEMENT_CONTRACT
 from densefit_ros.errors import BackendUnavailable
 from densefit_ros.fit.solver import Anchor, FitOptions, Fitter
 from densefit_ros.render.factory import warp_sees_cuda
@@ -44,9 +45,9 @@ def test_the_fit_and_its_graph(persons):
 def test_networks_on_cuda(backend, persons, tmp_path):
     path = weights_path("displacement.onnx")
     rng = np.random.default_rng(persons)
-    rendering = rng.random((persons, 192, 192, 10)).astype(np.float32)
-    rendering[:, :40] = 0
-    inputs = {"image": rng.integers(0, 256, (persons, 192, 192, 3)).astype(np.uint8), "rendering": rendering}
+    shapes = {name: (persons, *spec.shape[1:]) for name, spec in DISPLACEMENT_CONTRACT.inputs.items()}
+    inputs = {name: rng.random(shape).astype(np.float32) for name, shape in shapes.items()}
+    inputs["rendering"][:, :40] = 0
     expected = make_runtime(path, "onnxruntime", "cpu")(inputs)
     try:
         got = make_runtime(path, backend, "cuda", cache_dir=tmp_path)(inputs)

@@ -57,6 +57,8 @@ def test_pck_of_a_sources_own_points(script):
     uv, confidence = _points("smpl24")
 
     class Source:
+        size_px = 256
+
         def estimate(self, crop, camera):
             return SimpleNamespace(keypoints=Keypoints("smpl24", uv, confidence))
 

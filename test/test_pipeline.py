@@ -51,6 +51,7 @@ class OracleEstimator:
     """The truth disturbed by 8 degrees a joint and 5 cm; anything that is not a visible person gets no confidence."""
 
     name = "oracle"
+    size_px = 160  # its own: windows are cut for it
 
     distance = 1.0  # estimated over true distance
 
@@ -58,6 +59,7 @@ class OracleEstimator:
         self.world, self.body, self.rng = world, body, np.random.default_rng(0)
 
     def estimate(self, crop: Crop, camera, warm=()) -> Estimate:
+        assert crop.size == self.size_px
         rows, confidence = [], []
         for affine in crop.image_from_crop:
             centre = affine[:, :2] @ [crop.size / 2, crop.size / 2] + affine[:, 2]
@@ -97,7 +99,7 @@ class OracleDisplacer:
     def __init__(self, world: World, body) -> None:
         self.world, self.body, self.rng = world, body, np.random.default_rng(1)
 
-    def predict(self, crop: Crop, surface) -> DisplacementField:
+    def predict(self, crop: Crop, surface, seen=None) -> DisplacementField:
         count, s = len(crop.rgb), 4
         flow = np.zeros((count, 2, crop.size // s, crop.size // s), np.float32)
         for p in range(count):
@@ -248,7 +250,7 @@ def test_garbage_displacements_do_not_beat_the_prediction_out_of_place(parts, bo
     models, world = make(parts, body)
 
     class Garbage(OracleDisplacer):
-        def predict(self, crop, surface):
+        def predict(self, crop, surface, seen=None):
             field = super().predict(crop, surface)
             return dataclasses.replace(field, flow=self.rng.normal(size=field.flow.shape).astype(np.float32) * 12)
 

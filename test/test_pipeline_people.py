@@ -151,6 +151,8 @@ class Queue:
         joints = joint_transforms(self.body, BodyParams.stack([self.truth(k) for k in range(16)]))[1]
         return [Detection(box_of(project(WIDE, j)), 0.9) for j in joints]
 
+    size_px = 128
+
     def estimate(self, crop, camera, warm=()) -> Estimate:
         centre = crop.image_from_crop @ [crop.size / 2, crop.size / 2, 1]
         boxes = np.stack([d.box_xywh for d in self.detect(None)])
@@ -179,3 +181,9 @@ def test_sixteen_people_at_once(body):
         assert sorted(distance.argmin(1).tolist()) == list(range(16)) and distance.min(1).max() < 0.15
         names.append([result.people[int(i)].track_id for i in distance.argmin(0)])
     assert all(n == names[0] for n in names) and len(set(names[0])) == 16
+
+
+def test_boxes_span_the_points_that_are_known():
+    uv = np.array([[3.0, 8.0], [np.nan, 2.0], [-1.0, 5.0], [7.0, np.inf], [2.0, 20.0]], np.float32)
+    np.testing.assert_allclose(box_of(uv), [-1, 5, 4, 15])
+    np.testing.assert_array_equal(box_of(np.full((4, 2), np.nan)), 0)

@@ -7,12 +7,13 @@ import logging
 import numpy as np
 import pytest
 
-from densefit_ros.displace.contract import DISPLACEMENT_CONTRACT
+from densefit_ros.displace.contract import DISPLACEMENT_CONTRACT, GRID
 from densefit_ros.errors import AssetError, BackendUnavailable, ConfigError, ShapeError
 from densefit_ros.regress.contract import REGRESSOR_CONTRACT
 from densefit_ros.runtime import factory
 from densefit_ros.runtime.factory import make_runtime
 from densefit_ros.runtime.onnxruntime_backend import OnnxRuntime
+from densefit_ros.runtime.picture import SIZE_PX, check_pair, trunk_mark
 from densefit_ros.runtime.protocol import TensorSpec, check_contract
 
 torch = pytest.importorskip("torch")
@@ -28,8 +29,8 @@ def files(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("networks")
     nets = {
-        "displacement": DisplacementNet(widths=(8, 8, 16, 16, 16)),
-        "regressor": RegressorNet(widths=(8, 8, 16, 16, 16), blocks=(1, 1, 1, 1), neck=8, hidden=32),
+        "displacement": DisplacementNet(rendering=(8, 8, 16, 16, 16)),
+        "regressor": RegressorNet(widths=(8, 32, 16, 16, 16), blocks=(1, 1, 1, 1), hidden=32),
     }
     for name, net in nets.items():
         for module in net.modules():  # statistics as after training, or folding them would go untested
@@ -44,10 +45,11 @@ def files(tmp_path_factory):
 
 def _inputs(persons: int, network: str = "displacement") -> dict[str, np.ndarray]:
     rng = np.random.default_rng(persons)
-    image = rng.integers(0, 256, (persons, 192, 192, 3)).astype(np.uint8)
     if network == "regressor":
+        image = rng.integers(0, 256, (persons, SIZE_PX, SIZE_PX, 3)).astype(np.uint8)
         return {"image": image, "intrinsics": np.tile(np.float32([3, 3, 0.5, 0.5]), (persons, 1))}
-    return {"image": image, "rendering": rng.random((persons, 192, 192, 10)).astype(np.float32)}
+    shapes = {name: (persons, *spec.shape[1:]) for name, spec in DISPLACEMENT_CONTRACT.inputs.items()}
+    return {name: rng.random(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 @pytest.mark.parametrize("network", ["displacement", "regressor"])
@@ -69,10 +71,10 @@ def test_all_runtimes_give_the_trained_modules_answer(files, network, persons):
 def test_bound_passes_work_on_the_callers_memory(files, backend):
     runtime = make_runtime(files["displacement"][0], backend, "cpu")
     inputs = _inputs(2)
-    flow = np.full((2, 2, 48, 48), np.nan, np.float32)
+    flow = np.full((2, 2, GRID, GRID), np.nan, np.float32)
     run_pass = runtime.bind(inputs, {"flow": flow}, stream=0)
-    for shift in (0, 40):
-        inputs["image"] += np.uint8(shift)  # in place: the pass reads it where it is
+    for shift in (0.0, 0.3):
+        inputs["s8"] += np.float32(shift)  # in place: the pass reads it where it is
         run_pass()
         np.testing.assert_allclose(flow, runtime(inputs)["flow"], atol=1e-4)
 
@@ -87,8 +89,22 @@ def test_persons_do_not_influence_each_other(files):
 def test_files_meet_their_contracts_and_not_each_others(files):
     check_contract(OnnxRuntime(files["displacement"][0]), DISPLACEMENT_CONTRACT)
     check_contract(OnnxRuntime(files["regressor"][0]), REGRESSOR_CONTRACT)
-    with pytest.raises(AssetError, match="displacement.onnx.*'intrinsics'"):
+    with pytest.raises(AssetError, match="displacement.onnx.*'image'"):
         check_contract(OnnxRuntime(files["displacement"][0]), REGRESSOR_CONTRACT)
+
+
+def test_files_of_two_trunks_are_no_pair(tmp_path):
+    one, same, other = tmp_path / "one.onnx", tmp_path / "same.onnx", tmp_path / "other.onnx"
+    weights = {"stem": np.arange(6.0).reshape(2, 3), "up": np.ones(2)}
+    for path, scale in ((one, 1.0), (same, 1.0), (other, 1.001)):
+        mark = trunk_mark({name: scale * value for name, value in weights.items()})
+        path.write_bytes(b"\x08\x07 trunk " + mark.encode() + b" \xff")
+    check_pair(one, same)
+    with pytest.raises(AssetError, match="one training run"):
+        check_pair(one, other)
+    other.write_bytes(b"no mark")
+    with pytest.raises(AssetError, match="no mark"):
+        check_pair(one, other)
 
 
 def test_metadata_names_the_network(files):
@@ -116,12 +132,12 @@ def test_a_damaged_file_is_named(files, tmp_path, backend, damage):
 def test_wrong_inputs_are_refused_with_their_shape(files):
     runtime = make_runtime(files["displacement"][0], "onnxruntime", "cpu")
     good = _inputs(1)
-    with pytest.raises(ShapeError, match=r"rendering.*float32\(P,192,192,10\)"):
+    with pytest.raises(ShapeError, match=r"rendering.*float32\(P,128,128,10\)"):
         runtime({**good, "rendering": good["rendering"][:, :96]})
-    with pytest.raises(ShapeError, match="uint8"):
-        runtime({**good, "image": good["image"].astype(np.float32)})
+    with pytest.raises(ShapeError, match="float32"):
+        runtime({**good, "s8": good["s8"].astype(np.float64)})
     with pytest.raises(ShapeError, match="missing"):
-        runtime({"image": good["image"]})
+        runtime({"s8": good["s8"]})
     with pytest.raises(ShapeError, match="persons"):
         runtime({**good, "rendering": np.repeat(good["rendering"], 2, 0)})
     with pytest.raises(ShapeError, match="empty"):

@@ -37,9 +37,13 @@ def test_folding_and_casting_first_change_nothing(name, tmp_path):
     onnx.checker.check_model(model)
     got = run(model, tmp_path / "x.onnx", inputs)
     for key, value in expected.items():
-        np.testing.assert_allclose(got[key], value, atol=1e-4, err_msg=key)
+        np.testing.assert_allclose(got[key], value, atol=2e-4, err_msg=key)
     readers = [n.op_type for n in model.graph.node if "image" in n.input]
-    assert readers == ["Cast"] and not {n.op_type for n in model.graph.node} & {"Mod", "Loop", "If"}
+    assert readers == (["Cast"] if name == "regressor" else []) and not {n.op_type for n in model.graph.node} & {
+        "Mod",
+        "Loop",
+        "If",
+    }
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -11,11 +11,11 @@ torch = pytest.importorskip("torch")
 
 from densefit_ros.errors import AssetError  # noqa: E402
 from densefit_ros.train.export import load_trained  # noqa: E402
-from densefit_ros.train.joint import JointNet  # noqa: E402
+from densefit_ros.train.joint import JointNet, JointTask  # noqa: E402
 from densefit_ros.train.parallel import run_together  # noqa: E402
 
 TRUNK = {"widths": (8, 8, 16, 16, 16), "blocks": (1, 1, 1, 1), "neck": 8}
-SMALL = {"regressor": {**TRUNK, "hidden": 32}, "displacement": {**TRUNK, "rendering": (8, 8, 8, 16, 16)}}
+SMALL = {"regressor": {**TRUNK, "hidden": 32}, "displacement": {"rendering": (8, 8, 8, 16, 16)}}
 
 
 def inputs(people=2, starts=2, size=64):
@@ -33,20 +33,30 @@ def test_joint_answers_are_those_of_the_separate_networks():
         answers, (flow, log_var, _) = net(image, intrinsics, rendering)
         for got, alone in zip(answers, net.regressor(image, intrinsics)):
             torch.testing.assert_close(got, alone)
+        seen = net.regressor.trunk(image)
         for person in range(2):
+            own = slice(person, person + 1)
             for start in range(2):
-                alone = net.displacement(image[person : person + 1], rendering[person : person + 1, start])
+                alone = net.displacement(seen.s4[own], seen.s8[own], rendering[own, start])
                 for got, expected in zip((flow, log_var), alone):
                     torch.testing.assert_close(got[2 * person + start], expected[0], atol=1e-4, rtol=1e-4)
 
 
-def test_the_trunk_stays_one_through_copies_and_loading():
-    net = copy.deepcopy(JointNet(**SMALL))
-    net.load_state_dict(JointNet(**SMALL).state_dict())
-    assert net.regressor.trunk is net.displacement.trunk
-    shared = sum(p.numel() for p in net.regressor.trunk.parameters())
-    separate = sum(sum(p.numel() for p in part.parameters()) for part in (net.regressor, net.displacement))
-    assert sum(p.numel() for p in net.parameters()) == separate - shared
+def test_displacements_alone_leave_the_regressor_as_it_is():
+    task = JointTask(None, None, None, displacement_only=True)
+    net = task.network(SMALL)
+    before = copy.deepcopy(net.state_dict())
+    image, _, rendering = inputs()
+    batch = {"image": image, "rendering": rendering, "flow": torch.ones((2, 2, 2, 16, 16))}
+    batch |= {name: torch.ones((2, 2, 16, 16), dtype=torch.bool) for name in ("valid", "visible")}
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.1)
+    net.train()
+    for _ in range(2):
+        optimizer.zero_grad()
+        task.loss(net, batch, 0.5)[0].backward()
+        optimizer.step()
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]) == name.startswith("regressor."), name
 
 
 def test_either_network_is_taken_out_of_a_joint_checkpoint(tmp_path):
@@ -62,11 +72,12 @@ def test_either_network_is_taken_out_of_a_joint_checkpoint(tmp_path):
     }
     torch.save(record, tmp_path / "best.pt")
     image, intrinsics, rendering = inputs()
-    regressor, _ = load_trained(tmp_path / "best.pt", "regressor")
+    regressor, theirs = load_trained(tmp_path / "best.pt", "regressor")
     displacement, own = load_trained(tmp_path / "best.pt", "displacement")
-    assert own["task"] == "displacement"
+    assert own["task"] == "displacement" and own["trunk"] == theirs["trunk"]
     torch.testing.assert_close(regressor(image, intrinsics)[0], net.regressor(image, intrinsics)[0])
-    torch.testing.assert_close(displacement(image, rendering[:, 0])[1], net.displacement(image, rendering[:, 0])[1])
+    seen = net.regressor.trunk(image)
+    torch.testing.assert_close(*(n(seen.s4, seen.s8, rendering[:, 0])[1] for n in (displacement, net.displacement)))
     with pytest.raises(AssetError, match="say which"):
         load_trained(tmp_path / "best.pt")
 

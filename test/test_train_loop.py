@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from densefit_ros.errors import AssetError, ConfigError, DensefitError
+from densefit_ros.runtime.picture import check_pair  # noqa: E402
 from densefit_ros.train.config import TrainConfig
 from densefit_ros.train.data import Loader, SourceSpec
 
@@ -16,11 +17,12 @@ torch = pytest.importorskip("torch")
 
 from densefit_ros.train.export import load_trained  # noqa: E402
 from densefit_ros.train.export import main as export_main  # noqa: E402
+from densefit_ros.train.joint import JointTask  # noqa: E402
 from densefit_ros.train.loop import Trainer, load_weights  # noqa: E402
 from densefit_ros.train.plots import plot_run, read_csv  # noqa: E402
-from densefit_ros.train.tasks import DisplacementTask, displacement_metrics  # noqa: E402
+from densefit_ros.train.tasks import displacement_metrics, displacement_metrics_of  # noqa: E402
 
-SMALL = {"widths": [8, 8, 8, 8, 8]}
+SMALL = {"regressor": {"widths": [8, 8, 8, 8, 8], "neck": 16, "hidden": 16}}
 
 
 class ToySource:
@@ -46,16 +48,25 @@ class ToySource:
             valid[i, 5:11, 5:11] = True
         return {
             "image": image,
-            "rendering": rendering,
-            "flow": flow,
-            "valid": valid,
-            "visible": valid,
-            "body_colour": np.zeros((n, 3, s // 4, s // 4), np.float16),
+            "rendering": rendering[:, None],
+            "flow": flow[:, None],
+            "valid": valid[:, None],
+            "visible": valid[:, None],
             "id": np.full(n, index),
         }
 
     def augment(self, batch: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         return {**batch, "image": np.clip(batch["image"] + rng.integers(-3, 4), 0, 255).astype(np.uint8)}
+
+
+class ToyTask(JointTask):
+    """Displacements alone, trunk included: squares have no joints."""
+
+    def loss(self, net, batch, progress):
+        return self._displacement_loss(net.displace(net.regressor.trunk(batch["image"]), batch["rendering"]), batch, progress)
+
+    def validate(self, net, batches, device):
+        return displacement_metrics_of(net, batches, device)
 
 
 def spec(seed=1, **kwargs):
@@ -113,7 +124,7 @@ def config(out, **kwargs):
 
 
 def trainer(out, **kwargs):
-    return Trainer(config(out, **kwargs), DisplacementTask(spec(), spec(seed=99)), say=lambda line: None)
+    return Trainer(config(out, **kwargs), ToyTask(spec(), spec(seed=99), None), say=lambda line: None)
 
 
 def test_learning_lowers_the_error(tmp_path):
@@ -173,12 +184,18 @@ def test_a_run_leaves_its_records(tmp_path):
 
 
 def test_export_of_the_best_weights(tmp_path, capsys):
-    trainer(tmp_path).run()
-    assert export_main([str(tmp_path / "best.pt"), "--out", str(tmp_path / "net.onnx")]) == 0
-    assert "agree to" in capsys.readouterr().out
-    net, record = load_trained(tmp_path / "best.pt")
-    assert record["seed"] == 1 and record["metrics"]["score"] > 0
-    assert set(load_weights(tmp_path / "best.pt")) == set(net.state_dict())
+    network = {"regressor": {"widths": [8, 32, 8, 8, 8], "hidden": 16}}  # as wide as the contract where it says so
+    trainer(tmp_path, steps=2, network=network).run()
+    assert export_main([str(tmp_path / "best.pt"), "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("agree to") == 2
+    assert export_main([str(tmp_path / "best.pt"), "--part", "regressor", "--out", str(tmp_path / "alone.onnx")]) == 0
+    check_pair(tmp_path / "alone.onnx", tmp_path / "displacement.onnx")
+    check_pair(tmp_path / "regressor.onnx", tmp_path / "displacement.onnx")
+    nets = {part: load_trained(tmp_path / "best.pt", part) for part in ("regressor", "displacement")}
+    for _, record in nets.values():
+        assert record["seed"] == 1 and record["metrics"]["score"] > 0
+    own = {f"{part}.{name}" for part, (net, _) in nets.items() for name in net.state_dict()}
+    assert set(load_weights(tmp_path / "best.pt")) == own
     with pytest.raises(AssetError, match="best.pt"):
         load_trained(tmp_path / "last.pt")
 

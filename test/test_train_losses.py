@@ -224,10 +224,12 @@ def test_the_guide_knows_the_person_by_its_colours():
 
 
 def test_mirrored_pairs_keep_picture_rendering_and_flow_together():
-    from densefit_ros.train.sources import DisplacementSource, mirror_pairs, mirrored_colour
+    from densefit_ros.train.sources import JointSource, mirror_pairs, mirrored_colour
 
-    source = DisplacementSource(seed=5, count=2, size=96, easy=1.0, subjects=4, degrees=8.0)
-    pairs = source.batch(1) | {"colour": source.body_colour(source.crops(0), 4)}
+    source = JointSource(seed=5, count=2, size=96, easy=1.0, subjects=4, starts=1, degrees=8.0)
+    made = source.batch(0)
+    pairs = {name: made[name][:, 0] for name in ("rendering", "flow", "valid", "visible")}
+    pairs |= {"image": made["image"], "colour": source.body_colour(source.crops(0), 4)}
     which = np.array([True, False])
     out = mirror_pairs(pairs, which)
     out["colour"][which] = mirrored_colour(pairs["colour"][which][..., ::-1])

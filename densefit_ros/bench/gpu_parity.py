@@ -69,15 +69,15 @@ def _frame(device: str) -> float:
 
 
 def _tensorrt(precision: str) -> float:
+    from ..displace.contract import DISPLACEMENT_CONTRACT
     from ..runtime.onnxruntime_backend import OnnxRuntime
     from ..runtime.tensorrt_backend import TensorRTRuntime
     from ..weights import weights_path
 
     path = weights_path("displacement.onnx")
     rng = np.random.default_rng(0)
-    rendering = rng.random((4, 192, 192, 10)).astype(np.float32)
-    rendering[:, :40] = 0
-    inputs = {"image": rng.integers(0, 256, (4, 192, 192, 3)).astype(np.uint8), "rendering": rendering}
+    inputs = {n: rng.random((4, *s.shape[1:])).astype(np.float32) for n, s in DISPLACEMENT_CONTRACT.inputs.items()}
+    inputs["rendering"][:, :40] = 0
     got, expected = (runtime(inputs)["flow"] for runtime in (TensorRTRuntime(path, precision), OnnxRuntime(path)))
     return float(np.abs(got - expected).mean())
 

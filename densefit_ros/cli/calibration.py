@@ -9,9 +9,11 @@ import numpy as np
 from ..body.assets import load_body
 from ..body.model import rest_joints
 from ..detect.contract import FINDER_CONTRACT, HEIGHT_PX, WIDTH_PX
-from ..displace.contract import DISPLACEMENT_CONTRACT, SIZE_PX
+from ..displace.contract import DISPLACEMENT_CONTRACT
 from ..regress.contract import REGRESSOR_CONTRACT
 from ..render.factory import make_renderer
+from ..runtime.onnxruntime_backend import OnnxRuntime
+from ..runtime.picture import IMAGE_FEATURES, SIZE_PX
 from ..runtime.protocol import NetworkContract
 from ..synth.backgrounds import load_backgrounds
 from ..synth.crops import make_crops
@@ -19,6 +21,7 @@ from ..synth.displacement import make_pairs
 from ..synth.engine import SynthEngine
 from ..synth.perturb import disturb
 from ..synth.scenes import make_scenes
+from ..weights import weights_path
 
 BATCH = 8
 SEED = 20
@@ -35,15 +38,18 @@ def feeds(network: NetworkContract, crops: int) -> Iterator[dict[str, np.ndarray
     body, batches = load_body(), -(-crops // BATCH)
     # One subject per batch or so: looks take turns as people do in front of a robot.
     engine = SynthEngine(body, make_renderer(body, "warp", "cpu"), load_backgrounds("train"), subjects=max(batches, 2))
+    encoder = OnnxRuntime(weights_path("regressor.onnx"))
     for index in range(batches):
         rng = np.random.default_rng([SEED, index])
         if network is FINDER_CONTRACT:
             yield {"image": make_scenes(rng, engine, BATCH, WIDTH_PX, HEIGHT_PX).rgb}
             continue
         batch = make_crops(rng, engine, BATCH, SIZE_PX)
+        picture = {"image": batch.rgb, "intrinsics": (batch.intrinsics / batch.size).astype(np.float32)}
         if network is REGRESSOR_CONTRACT:
-            yield {"image": batch.rgb, "intrinsics": (batch.intrinsics / batch.size).astype(np.float32)}
+            yield picture
         else:
+            seen = encoder(picture)
             start = disturb(rng, batch.params, rest_joints(body, batch.params.betas)[:, 0])
             pairs = make_pairs(rng, engine, batch, start)
-            yield {"image": pairs.image, "rendering": pairs.rendering}
+            yield {**{name: seen[name] for name in IMAGE_FEATURES}, "rendering": pairs.rendering}

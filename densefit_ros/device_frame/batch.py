@@ -12,7 +12,7 @@ import warp as wp
 
 from ..arena import Arena
 from ..body.skin import Skinner
-from ..displace.contract import GRID, RENDER_CHANNELS, SIZE_PX, STRIDE_PX
+from ..displace.contract import GRID, RENDER_CHANNELS, STRIDE_PX
 from ..displace.decode import DecodeOptions
 from ..displace.displacer import MIN_COLOUR
 from ..fit.options import FitOptions
@@ -22,6 +22,7 @@ from ..regress.decode import CONFIDENT_SIGMA
 from ..render.color_slots import ColorSlots
 from ..render.warp_engine import WarpEngine
 from ..render.warp_renderer import NEAR_M
+from ..runtime.picture import IMAGE_FEATURES, SIZE_PX
 from ..steps.priors import ESTIMATE_T_SIGMA_M
 from ..types import Crop
 from . import image_kernels, match_kernels, pose_kernels
@@ -111,10 +112,13 @@ class Batch:
         f = wp.float32
         rot6d, cam, rot_log_var = self._zeros(144 * n, f), self._zeros(n, wp.vec3), self._zeros(24 * n, f)
         uv, uv_log_var = self._zeros(24 * n, wp.vec2), self._zeros(24 * n, f)
+        shapes = {name: (n, *spec.shape[1:]) for name, spec in IMAGE_FEATURES.items()}
+        self._seen = {name: self._view(self._zeros(int(np.prod(shape)), f), *shape) for name, shape in shapes.items()}
         outputs = {
             "rot6d_rows": self._view(rot6d, n, 24, 6), "betas": self._view(down.betas, n, 10), "cam": self._view(cam, n, 3),
             "rot_log_var": self._view(rot_log_var, n, 24), "confidence": self._view(down.confidence, n),
             "joints_uv": self._view(uv, n, 24, 2), "joints_log_var": self._view(uv_log_var, n, 24),
+            **self._seen,
         }  # fmt: skip
         inputs = {"image": self._image(), "intrinsics": self._view(self._intrinsics, n, 4)}
         pelvis = pose_kernels.vec3(*map(float, body.joint_template[0]))
@@ -148,7 +152,7 @@ class Batch:
     def _displace(self) -> list[Callable[[], None]]:
         n = self.size
         self._flow, self._log_var = (self._zeros(n * c * GRID * GRID, wp.float32) for c in (2, 1))
-        inputs = {"image": self._image(), "rendering": self._view(self._rendering, n, SIZE_PX, SIZE_PX, RENDER_CHANNELS)}
+        inputs = {**self._seen, "rendering": self._view(self._rendering, n, SIZE_PX, SIZE_PX, RENDER_CHANNELS)}
         outputs = {"flow": self._view(self._flow, n, 2, GRID, GRID), "log_var": self._view(self._log_var, n, 1, GRID, GRID)}
         return [self.parts.displacer.bind(inputs, outputs, self.parts.stream)]
 

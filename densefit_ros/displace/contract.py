@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from ..runtime.picture import IMAGE_FEATURES, SIZE_PX
 from ..runtime.protocol import NetworkContract, TensorSpec
 
-SIZE_PX = 192
 STRIDE_PX = 4
 GRID = SIZE_PX // STRIDE_PX
 RENDER_CHANNELS = 10  # rgb 3, relative depth 1, normals 3, vertex colours 3
 
 DISPLACEMENT_CONTRACT = NetworkContract(
     "displacement",
-    inputs={
-        "image": TensorSpec((None, SIZE_PX, SIZE_PX, 3), "uint8"),
-        "rendering": TensorSpec((None, SIZE_PX, SIZE_PX, RENDER_CHANNELS), "float32"),
-    },
+    inputs={**IMAGE_FEATURES, "rendering": TensorSpec((None, SIZE_PX, SIZE_PX, RENDER_CHANNELS), "float32")},
     outputs={
         "flow": TensorSpec((None, 2, GRID, GRID), "float32"),
         "log_var": TensorSpec((None, 1, GRID, GRID), "float32"),

@@ -14,7 +14,7 @@ from ..types import Correspondences, Crop, DisplacementField, Surface
 class DecodeOptions:
     """Which cells become matches."""
 
-    max_sigma_px: float = 6.0  # crop px; less certain cells are dropped
+    max_sigma_px: float = 4.0  # crop px; less certain cells are dropped
     sigma_scale: float = 1.0  # factor on the predicted standard deviations
     depth_edge_m: float = 0.08  # a depth step within the 3x3 neighbourhood above this marks an occlusion boundary
     max_points: int = 1000  # per person

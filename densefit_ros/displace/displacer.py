@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import ShapeError
+from ..errors import AssetError, ShapeError
+from ..runtime.picture import IMAGE_FEATURES
 from ..runtime.protocol import Runtime, check_contract
-from ..types import Crop, DisplacementField, Surface
+from ..types import Crop, DisplacementField, ImageFeatures, Surface
 from .contract import DISPLACEMENT_CONTRACT, RENDER_CHANNELS, STRIDE_PX
 
 # Vertex colours mark the mask, so a truly black one is lifted by one grey level.
@@ -14,22 +15,39 @@ MIN_COLOUR = 1.0 / 255.0
 
 
 class Displacer:
-    """The displacement network behind any runtime.  Raises AssetError when the file is not a displacement network."""
+    """The displacement network behind any runtime, on the image features of ``encoder``, the regressor network.
 
-    def __init__(self, runtime: Runtime) -> None:
+    Raises AssetError when one of the files is another network.
+    """
+
+    def __init__(self, runtime: Runtime, encoder: Runtime) -> None:
         check_contract(runtime, DISPLACEMENT_CONTRACT)
-        self.runtime = runtime
+        for name, spec in IMAGE_FEATURES.items():
+            if name not in encoder.outputs:
+                raise AssetError(f"{encoder.path}: expected the output '{name}' {spec} of the regressor network")
+        self.runtime, self.encoder = runtime, encoder
 
-    def predict(self, crop: Crop, surface: Surface) -> DisplacementField:
-        """One field per person; ``surface`` is rendered into the crops.  Raises ShapeError when the two do not fit."""
+    def predict(self, crop: Crop, surface: Surface, seen: ImageFeatures | None = None) -> DisplacementField:
+        """One field per person; ``surface`` is rendered into the crops.
+
+        ``seen`` is what the encoder made of these crops already; without it, it looks at them now.  Raises ShapeError when
+        crops and surface do not fit.
+        """
         if surface.face_id.shape != crop.rgb.shape[:3]:
             raise ShapeError(f"surface {surface.face_id.shape} must be rendered at the crops' size {crop.rgb.shape[:3]}")
-        out = self.runtime({"image": crop.rgb, "rendering": pack_rendering(surface)})
+        seen = seen or self.look(crop.rgb)
+        out = self.runtime({"s4": seen.s4, "s8": seen.s8, "rendering": pack_rendering(surface)})
         return DisplacementField(out["flow"], out["log_var"], STRIDE_PX)
+
+    def look(self, rgb: np.ndarray) -> ImageFeatures:
+        """Features of crops (P,S,S,3) uint8."""
+        # The trunk does not read the intrinsics; any will do.
+        out = self.encoder({"image": rgb, "intrinsics": np.ones((len(rgb), 4), np.float32)})
+        return ImageFeatures(out["s4"], out["s8"])
 
 
 def pack_rendering(surface: Surface) -> np.ndarray:
-    """The network's second input, (P,h,w,10) float32: rgb, relative depth in m, normals, vertex colours.
+    """The network's last input, (P,h,w,10) float32: rgb, relative depth in m, normals, vertex colours.
 
     Depth is relative to its mean over the person's pixels; everything is 0 on the background.
     """

@@ -1,7 +1,7 @@
-"""The displacement network: image and rendering in, one 2D displacement and its variance per 4x4 crop pixels out.
+"""The displacement network: image features and rendering in, one 2D displacement and its variance per 4x4 crop pixels out.
 
-The picture is read alone, by the trunk that the regressor has too (:mod:`densefit_ros.runtime.torch_trunk`); the rendering
-by an encoder of its own, which sees the picture's edges from a quarter and what the trunk makes of it from an eighth of the
+The picture was read already, by the trunk of the regressor (:mod:`densefit_ros.runtime.torch_trunk`); the rendering is read by
+an encoder of its own, which sees the picture's edges from a quarter and what the trunk makes of it from an eighth of the
 resolution on.  There every cell of the rendering asks every cell of the picture whether it shows the same point of the
 body (softmax of feature products; Xu et al., "GMFlow", CVPR 2022, use it for optical flow) and takes along what it finds
 there.  Convolutions then refine the answer to a quarter of the resolution.
@@ -15,7 +15,6 @@ ONNX Runtime.  Widths are multiples of 16, the block of its AVX-512 kernels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -23,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..runtime.torch_blocks import Residual, bounded, conv, double, fuse
-from ..runtime.torch_trunk import BLOCKS, NECK, WIDTHS, WORKING_SIZE_PX, Features, Trunk, reduced
+from ..runtime.torch_trunk import NECK, WIDTHS
 
-# Standard deviations outside [0.2, 33] crop px carry no information at 192 px: the bounds keep the likelihood finite.
+# Standard deviations outside [0.2, 33] crop px carry no information: the bounds keep the likelihood finite.
 LOG_VAR_MIN, LOG_VAR_MAX = -3.2, 7.0
 _RAW_START = 0.4  # a fresh network claims a standard deviation of about 5 px
 _FLOW_UNIT_PX = 8.0  # the last layer works in units of a typical displacement
@@ -37,31 +36,29 @@ _FOUND_CHANNELS = 16
 
 
 class DisplacementNet(nn.Module):
-    """forward(image (P,S,S,3) uint8, rendering (P,S,S,10) float32) -> flow (P,2,S/4,S/4) crop px, log_var (P,1,S/4,S/4).
+    """forward(s4, s8, rendering (P,S,S,10) float32) -> flow (P,2,S/4,S/4) crop px, log_var (P,1,S/4,S/4).
 
-    Rendering channels: rgb in [0,1], depth relative to the person's mean in m, unit normals, vertex colours in [0,1];
-    the mask is where vertex colours are non-zero.  S is a multiple of 32.  A fresh network predicts zero flow.
-    ``fused`` builds the inference form, with batch normalisation folded into the convolutions.
+    ``s4`` and ``s8`` are the trunk's of the picture.  Rendering channels: rgb in [0,1], depth relative to the person's mean
+    in m, unit normals, vertex colours in [0,1]; the mask is where vertex colours are non-zero.  S is a multiple of 32.  A
+    fresh network predicts zero flow.  ``fused`` builds the inference form, with batch normalisation folded into the
+    convolutions.
     """
 
     def __init__(
         self,
-        widths: Sequence[int] = WIDTHS,
-        blocks: Sequence[int] = BLOCKS,
+        fine: int = WIDTHS[1],
         neck: int = NECK,
         rendering: Sequence[int] = (16, 32, 64, 96, 96),
         match: int = 32,
-        size: int = WORKING_SIZE_PX,
         fused: bool = False,
     ) -> None:
+        """``fine`` and ``neck`` are the trunk's widths[1] and neck."""
         super().__init__()
         r0, r1, r2, r3, r4 = rendering
-        self.config = {"widths": list(widths), "blocks": list(blocks), "neck": neck, "rendering": list(rendering)}
-        self.config |= {"match": match, "size": size}
-        self.trunk = Trunk(widths, blocks, neck, size)
+        self.config = {"fine": fine, "neck": neck, "rendering": list(rendering), "match": match}
         self.render2 = conv(_RENDER_CHANNELS + 1, r0, 3, 2)
         self.render4 = conv(r0, r1, 3, 2)
-        self.render8 = nn.Sequential(conv(r1 + widths[1], r2, 3, 2), Residual(r2))
+        self.render8 = nn.Sequential(conv(r1 + fine, r2, 3, 2), Residual(r2))
         self.both8 = conv(r2 + 2 * neck, r2)
         self.both16 = nn.Sequential(conv(r2, r3, 3, 2), Residual(r3))
         self.both32 = nn.Sequential(conv(r3, r4, 3, 2), Residual(r4))
@@ -71,7 +68,7 @@ class DisplacementNet(nn.Module):
         self.key = nn.Conv2d(2 * neck, match, 1)
         self.value = nn.Conv2d(2 * neck, _FOUND_CHANNELS, 1)
         self.found8 = conv(r2 + 3 + _FOUND_CHANNELS, r2)
-        self.up4 = conv(r2 + 3 + r1 + widths[1], r1)
+        self.up4 = conv(r2 + 3 + r1 + fine, r1)
         self.head = nn.Conv2d(r1, 3, 1)
         self.gate = nn.Parameter(torch.zeros(1))  # how much of the coarse match reaches the output
         nn.init.zeros_(self.head.weight)
@@ -83,30 +80,22 @@ class DisplacementNet(nn.Module):
         """Take the inference form, in place: normalisation folded."""
         return fuse(self)
 
-    def forward(self, image: Tensor, rendering: Tensor) -> tuple[Tensor, Tensor]:
-        """Crops larger than ``size`` are answered from smaller copies, on their own grid and in their own pixels."""
-        side = image.shape[1]
-        flow, log_var, _ = self.answer(self.trunk(image), self.normalise(rendering))
-        if side <= self.trunk.size:
-            return flow, log_var
-        zoom, grid = side / self.trunk.size, (side // 4, side // 4)
-        flow = zoom * F.interpolate(flow, grid, mode="bilinear", align_corners=False)
-        log_var = F.interpolate(log_var, grid, mode="bilinear", align_corners=False) + 2.0 * math.log(zoom)
-        return flow, log_var
+    def forward(self, s4: Tensor, s8: Tensor, rendering: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        return self.answer(s4, s8, rendering)[:2]
 
-    def answer(self, image: Features, planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """From the trunk's features and :meth:`normalise`'s planes: flow, log_var and the matching step's scores
-        (P,N,N) over the N = (S/8)^2 cells, which training asks for."""
-        own4 = self.render4(self.render2(planes))
-        own8 = self.render8(torch.cat([own4, image.s4], 1))
-        s8 = self.both8(torch.cat([own8, image.s8], 1))
-        s16 = self.both16(s8)
-        s16 = self.up16(torch.cat([double(self.both32(s16)), s16], 1))
-        s8 = self.up8(torch.cat([double(s16), s8], 1))
-        matched, found, scores = self._match(self.query(s8), self.key(image.s8), self.value(image.s8))
-        s8 = self.found8(torch.cat([s8, matched.to(s8.dtype), found.to(s8.dtype)], 1))
+    def answer(self, s4: Tensor, s8: Tensor, rendering: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``forward``, and the matching step's scores (P,N,N) over the N = (S/8)^2 cells, which training asks for."""
+        own4 = self.render4(self.render2(self.normalise(rendering)))
+        own8 = self.render8(torch.cat([own4, s4], 1))
+        x8 = self.both8(torch.cat([own8, s8], 1))
+        x16 = self.both16(x8)
+        x16 = self.up16(torch.cat([double(self.both32(x16)), x16], 1))
+        x8 = self.up8(torch.cat([double(x16), x8], 1))
+        matched, found, scores = self._match(self.query(x8), self.key(s8), self.value(s8))
+        x8 = self.found8(torch.cat([x8, matched.to(x8.dtype), found.to(x8.dtype)], 1))
         matched = F.interpolate(matched, scale_factor=2.0, mode="bilinear", align_corners=False)
-        out = self.head(self.up4(torch.cat([double(s8), matched.to(s8.dtype), own4, image.s4], 1))).float()
+        out = self.head(self.up4(torch.cat([double(x8), matched.to(x8.dtype), own4, s4], 1))).float()
         flow = _FLOW_UNIT_PX * out[:, :2] + MATCH_STRIDE_PX * self.gate * matched[:, :2]
         return flow, bounded(out[:, 2:] + _RAW_START, LOG_VAR_MIN, LOG_VAR_MAX), scores
 
@@ -136,13 +125,11 @@ class DisplacementNet(nn.Module):
             found = got[..., 3:].transpose(1, 2).unflatten(2, (rows, columns))
         return matched, found, scores
 
-    def normalise(self, rendering: Tensor) -> Tensor:
-        """(P,S,S,10) to the (P,11,s,s) planes that the convolutions see, s at most ``size``; zero on the
-        rendering's background, and in proportion where a pixel is partly background."""
+    @staticmethod
+    def normalise(rendering: Tensor) -> Tensor:
+        """(P,S,S,10) to the (P,11,S,S) planes that the convolutions see; zero on the rendering's background."""
         r = rendering.permute(0, 3, 1, 2)
         mask = (r[:, 7:10].sum(1, keepdim=True) > 0).float()
-        # Reduced before anything else is done to them: at full size the arithmetic took as long as half of the network.
-        r, mask = reduced(r, self.trunk.size), reduced(mask, self.trunk.size)
         own = (r[:, 0:3] - 0.45 * mask) * 4.0
         depth = (r[:, 3:4] / _DEPTH_UNIT_M).clamp(-4.0, 4.0)
         colours = (r[:, 7:10] - 0.5 * mask) * 3.0

@@ -19,7 +19,8 @@ from ..fit.priors import PosePrior, make_prior
 from ..fit.priors.flow import D, FlowPrior, estimate_context
 from ..fit.solver import Fitter
 from ..geometry import crop as crops
-from ..models import CROP_SIZE_PX, Models
+from ..models import Models
+from ..runtime.picture import SIZE_PX
 from ..steps.priors import ESTIMATE_T_SIGMA_M, KEYPOINT_ROT_SIGMA_RAD, estimate_sigmas
 from ..synth.perturb import disturb
 from ..types import BodyParams, Crop, Estimate, FitStatus
@@ -108,9 +109,11 @@ class Harness:
     def first_estimate(self, sample: Sample) -> tuple[Crop, Estimate]:
         """The window of the sample's box, and the body estimated in it."""
         square = crops.square_around(sample.box_xywh, self._models.config.render.crop_margin)
-        crop = crops.extract(sample.image(), square[None], CROP_SIZE_PX)
+        rgb = sample.image()
+        crop = crops.extract(rgb, square[None], SIZE_PX)
         if self._degrees is None:
-            return crop, self._models.estimator.estimate(crop, sample.camera)
+            own = crops.at_size(rgb, crop, self._models.estimator.size_px)
+            return crop, self._models.estimator.estimate(own, sample.camera)
         truth = sample.truth.params
         if truth is None:
             raise ConfigError(f"disturbed starts need the true parameters, which {self._dataset.name} does not have")

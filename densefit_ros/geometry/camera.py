@@ -44,7 +44,10 @@ def project(camera: Camera, xyz_m: np.ndarray) -> np.ndarray:
     """Camera-frame points to pixels.  (...,3) m -> (...,2) px.  Points at z <= 0 give NaN."""
     z = xyz_m[..., 2]
     z = np.where(z > 0, z, np.nan)
-    return np.stack([camera.fx * xyz_m[..., 0] / z + camera.cx, camera.fy * xyz_m[..., 1] / z + camera.cy], -1)
+    uv = np.empty((*xyz_m.shape[:-1], 2), np.result_type(z, np.float32))
+    uv[..., 0] = camera.fx * xyz_m[..., 0] / z + camera.cx
+    uv[..., 1] = camera.fy * xyz_m[..., 1] / z + camera.cy
+    return uv
 
 
 def crop_camera(camera: Camera, image_from_crop: np.ndarray, size: int) -> Camera:

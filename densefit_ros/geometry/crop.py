@@ -53,6 +53,14 @@ def extract(rgb: np.ndarray, squares_xywh: np.ndarray, size: int) -> Crop:
     return Crop(out, inside, affine, size)
 
 
+def at_size(rgb: np.ndarray, crop: Crop, size: int) -> Crop:
+    """The windows of ``crop``, which was cut from ``rgb``, at another resolution."""
+    if size == crop.size:
+        return crop
+    sides = crop.image_from_crop[:, 0, 0] * crop.size
+    return extract(rgb, np.column_stack([crop.image_from_crop[:, :, 2], sides, sides]), size)
+
+
 def _prefilter(rgb: np.ndarray, m: np.ndarray, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     factor = int(m[0, 0])
     if factor < 2:

@@ -96,16 +96,13 @@ def _quat_parts(rotmat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Four candidate quaternions (Shepperd 1978), each scaled by 4 times one component; take the best conditioned.
     x, y, z = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
     xy, xz, yz = m[..., 0, 1] + m[..., 1, 0], m[..., 0, 2] + m[..., 2, 0], m[..., 1, 2] + m[..., 2, 1]
-    cand = np.stack(
-        [
-            np.stack([1 + m00 + m11 + m22, x, y, z], -1),
-            np.stack([x, 1 + m00 - m11 - m22, xy, xz], -1),
-            np.stack([y, xy, 1 - m00 + m11 - m22, yz], -1),
-            np.stack([z, xz, yz, 1 - m00 - m11 + m22], -1),
-        ],
-        -2,
-    )  # fmt: skip
-    best = np.argmax(np.stack([m00 + m11 + m22, m00, m11, m22], -1), -1)
+    cand = np.empty((*m.shape[:-2], 4, 4), m.dtype)
+    diagonal = 1 + m00 + m11 + m22, 1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22
+    for i, value in enumerate(diagonal):
+        cand[..., i, i] = value
+    for i, j, value in ((0, 1, x), (0, 2, y), (0, 3, z), (1, 2, xy), (1, 3, xz), (2, 3, yz)):
+        cand[..., i, j] = cand[..., j, i] = value
+    best = np.argmax(np.stack(diagonal, -1), -1)  # the largest component: its square is a quarter of the diagonal's entry
     q = np.take_along_axis(cand, best[..., None, None], -2)[..., 0, :]
     q = q / np.linalg.norm(q, axis=-1, keepdims=True)
     return q[..., :1], q[..., 1:]

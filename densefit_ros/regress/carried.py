@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..runtime.picture import SIZE_PX
 from ..types import NUM_JOINTS, BodyParams, Camera, Crop, Estimate
 
 
@@ -13,6 +14,7 @@ class CarriedEstimator:
     """The "first estimate" of a track is its prediction, without any pull of its own; unknown windows are nobody."""
 
     name = "external"
+    size_px = SIZE_PX  # whatever is at hand: it looks at nothing
 
     def estimate(self, crop: Crop, camera: Camera, warm: Sequence[BodyParams] = ()) -> Estimate:
         """One row per window: ``warm`` for the first ``len(warm)``, and confidence 0 for the others."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from ..runtime.picture import IMAGE_FEATURES, SIZE_PX
 from ..runtime.protocol import NetworkContract, TensorSpec
-
-SIZE_PX = 192
 
 REGRESSOR_CONTRACT = NetworkContract(
     "regressor",
@@ -21,5 +20,6 @@ REGRESSOR_CONTRACT = NetworkContract(
         "feature": TensorSpec((None, None), "float32"),
         "joints_uv": TensorSpec((None, 24, 2), "float32"),  # joint positions over the crop's side minus 0.5
         "joints_log_var": TensorSpec((None, 24), "float32"),  # log of variance per component, in (crop side)^2
+        **IMAGE_FEATURES,
     },
 )

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..runtime.torch_blocks import bounded, fuse
-from ..runtime.torch_trunk import BLOCKS, NECK, WIDTHS, WORKING_SIZE_PX, Features, Trunk
+from ..runtime.torch_trunk import BLOCKS, NECK, WIDTHS, Features, Trunk
 
 NUM_JOINTS = 24
 ROT_LOG_VAR_MIN, ROT_LOG_VAR_MAX = 2 * math.log(0.02), 2 * math.log(2.0)
@@ -37,7 +37,10 @@ class RegressorNet(nn.Module):
     standing upright in front of the camera, arms hanging.  ``fused`` builds the inference form.
     """
 
-    OUTPUTS = ("rot6d_rows", "betas", "cam", "rot_log_var", "confidence", "feature", "joints_uv", "joints_log_var", "joints_z")
+    OUTPUTS = (
+        "rot6d_rows", "betas", "cam", "rot_log_var", "confidence", "feature", "joints_uv", "joints_log_var", "s4", "s8",
+        "joints_z",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -45,12 +48,11 @@ class RegressorNet(nn.Module):
         blocks: Sequence[int] = BLOCKS,
         neck: int = NECK,
         hidden: int = 256,
-        size: int = WORKING_SIZE_PX,
         fused: bool = False,
     ) -> None:
         super().__init__()
-        self.config = {"widths": list(widths), "blocks": list(blocks), "neck": neck, "hidden": hidden, "size": size}
-        self.trunk = Trunk(widths, blocks, neck, size)
+        self.config = {"widths": list(widths), "blocks": list(blocks), "neck": neck, "hidden": hidden}
+        self.trunk = Trunk(widths, blocks, neck)
         self.maps = nn.Conv2d(2 * neck, 2 * NUM_JOINTS, 1)  # per joint: attention, depth relative to the pelvis
         self.values = nn.Conv2d(2 * neck, neck, 1)
         self.guide: nn.Module | None = nn.Conv2d(2 * neck, 4, 1)
@@ -84,7 +86,8 @@ class RegressorNet(nn.Module):
         """As ``forward``, from the trunk's features."""
         s8 = features.s8
         maps, values = self.maps(s8), self.values(s8)
-        outputs = self.read_out(maps.float(), values.float(), features.s32.float(), intrinsics)
+        *outputs, z = self.read_out(maps.float(), values.float(), features.s32.float(), intrinsics)
+        outputs = (*outputs, features.s4, s8, z)  # the displacement network reads s4 and s8
         return (*outputs, maps[:, :NUM_JOINTS].float(), self.guide(s8).float()) if guided else outputs
 
     def read_out(self, maps: Tensor, values: Tensor, coarse: Tensor, intrinsics: Tensor) -> tuple[Tensor, ...]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 
 from ..errors import ShapeError
+from ..runtime.picture import SIZE_PX
 from ..runtime.protocol import Runtime, check_contract
-from ..types import BodyParams, Camera, Crop, Estimate
-from .contract import REGRESSOR_CONTRACT, SIZE_PX
+from ..types import BodyParams, Camera, Crop, Estimate, ImageFeatures
+from .contract import REGRESSOR_CONTRACT
 from .decode import RestBody, crop_intrinsics, decode
 
 
 class NetworkRegressor:
     """The regressor network behind any runtime.
 
-    The estimate carries the network's own standard deviation of every joint rotation (``rot_sigma_rad``) and, with
-    ``keypoints``, its 2D joints as evidence for the fit.  Raises AssetError when the file is another network.
+    The estimate carries the network's own standard deviation of every joint rotation (``rot_sigma_rad``), what its trunk
+    sees, which the displacement network reads too, and, with ``keypoints``, its 2D joints as evidence for the fit.  Raises
+    AssetError when the file is another network.
     """
+
+    size_px = SIZE_PX
 
     def __init__(self, body: RestBody, runtime: Runtime, keypoints: bool = True) -> None:
         check_contract(runtime, REGRESSOR_CONTRACT)
@@ -35,4 +39,5 @@ class NetworkRegressor:
         intrinsics = crop_intrinsics(camera, crop.image_from_crop, crop.size)
         outputs = self.runtime({"image": crop.rgb, "intrinsics": intrinsics})
         result = decode(outputs, self._body, camera, crop.image_from_crop, crop.size)
+        result = dataclasses.replace(result, seen=ImageFeatures(outputs["s4"], outputs["s8"]))
         return result if self._keypoints else dataclasses.replace(result, keypoints=None)

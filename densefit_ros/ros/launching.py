@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,17 @@ from .params import words
 
 # Topics that a node listens to when asked: name in the node, and the parameter's value that asks for it.
 _OPTIONAL: dict[str, Any] = {"depth": True, "detections": True, "keypoints": "keypoints", "densepose": True, "initial": True}
+
+
+def check_spelling(given: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ConfigError for a ``name:=value`` whose name looks like a known argument and is none.
+
+    launch takes arguments of any name without a word.  Names like none of ours may be meant for a launch file around this one.
+    """
+    for name in (text.partition(":=")[0] for text in given if ":=" in text):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+        if near and name not in known:
+            raise ConfigError(f"no launch argument '{name}': did you mean {near[0]}? (ros2 launch ... --show-args lists all)")
 
 
 @dataclass(frozen=True)

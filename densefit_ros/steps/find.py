@@ -10,6 +10,7 @@ import numpy as np
 from ..config import Config
 from ..errors import ShapeError
 from ..evidence.keypoints import boxes_of_keypoints, of_boxes
+from ..geometry import crop as crops
 from ..geometry.camera import project
 from ..models import Models
 from ..render.appearance import neutral_appearance
@@ -60,11 +61,15 @@ def mesh_boxes(models: Models, tracks: Sequence[Track], camera: Camera) -> np.nd
 
 def box_of(uv: np.ndarray) -> np.ndarray:
     """Smallest box x, y, w, h around points (N,2) px, NaN ignored; all NaN gives zeros."""
-    uv = uv[np.isfinite(uv).all(-1)]
-    if not len(uv):
+    # Column by column: NumPy takes ten times as long over pairs (0.5 ms a mesh).
+    u, v = np.ascontiguousarray(uv[:, 0]), np.ascontiguousarray(uv[:, 1])
+    known = np.isfinite(u) & np.isfinite(v)
+    if not known.all():
+        u, v = u[known], v[known]
+    if not len(u):
         return np.zeros(4, np.float32)
-    low = uv.min(0)
-    return np.concatenate([low, uv.max(0) - low]).astype(np.float32)
+    left, top = u.min(), v.min()
+    return np.array([left, top, u.max() - left, v.max() - top], np.float32)
 
 
 def newcomers(
@@ -123,7 +128,8 @@ def first_estimate(models: Models, crop: Crop, frame: Frame, tracks: Sequence[Tr
     warm = [t.params for t in tracks]
     if frame.keypoints is not None:
         return models.lifting.estimate(of_boxes(frame.keypoints, boxes), crop, frame.camera, warm)
-    return models.estimator.estimate(crop, frame.camera, warm=warm)
+    own = crops.at_size(frame.rgb, crop, models.estimator.size_px)
+    return models.estimator.estimate(own, frame.camera, warm=warm)
 
 
 def admit(
@@ -163,4 +169,5 @@ def take_estimate(estimate: Estimate, kept: Sequence[int]) -> Estimate:
         feature=None if estimate.feature is None else estimate.feature[k],
         rot_sigma_rad=None if estimate.rot_sigma_rad is None else estimate.rot_sigma_rad[k],
         sources=tuple(estimate.sources[i] for i in k) if estimate.sources else (),
+        seen=None if estimate.seen is None else estimate.seen.take(k),
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +16,6 @@ from ..displace.decode import decode
 from ..displace.displacer import Displacer
 from ..fit.options import Anchor
 from ..fit.solver import Fitter
-from ..runtime.onnxruntime_backend import OnnxRuntime
 from ..synth.displacement import make_pairs
 from ..synth.perturb import disturb
 from ..types import Crop, Surface
@@ -45,10 +43,9 @@ def neutralised(surface: Surface, names: Sequence[str]) -> Surface:
     return dataclasses.replace(surface, **changes)
 
 
-def evaluate_ablation(path: Path, people: int, backgrounds: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
+def evaluate_ablation(displacer: Displacer, people: int, backgrounds: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     """Per variant: EPE over visible cells, that of zero displacement, and vertex error after one fit."""
     source = _People(SEED, _BATCH, held_out=True, backgrounds=backgrounds)
-    displacer = Displacer(OnnxRuntime(path))
     fitter = Fitter(source.body, max_persons=_BATCH)
     fields: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in VARIANTS}
     errors: dict[str, list[np.ndarray]] = {name: [] for name in ("start", *VARIANTS)}

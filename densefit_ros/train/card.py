@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AssetError
+from ..runtime.picture import SIZE_PX
 from .reliability import calibration_error
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -99,8 +100,8 @@ def _samples(r: dict[str, Any]) -> int:
 def _command(r: dict[str, Any]) -> str:
     config = r["config"]
     flags = [f"--{n.replace('_', '-')} {_text(config[n])}" for n in _FLAGS if config.get(n) not in (None, "")]
-    data = shlex.quote(json.dumps(config["data"]))
-    return f"densefit train {config['task']} --out {r['out']} {' '.join(flags)} --data {data}"
+    objects = [f"--{n} {shlex.quote(json.dumps(config[n]))}" for n in ("network", "data") if config.get(n)]
+    return " ".join([f"densefit train {config['task']} --out {r['out']}", *flags, *objects])
 
 
 def _text(value: Any) -> str:
@@ -108,7 +109,7 @@ def _text(value: Any) -> str:
 
 
 _REGRESSOR_HEAD = (
-    "MPJPE mm", "PVE mm", "joint angle deg", "root angle deg", "2D joints px of 192", "PCK@0.1",
+    "MPJPE mm", "PVE mm", "joint angle deg", "root angle deg", f"2D joints px of {SIZE_PX}", "PCK@0.1",
     "relative depth error", "rotation z^2 (1: calibrated)", "person or none told",
 )  # fmt: skip
 

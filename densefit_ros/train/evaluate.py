@@ -23,6 +23,7 @@ from ..fit.solver import Fitter
 from ..geometry import so3
 from ..regress.decode import decode as decode_estimate
 from ..runtime.onnxruntime_backend import OnnxRuntime
+from ..runtime.picture import check_pair
 from ..synth.crops import CropBatch
 from ..synth.displacement import DisplacementPairs, make_pairs
 from ..synth.perturb import disturb
@@ -96,7 +97,7 @@ def parameter_errors(
 
 
 def evaluate_displacement(
-    path: Path,
+    displacer: Displacer,
     people: int,
     degrees: float | None,
     backgrounds: Sequence[str] | None = None,
@@ -107,7 +108,6 @@ def evaluate_displacement(
     ``curves`` receives the reliability of the stated standard deviations, by the kind of start.
     """
     source = _People(SEED, _BATCH, held_out=True, backgrounds=backgrounds)
-    displacer = Displacer(OnnxRuntime(path))
     fitter = Fitter(source.body, max_persons=_BATCH)
     fields: list[tuple[np.ndarray, ...]] = []
     cells = Pool()
@@ -160,6 +160,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     displacement = args.displacement or weights_path("displacement.onnx")
     regressor = args.regressor or weights_path("regressor.onnx")
+    check_pair(regressor, displacement)
+    displacer = Displacer(OnnxRuntime(displacement), OnnxRuntime(regressor))
     shared, curves = {"people": args.people, "backgrounds": args.backgrounds}, {}
     result: dict[str, Any] = {"seed": SEED}
     if "regressor" in args.only:
@@ -167,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     if "displacement" in args.only:
         curves["displacement"] = {}
         for name, degrees in (("mixed", None), ("4_deg", 4.0), ("10_deg", 10.0)):
-            numbers = evaluate_displacement(displacement, degrees=degrees, curves=curves["displacement"], **shared)
+            numbers = evaluate_displacement(displacer, degrees=degrees, curves=curves["displacement"], **shared)
             result[f"displacement_{name}"] = numbers
     before = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {}
     if curves:
@@ -175,11 +177,11 @@ def main(argv: list[str] | None = None) -> int:
     if "ablation" in args.only:
         from .ablation import evaluate_ablation
 
-        result["ablation"] = evaluate_ablation(displacement, **shared)
+        result["ablation"] = evaluate_ablation(displacer, **shared)
     if "together" in args.only:
         from .together import evaluate_together
 
-        result["together"] = evaluate_together(displacement, **shared)
+        result["together"] = evaluate_together(displacer, **shared)
     result = _rounded(result)
     print(json.dumps({k: v for k, v in result.items() if k != "reliability"}, indent=2))
     if args.json:

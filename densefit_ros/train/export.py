@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import sys
@@ -21,12 +22,14 @@ from ..errors import AssetError
 from ..regress.contract import REGRESSOR_CONTRACT
 from ..regress.network import RegressorNet
 from ..runtime.onnxruntime_backend import OnnxRuntime
+from ..runtime.picture import trunk_mark
 from ..runtime.protocol import check_contract
+from .grow import without_copies
 from .loop import _load
 
 OPSET = 17  # the oldest that has every operator used here: read by TensorRT 8.5 and ONNX Runtime 1.12 on
 _EXTRA_OUTPUTS = {
-    "regressor": RegressorNet.OUTPUTS[:-1],
+    "regressor": RegressorNet.OUTPUTS[:-1],  # without joints_z
     "displacement": ("flow", "log_var"),
     "finder": FinderNet.OUTPUTS,
 }
@@ -35,6 +38,7 @@ _NETWORKS = {
     "displacement": (DisplacementNet, DISPLACEMENT_CONTRACT),
     "finder": (FinderNet, FINDER_CONTRACT),
 }
+PARTS = ("regressor", "displacement")  # of a run of both
 # float32 sums in another order: one part in 10^4 of the outputs' scale, which is 10 px and 1 rad.
 PARITY = 2e-3
 
@@ -98,15 +102,15 @@ def parity(net: nn.Module, runtime: Any, task: str, persons: int = 3) -> float:
 
 def _example(task: str, persons: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(persons)
-    shape = _NETWORKS[task][1].inputs["image"].shape[1:]
-    image = torch.randint(0, 256, (persons, *shape), generator=generator, dtype=torch.uint8)
-    if task == "finder":
-        return {"image": image}
+    shapes = {name: (persons, *spec.shape[1:]) for name, spec in _NETWORKS[task][1].inputs.items()}
+    if task == "displacement":
+        inputs = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
+        inputs["rendering"][:, :40] = 0
+        return inputs
+    inputs = {"image": torch.randint(0, 256, shapes["image"], generator=generator, dtype=torch.uint8)}
     if task == "regressor":
-        return {"image": image, "intrinsics": torch.tensor([[3.0, 3.0, 0.4, 0.6]]).repeat(persons, 1)}
-    rendering = torch.rand((persons, *shape[:2], 10), generator=generator)
-    rendering[:, :40] = 0
-    return {"image": image, "rendering": rendering}
+        inputs["intrinsics"] = torch.tensor([[3.0, 3.0, 0.4, 0.6]]).repeat(persons, 1)
+    return inputs
 
 
 def _annotate(path: Path, metadata: dict[str, str]) -> None:
@@ -128,35 +132,53 @@ def _annotate(path: Path, metadata: dict[str, str]) -> None:
 
 
 def load_trained(path: Path, part: str = "") -> tuple[nn.Module, dict[str, Any]]:
-    """Network and record of a best.pt; ``part`` names the network to take out of a joint run's.  Raises AssetError."""
+    """Network and record of a best.pt; ``part`` names the network to take out of a run of both.
+
+    The record's ``trunk`` is the mark of the image trunk that a part belongs to.  Raises AssetError.
+    """
     record = _load(path, "cpu")
-    if record.get("task") == "joint":
-        if part not in ("regressor", "displacement"):
-            raise AssetError(f"{path}: a joint run holds a regressor and a displacement network; say which (got {part!r})")
-        weights = {k.removeprefix(f"{part}."): v for k, v in record["weights"].items() if k.startswith(f"{part}.")}
-        record = {**record, "task": part, "network": record["network"][part], "weights": weights}
+    weights = without_copies(record.get("weights", {}))
+    if any(name.startswith("displacement.") for name in weights):
+        if part not in PARTS:
+            raise AssetError(f"{path}: this run holds a regressor and a displacement network; say which (got {part!r})")
+        trunk = {k: v.numpy() for k, v in weights.items() if k.startswith("regressor.trunk.") and v.dtype.is_floating_point}
+        weights = {k.removeprefix(f"{part}."): v for k, v in weights.items() if k.startswith(f"{part}.")}
+        record = {**record, "task": part, "network": record["network"][part], "trunk": trunk_mark(trunk)}
+    record["weights"] = weights
     if record.get("task") not in _NETWORKS:
         raise AssetError(f"{path}: expected a best.pt of a training run, got keys {sorted(record)[:5]}")
-    network = {k: v for k, v in record["network"].items() if k != "fused"}
-    net = _NETWORKS[record["task"]][0](**network)
+    kind = _NETWORKS[record["task"]][0]
+    # Runs up to the crops of 128 px wrote arguments of the trunk down for the displacement network too, and crops' sizes.
+    known = inspect.signature(kind).parameters
+    net = kind(**{k: v for k, v in record["network"].items() if k in known and k != "fused"})
     net.load_state_dict(record["weights"])
     return net.eval(), record
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``densefit export CHECKPOINT --out FILE.onnx``."""
+    """``densefit export CHECKPOINT --out FILE.onnx|FOLDER``."""
     parser = argparse.ArgumentParser(prog="densefit export", description="Write a trained network as ONNX, with a parity check.")
     parser.add_argument("checkpoint", type=Path, help="best.pt of a training run")
-    parser.add_argument("--out", type=Path, required=True, help="the .onnx file to write")
-    parser.add_argument("--part", choices=("regressor", "displacement"), default="", help="which network of a joint run")
+    parser.add_argument("--out", type=Path, required=True, help="the .onnx file to write; of a run of both networks, the folder")
+    parser.add_argument("--part", choices=PARTS, default="", help="one network alone of a run of both")
     args = parser.parse_args(argv)
-    net, record = load_trained(args.checkpoint, args.part)
-    metadata = {"seed": str(record["seed"]), "commit": record["commit"], "step": str(record["step"]), "licence": "Apache-2.0"}
-    metadata["validation"] = json.dumps({k: round(v, 4) for k, v in record["metrics"].items()})
-    difference = export(net, record["task"], args.out, metadata)
-    what = f"{record['task']}, step {record['step']}, {args.out.stat().st_size / 1e6:.1f} MB"
-    print(f"{args.out}: {what}, torch and ONNX Runtime agree to {difference:.1e}")
+    if args.part or args.out.suffix == ".onnx":
+        _export_one(args.checkpoint, args.part, args.out)
+    else:
+        for part in PARTS:
+            _export_one(args.checkpoint, part, args.out / f"{part}.onnx")
     return 0
+
+
+def _export_one(checkpoint: Path, part: str, out: Path) -> None:
+    net, record = load_trained(checkpoint, part)
+    metadata = {"seed": str(record["seed"]), "commit": record["commit"], "step": str(record["step"]), "licence": "Apache-2.0"}
+    if "trunk" in record:
+        metadata["trunk"] = record["trunk"]
+    metadata["validation"] = json.dumps({k: round(v, 4) for k, v in record["metrics"].items()})
+    difference = export(net, record["task"], out, metadata)
+    what = f"{record['task']}, step {record['step']}, {out.stat().st_size / 1e6:.1f} MB"
+    print(f"{out}: {what}, torch and ONNX Runtime agree to {difference:.1e}")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ def take_over(net: nn.Module, weights: dict[str, Tensor]) -> None:
 
     A smaller trunk grows.  Raises ValueError when the checkpoint holds something else.
     """
+    weights = without_copies(weights)
     parts = [name for name in ("regressor", "displacement") if hasattr(net, name)]
     joint = any(name.startswith("regressor.") for name in weights)
     if joint and not parts:
@@ -56,18 +57,22 @@ def take_over(net: nn.Module, weights: dict[str, Tensor]) -> None:
     net.load_state_dict(grow_trunk(net, weights))
 
 
+def without_copies(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights without the trunk's second name, under which runs up to the crops of 128 px saved it."""
+    return {name: value for name, value in weights.items() if not name.startswith("displacement.trunk.")}
+
+
 def grow_trunk(net: nn.Module, weights: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
     """``weights`` of a network with a smaller trunk, as ``net.load_state_dict`` takes them.
 
-    ``net`` is a RegressorNet, a DisplacementNet or a JointNet; only the trunk's stages from the second on may be wider, and
-    all may be deeper.  Returns ``weights`` unchanged where nothing differs.  Raises ValueError for other differences.
+    ``net`` is a RegressorNet or a JointNet; only the trunk's stages from the second on may be wider, and all may be deeper.
+    Returns ``weights`` unchanged where nothing differs.  Raises ValueError for other differences.
     """
     target = net.state_dict()
     if all(name in weights and weights[name].shape == value.shape for name, value in target.items()):
         return weights
     out = {name: value.clone() for name, value in weights.items()}
-    prefixes = sorted({name.split("trunk.")[0] for name in target if "trunk." in name})
-    for prefix in prefixes:
+    for prefix in {name.split("trunk.")[0] for name in target if "trunk." in name}:
         _grow_one(out, target, prefix, torch.Generator().manual_seed(seed))
     different = [n for n, v in target.items() if n not in out or out[n].shape != v.shape]
     if different:

@@ -1,4 +1,4 @@
-"""Both networks trained as one: their image trunks are the same module, so each learns from what the other is taught.
+"""Both networks trained as one: the displacement network reads what the regressor's image trunk makes of a picture.
 
 A picture costs most of a sample, in making and in learning; here one picture teaches the trunk the person's parameters and
 serves several renderings.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..displace.network import DisplacementNet
@@ -15,13 +16,13 @@ from ..regress.network import RegressorNet
 from ..runtime.torch_trunk import Features
 from .data import Batch, SourceSpec
 from .loop import Metrics
-from .losses import displacement_loss, match_loss
-from .tasks import DisplacementTask, RegressorTask, likelihood_share
+from .losses import DisplacementWeights, displacement_loss, match_loss
+from .tasks import RegressorTask, displacement_metrics_of, likelihood_share
 from .torch_body import JointChain
 
 
 class JointNet(nn.Module):
-    """Regressor and displacement network around one trunk.
+    """Regressor, and a displacement network on its trunk.
 
     forward(image (B,S,S,3) uint8, intrinsics (B,4), rendering (B,K,S,S,10)) -> the regressor's outputs with its
     training-only ones, and flow, log_var and scores of the B*K renderings.
@@ -30,52 +31,56 @@ class JointNet(nn.Module):
     def __init__(self, regressor: dict[str, Any] | None = None, displacement: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.regressor = RegressorNet(**(regressor or {}))
-        self.displacement = DisplacementNet(**(displacement or {}))
-        self.displacement.trunk = self.regressor.trunk
+        trunk = self.regressor.config
+        self.displacement = DisplacementNet(**{"fine": trunk["widths"][1], "neck": trunk["neck"], **(displacement or {})})
         self.config = {"regressor": self.regressor.config, "displacement": self.displacement.config}
 
     def forward(self, image: Tensor, intrinsics: Tensor, rendering: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         features = self.regressor.trunk(image)
-        starts = rendering.shape[1]
-        repeated = Features(*(f.repeat_interleave(starts, 0) for f in features))
-        planes = self.displacement.normalise(rendering.flatten(0, 1))
-        return self.regressor.answer(features, intrinsics, True), self.displacement.answer(repeated, planes)
+        return self.regressor.answer(features, intrinsics, True), self.displace(features, rendering)
+
+    def displace(self, features: Features, rendering: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """flow, log_var and scores of (B,K,S,S,10) renderings on the features of B pictures."""
+        s4, s8 = (f.repeat_interleave(rendering.shape[1], 0) for f in (features.s4, features.s8))
+        return self.displacement.answer(s4, s8, rendering.flatten(0, 1))
 
 
 class JointTask:
-    """The regressor's and the displacement network's losses, added."""
+    """The regressor's and the displacement network's losses, added; or the latter's alone, on a trunk that stays as it is."""
 
-    def __init__(self, spec: SourceSpec, validation_spec: SourceSpec, chain: JointChain) -> None:
-        self.spec, self.validation_spec = spec, validation_spec
+    def __init__(self, spec: SourceSpec, validation_spec: SourceSpec, chain: JointChain, displacement_only: bool = False) -> None:
+        self.spec, self.validation_spec, self._alone = spec, validation_spec, displacement_only
         self._regressor = RegressorTask(spec, validation_spec, chain)
-        self._displacement = DisplacementTask(spec, validation_spec)
+        self._weights = DisplacementWeights()
 
     def network(self, config: dict[str, Any]) -> nn.Module:
-        return JointNet(**config)
+        net = JointNet(**config)
+        net.regressor.requires_grad_(not self._alone)
+        return net
 
     def loss(self, net: nn.Module, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        answers, (flow, log_var, scores) = net(batch["image"], batch["intrinsics"], batch["rendering"])
+        if self._alone:
+            net.regressor.eval()  # running statistics stay too
+            with torch.no_grad():
+                features = net.regressor.trunk(batch["image"])
+            return self._displacement_loss(net.displace(features, batch["rendering"]), batch, progress)
+        answers, moves = net(batch["image"], batch["intrinsics"], batch["rendering"])
         total, parts = self._regressor.loss_of(answers, batch, progress)
-        pairs = {name: batch[name].flatten(0, 1) for name in ("flow", "valid", "visible")}
-        share, w = likelihood_share(progress), self._displacement.weights
-        moved, moved_parts = displacement_loss(flow, log_var, **_targets(pairs), nll_share=share, w=w)
-        matched = match_loss(scores, pairs["flow"], pairs["valid"], pairs["visible"])
-        total = total + moved + (1.0 - 0.8 * progress) * w.match * matched
-        return total, {**parts, **moved_parts, "match": matched.detach()}
+        moved, moved_parts = self._displacement_loss(moves, batch, progress)
+        return total + moved, {**parts, **moved_parts}
+
+    def _displacement_loss(
+        self, moves: tuple[Tensor, Tensor, Tensor], batch: dict[str, Tensor], progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        flow, log_var, scores = moves
+        target, valid, visible = (batch[name].flatten(0, 1) for name in ("flow", "valid", "visible"))
+        share, w = likelihood_share(progress), self._weights
+        moved, parts = displacement_loss(flow, log_var, target, valid, visible, nll_share=share, w=w)
+        matched = match_loss(scores, target, valid, visible)
+        return moved + (1.0 - 0.8 * progress) * w.match * matched, {**parts, "match": matched.detach()}
 
     def validate(self, net: nn.Module, batches: list[Batch], device: str) -> Metrics:
         """Both tasks' metrics; the score weighs a tenth less joint error as much as a tenth less displacement error."""
-        pairs = [_first_start(b) for b in batches]
         placed = self._regressor.validate(net.regressor, batches, device)
-        moved = self._displacement.validate(net.displacement, pairs, device)
-        metrics = {**placed, **moved}
-        metrics["score"] = placed["mpjpe_mm"] / 200 + moved["epe_ratio"]
-        return metrics
-
-
-def _targets(pairs: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {"target": pairs["flow"], "valid": pairs["valid"], "visible": pairs["visible"]}
-
-
-def _first_start(batch: Batch) -> Batch:
-    return {**batch, **{name: batch[name][:, 0] for name in ("rendering", "flow", "valid", "visible")}}
+        moved = displacement_metrics_of(net, batches, device)
+        return {**placed, **moved, "score": placed["mpjpe_mm"] / 200 + moved["epe_ratio"]}

@@ -1,4 +1,4 @@
-"""``densefit train displacement|regressor|finder|plot ...``."""
+"""``densefit train joint|displacement|regressor|finder|plot ...``."""
 
 from __future__ import annotations
 

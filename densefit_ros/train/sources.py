@@ -18,13 +18,13 @@ import numpy as np
 from ..body.assets import load_body
 from ..body.joints import SMPL_FLIP
 from ..body.model import rest_joints, vertex_colors
-from ..displace.contract import SIZE_PX
 from ..displace.displacer import pack_rendering
 from ..geometry import so3
 from ..regress.decode import decode as decode_estimate
 from ..regress.decode import ray_rotation
 from ..render.factory import make_renderer
 from ..runtime.onnxruntime_backend import OnnxRuntime
+from ..runtime.picture import SIZE_PX
 from ..synth.backgrounds import load_backgrounds
 from ..synth.cameras import CropOptions
 from ..synth.crops import CropBatch, make_crops
@@ -179,40 +179,8 @@ def mirrored_colour(colour: np.ndarray) -> np.ndarray:
     return out
 
 
-class DisplacementSource(_People):
-    """Pictures, renderings of disturbed estimates, and the true flow.
-
-    Each batch of crops serves ``starts`` batches in a row, with other disturbances and textures every time: a rendering
-    costs half of what a picture does.  image (P,S,S,3) uint8; rendering (P,S,S,10) float16; flow (P,2,h,w) float16 crop
-    px; valid, visible (P,h,w) bool.
-    """
-
-    def __init__(self, *args, starts: int = 2, degrees: float | None = None, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.starts, self.degrees = starts, degrees
-        self._kept: tuple[int, CropBatch] | None = None
-
-    def batch(self, index: int) -> Batch:
-        """See :class:`densefit_ros.train.data.Source`."""
-        which = index // self.starts
-        if self._kept is None or self._kept[0] != which:
-            self._kept = (which, self.crops(which))
-        crops = self._kept[1]
-        rng = np.random.default_rng([self.seed, 12, index])
-        pelvis = rest_joints(self.body, crops.params.betas)[:, 0]
-        start = disturb(rng, crops.params, pelvis, degrees=self.degrees)
-        looks = crops.appearances if self.is_easy(which) and index % 2 else None
-        return {"image": crops.rgb, **pair_batch(make_pairs(rng, self.engine, crops, start, looks))}
-
-    def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        """Mirror half of the pairs; change the picture's light and colour, while the rendering keeps its own."""
-        out = mirror_pairs(batch, rng.random(len(batch["image"])) < 0.5)
-        out["image"] = recolour(out["image"], rng)
-        return out
-
-
 def pair_batch(pairs: DisplacementPairs) -> Batch:
-    """A displacement batch without its pictures."""
+    """rendering (P,S,S,10) float16; flow (P,2,h,w) float16 crop px; valid, visible (P,h,w) bool."""
     return {
         "rendering": pack_rendering(pairs.surface).astype(np.float16),
         "flow": np.clip(pairs.flow, -500, 500).astype(np.float16),
@@ -222,16 +190,19 @@ def pair_batch(pairs: DisplacementPairs) -> Batch:
 
 
 class JointSource(_People):
-    """Crops with the body's parameters, as RegressorSource, and ``starts`` renderings of each, as DisplacementSource.
+    """Crops with the body's parameters, as RegressorSource, and renderings of ``starts`` disturbed estimates of each.
 
-    rendering (P,K,S,S,10), flow (P,K,2,h,w), valid and visible (P,K,h,w) have the starts on their second axis.  Where the
-    path of a trained regressor is given, the share ``estimated`` of all starts but the first is its answer to the crop:
-    the errors that displacements will have to mend, and no noise model makes.
+    A rendering costs half of what a picture does, and has other disturbances and another texture every time.  Those of
+    :func:`pair_batch` have the starts on their second axis.  Where the path of a trained regressor is given, the share
+    ``estimated`` of all starts but the first is its answer to the crop: the errors that displacements will have to mend, and
+    no noise model makes.  ``degrees`` fixes the size of the disturbances.
     """
 
-    def __init__(self, *args, starts: int = 2, regressor: str = "", estimated: float = 0.5, **kwargs) -> None:
+    def __init__(
+        self, *args, starts: int = 2, regressor: str = "", estimated: float = 0.5, degrees: float | None = None, **kwargs
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.starts, self.estimated = starts, estimated
+        self.starts, self.estimated, self.degrees = starts, estimated, degrees
         self._regressor = OnnxRuntime(Path(regressor)) if regressor else None
 
     def batch(self, index: int) -> Batch:
@@ -241,7 +212,7 @@ class JointSource(_People):
         pelvis = rest_joints(self.body, crops.params.betas)[:, 0]
         made = []
         for k in range(self.starts):
-            start = disturb(rng, crops.params, pelvis)
+            start = disturb(rng, crops.params, pelvis, degrees=self.degrees)
             if k and self._regressor is not None:
                 start = self._some_estimates(rng, crops, start)
             looks = crops.appearances if k and self.is_easy(index) and index % 2 else None

@@ -8,20 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..displace.network import DisplacementNet
 from ..regress.network import RegressorNet
 from .config import TrainConfig
 from .data import Batch, SourceSpec
 from .loop import Metrics, Task, to_tensors
-from .losses import (
-    DisplacementWeights,
-    RegressorWeights,
-    attention_loss,
-    displacement_loss,
-    guide_loss,
-    match_loss,
-    regressor_loss,
-)
+from .losses import RegressorWeights, attention_loss, guide_loss, regressor_loss
 from .torch_body import JointChain, angle_between, rotmat_from_rot6d_rows
 
 # Seeds of held-out data: far from any that a run counts up from.
@@ -39,16 +30,14 @@ def make_task(config: TrainConfig) -> Task:
 
     body = load_body()
     chain = JointChain(body.joint_template, body.joint_shapedirs, body.parents)
-    name = {"displacement": "DisplacementSource", "regressor": "RegressorSource", "joint": "JointSource"}[config.task]
+    name = "RegressorSource" if config.task == "regressor" else "JointSource"
     kwargs = {"count": config.made, **config.data}
     train = SourceSpec("densefit_ros.train.sources", name, {"seed": config.seed, **kwargs})
     held_out = SourceSpec("densefit_ros.train.sources", name, {"seed": VALIDATION_SEED, **kwargs, "held_out": True})
-    if config.task == "displacement":
-        return DisplacementTask(train, held_out)
-    if config.task == "joint":
+    if config.task != "regressor":
         from .joint import JointTask
 
-        return JointTask(train, held_out, chain)
+        return JointTask(train, held_out, chain, displacement_only=config.task == "displacement")
     return RegressorTask(train, held_out, chain)
 
 
@@ -57,46 +46,27 @@ def likelihood_share(progress: float) -> float:
     return min(max((progress - _NLL_FROM) / (_NLL_FULL - _NLL_FROM), 0.0), 1.0)
 
 
-class DisplacementTask:
-    """Predict where rendered pixels lie in the image."""
-
-    def __init__(self, spec: SourceSpec, validation_spec: SourceSpec, weights: DisplacementWeights | None = None) -> None:
-        self.spec, self.validation_spec, self.weights = spec, validation_spec, weights or DisplacementWeights()
-
-    def network(self, config: dict[str, Any]) -> nn.Module:
-        return DisplacementNet(**config)
-
-    def loss(self, net: nn.Module, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        flow, log_var, scores = net.answer(net.trunk(batch["image"]), net.normalise(batch["rendering"]))
-        target, valid, visible = batch["flow"], batch["valid"], batch["visible"]
-        total, parts = displacement_loss(flow, log_var, target, valid, visible, likelihood_share(progress), self.weights)
-        matched = match_loss(scores, target, valid, visible)
-        total = total + (1.0 - 0.8 * progress) * self.weights.match * matched
-        return total, {**parts, "match": matched.detach()}
-
-    def validate(self, net: nn.Module, batches: list[Batch], device: str) -> Metrics:
-        """EPE over visible cells against that of zero displacement, per start size, and calibration.
-
-        ``z2`` is the mean of squared error over predicted variance, per component: 1 when calibrated (on visible and
-        hidden cells together, as the fit sees them).
-        """
-        flow, log_var, target, valid, visible = ([] for _ in range(5))
-        for batch in batches:
-            t = to_tensors(batch, device)
-            with torch.inference_mode():
-                f, s = net(t["image"], t["rendering"])
-            flow.append(f.float().cpu().numpy())
-            log_var.append(s.float().cpu().numpy()[:, 0])
-            target.append(batch["flow"].astype(np.float32))
-            valid.append(batch["valid"])
-            visible.append(batch["visible"])
-        return displacement_metrics(*(np.concatenate(x) for x in (flow, log_var, target, valid, visible)))
+def displacement_metrics_of(net: nn.Module, batches: list[Batch], device: str) -> Metrics:
+    """:func:`displacement_metrics` of a JointNet's answers to the first start of each picture."""
+    rows: list[tuple[np.ndarray, ...]] = []
+    for batch in batches:
+        t = to_tensors({"image": batch["image"], "rendering": batch["rendering"][:, :1]}, device)
+        with torch.inference_mode():
+            flow, log_var, _ = net.displace(net.regressor.trunk(t["image"]), t["rendering"])
+        target, valid, visible = (batch[name][:, 0] for name in ("flow", "valid", "visible"))
+        rows.append((flow.float().cpu().numpy(), log_var.float().cpu().numpy()[:, 0], np.float32(target), valid, visible))
+    return displacement_metrics(*(np.concatenate(x) for x in zip(*rows)))
 
 
 def displacement_metrics(
     flow: np.ndarray, log_var: np.ndarray, target: np.ndarray, valid: np.ndarray, visible: np.ndarray
 ) -> Metrics:
-    """flow, target (N,2,h,w) crop px; log_var (N,h,w); valid, visible (N,h,w) -> named means over cells."""
+    """EPE over visible cells against that of zero displacement, per start size, and calibration.
+
+    flow, target (N,2,h,w) crop px; log_var (N,h,w); valid, visible (N,h,w) -> named means over cells.  ``z2`` is the mean of
+    squared error over predicted variance, per component: 1 when calibrated (on visible and hidden cells together, as the
+    fit sees them).
+    """
     error = np.linalg.norm(flow - target, axis=1)
     length = np.linalg.norm(target, axis=1)
     seen = valid & visible

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -27,7 +26,6 @@ from ..fit.solver import Fitter
 from ..geometry.camera import project
 from ..models import fit_options
 from ..regress.lifting import make_lifting
-from ..runtime.onnxruntime_backend import OnnxRuntime
 from ..steps.priors import ESTIMATE_T_SIGMA_M, decode_options
 from ..synth.crops import CropBatch
 from ..synth.displacement import DisplacementPairs, make_pairs
@@ -77,7 +75,7 @@ class FlowNoise:
     """Errors of a displacement field: neighbours err together, and the stated variance is right for each cell."""
 
     sigma_px: float  # of the crop
-    correlation_cells: float = 6.0
+    correlation_cells: float = 4.0
 
     def draw(self, rng: np.random.Generator, pairs: DisplacementPairs) -> DisplacementField:
         """The true flow with such errors."""
@@ -119,7 +117,7 @@ def case(source: _People, index: int, first: str, noise: KeypointNoise, field: F
     if isinstance(field, Displacer):
         flow = field.predict(crop, pairs.surface)
     else:  # a stated noise above the tracker's limit would be thrown away: the limit is no part of the question
-        flow, options = field.draw(rng, pairs), dataclasses.replace(options, max_sigma_px=max(options.max_sigma_px, 6.0))
+        flow, options = field.draw(rng, pairs), dataclasses.replace(options, max_sigma_px=max(options.max_sigma_px, 4.0))
     matches = decode(flow, pairs.surface, crop, options)
     return Case(crops.params, crops.cameras, start, sigma, keypoints, matches, crops.labelled)
 
@@ -156,27 +154,26 @@ GOOD = KeypointNoise((12, 1), missing=0.0, wrong=0.01)
 BAD = KeypointNoise((2, 3), missing=0.15)
 
 
-def scenarios(displacement: Path) -> Iterator[tuple[str, str, KeypointNoise, FlowNoise | Displacer]]:
+def scenarios(network: Displacer) -> Iterator[tuple[str, str, KeypointNoise, FlowNoise | Displacer]]:
     """Name, start, keypoints, displacements."""
-    network = Displacer(OnnxRuntime(displacement))
     hinted = dataclasses.replace(USUAL, hint_m=HINT_M)
     yield "network", "disturbed", USUAL, network
     yield "network, from lifted keypoints", "lifted", hinted, network
-    yield "true flow, 1 px of noise", "disturbed", USUAL, FlowNoise(1.0)
-    yield "true flow, 1 px, from lifted keypoints", "lifted", hinted, FlowNoise(1.0)
-    yield "true flow, 4 px; good keypoints", "disturbed", GOOD, FlowNoise(4.0)
-    yield "true flow, 1 px; bad keypoints", "disturbed", BAD, FlowNoise(1.0)
+    yield "true flow, 0.7 px of noise", "disturbed", USUAL, FlowNoise(0.7)
+    yield "true flow, 0.7 px, from lifted keypoints", "lifted", hinted, FlowNoise(0.7)
+    yield "true flow, 2.7 px; good keypoints", "disturbed", GOOD, FlowNoise(2.7)
+    yield "true flow, 0.7 px; bad keypoints", "disturbed", BAD, FlowNoise(0.7)
 
 
 def evaluate_together(
-    displacement: Path, people: int, backgrounds: Sequence[str] | None = None, config: Config | None = None
+    displacer: Displacer, people: int, backgrounds: Sequence[str] | None = None, config: Config | None = None
 ) -> dict[str, dict[str, float]]:
     """Per scenario the mean vertex error of each way in mm, and by how much both exceed the better one (95 % interval)."""
     config = config or Config()
     source = _People(SEED, BATCH, held_out=True, backgrounds=backgrounds)
     fitter = Fitter(source.body, max_persons=BATCH, max_points=config.fit.max_points, options=fit_options(config))
     out = {}
-    for name, first, noise, field in scenarios(displacement):
+    for name, first, noise, field in scenarios(displacer):
         rows: dict[str, list[np.ndarray]] = {way: [] for way in WAYS}
         for index in range(-(-people // BATCH)):
             c = case(source, index, first, noise, field, config)

@@ -13,7 +13,7 @@ import yaml
 from densefit_ros.config import Config
 from densefit_ros.errors import ConfigError
 from densefit_ros.ros import params
-from densefit_ros.ros.launching import plan
+from densefit_ros.ros.launching import check_spelling, plan
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -120,8 +120,9 @@ def run_file(arguments: dict[str, str], monkeypatch) -> tuple[list[Recorded], di
     defaults = {a.args[0]: a.kwargs["default_value"] for a in declared}
     assert all(a.kwargs["description"] for a in declared) and set(arguments) <= set(defaults)
     values.update({**defaults, "params_file": str(ROOT / "config" / "default.yaml"), **arguments})
-    (start,) = [a.kwargs["function"] for a in description if type(a).__name__ == "OpaqueFunction"]
-    return start(None), values
+    (start,) = [a.kwargs for a in description if type(a).__name__ == "OpaqueFunction"]
+    context = types.SimpleNamespace(argv=[f"{n}:={v}" for n, v in arguments.items()])
+    return start["function"](context, *start["args"]), values
 
 
 @pytest.mark.parametrize(
@@ -154,3 +155,11 @@ def test_the_file_itself(arguments, nodes, monkeypatch):
 def test_a_parameter_file_that_is_missing(monkeypatch):
     with pytest.raises(ConfigError, match="params_file: no file .*mine.yaml"):
         run_file({"params_file": "mine.yaml"}, monkeypatch)
+
+
+def test_misspelt_arguments_are_named():
+    known = ["image_topic", "camera_info_topic", "rviz"]
+    check_spelling(["image_topic:=/a", "rviz:=true", "--debug", "robot_name:=r2"], known)
+    for given, meant in (("imagetopic:=/a", "image_topic"), ("camera_info_topics:=/b", "camera_info_topic")):
+        with pytest.raises(ConfigError, match=f"'{given.partition(':=')[0]}': did you mean {meant}"):
+            check_spelling([given], known)
