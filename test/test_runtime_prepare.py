@@ -89,3 +89,17 @@ def test_calibration_is_the_same_every_time_and_covers_every_network():
         if name == "displacement":
             for key, value in next(feeds(contract, 8)).items():
                 np.testing.assert_array_equal(value, first[key])
+
+
+def test_calibration_takes_the_regressor_that_belongs_to_the_network(tmp_path):
+    from densefit_ros.cli.calibration import regressor_of
+
+    alone = tmp_path / "displacement.onnx"
+    alone.write_bytes(weights_path("displacement.onnx").read_bytes())
+    assert regressor_of(alone) == weights_path("regressor.onnx")
+    beside = tmp_path / "regressor.onnx"
+    beside.write_bytes(weights_path("regressor.onnx").read_bytes())
+    assert regressor_of(alone) == beside
+    beside.write_bytes(b"densefit-trunk:0123456789abcdef")
+    with pytest.raises(AssetError, match="another trunk"):
+        regressor_of(alone)

@@ -41,10 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def quantise(path: Path, cache: Path, crops: int) -> Path:
     """The int8 form of a network, made once from synthetic crops.  Raises AssetError."""
-    from .calibration import feeds, network_of
+    from .calibration import DISPLACEMENT_CONTRACT, feeds, network_of, regressor_of
 
     out = tensorrt_backend.quantised_path(path, cache)
     if not out.is_file():
         _log.info("quantising %s with %d synthetic crops", path.name, crops)
-        onnx_prepare.quantise(path, out, feeds(network_of(set(OnnxRuntime(path).inputs)), crops))
+        network = network_of(set(OnnxRuntime(path).inputs))
+        trunk = (regressor_of(path),) if network is DISPLACEMENT_CONTRACT else ()
+        onnx_prepare.quantise(path, out, feeds(network, crops, *trunk))
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from ..displace.contract import DISPLACEMENT_CONTRACT
 from ..regress.contract import REGRESSOR_CONTRACT
 from ..render.factory import make_renderer
 from ..runtime.onnxruntime_backend import OnnxRuntime
-from ..runtime.picture import IMAGE_FEATURES, SIZE_PX
+from ..runtime.picture import IMAGE_FEATURES, SIZE_PX, check_pair
 from ..runtime.protocol import NetworkContract
 from ..synth.backgrounds import load_backgrounds
 from ..synth.crops import make_crops
@@ -33,12 +34,23 @@ def network_of(inputs: set[str]) -> NetworkContract:
     return next(c for c in contracts if set(c.inputs) == inputs)
 
 
-def feeds(network: NetworkContract, crops: int) -> Iterator[dict[str, np.ndarray]]:
-    """At least ``crops`` samples of a network's inputs, in batches; the same ones every time."""
+def regressor_of(displacement: Path) -> Path:
+    """The regressor whose image trunk a displacement network reads: beside it, else the shipped one.  Raises AssetError."""
+    beside = displacement.with_name("regressor.onnx")
+    path = beside if beside.is_file() else Path(weights_path("regressor.onnx"))
+    check_pair(path, displacement)
+    return path
+
+
+def feeds(network: NetworkContract, crops: int, regressor: Path | None = None) -> Iterator[dict[str, np.ndarray]]:
+    """At least ``crops`` samples of a network's inputs, in batches; the same ones every time.
+
+    ``regressor`` (default: the shipped one) makes the image features that the displacement network reads.
+    """
     body, batches = load_body(), -(-crops // BATCH)
     # One subject per batch or so: looks take turns as people do in front of a robot.
     engine = SynthEngine(body, make_renderer(body, "warp", "cpu"), load_backgrounds("train"), subjects=max(batches, 2))
-    encoder = OnnxRuntime(weights_path("regressor.onnx"))
+    encoder = OnnxRuntime(regressor or weights_path("regressor.onnx"))
     for index in range(batches):
         rng = np.random.default_rng([SEED, index])
         if network is FINDER_CONTRACT:
