@@ -6,6 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from train_helpers import inputs  # noqa: E402
+
 from densefit_ros.train.grow import Space, take_over  # noqa: E402
 from densefit_ros.train.joint import JointNet  # noqa: E402
 
@@ -26,13 +28,6 @@ def trained(trunk):
             noise = torch.rand(value.shape, generator=generator)
             value.copy_(0.5 + noise if "running_var" in name or name.endswith("1.weight") else 0.3 * (noise - 0.5))
     return made
-
-
-def inputs(people=2, starts=2, size=64):
-    generator = torch.Generator().manual_seed(1)
-    image = torch.randint(0, 256, (people, size, size, 3), generator=generator, dtype=torch.uint8)
-    rendering = torch.rand((people, starts, size, size, 10), generator=generator)
-    return image, torch.tensor([[3.0, 3.0, 0.5, 0.5]]).repeat(people, 1), rendering
 
 
 def test_a_grown_trunk_computes_the_same():

@@ -9,6 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from train_helpers import inputs  # noqa: E402
+
 from densefit_ros.errors import AssetError  # noqa: E402
 from densefit_ros.train.export import load_trained  # noqa: E402
 from densefit_ros.train.joint import JointNet, JointTask  # noqa: E402
@@ -16,13 +18,6 @@ from densefit_ros.train.parallel import run_together  # noqa: E402
 
 TRUNK = {"widths": (8, 8, 16, 16, 16), "blocks": (1, 1, 1, 1), "neck": 8}
 SMALL = {"regressor": {**TRUNK, "hidden": 32}, "displacement": {"rendering": (8, 8, 8, 16, 16)}}
-
-
-def inputs(people=2, starts=2, size=64):
-    generator = torch.Generator().manual_seed(1)
-    image = torch.randint(0, 256, (people, size, size, 3), generator=generator, dtype=torch.uint8)
-    rendering = torch.rand((people, starts, size, size, 10), generator=generator)
-    return image, torch.tensor([[3.0, 3.0, 0.5, 0.5]]).repeat(people, 1), rendering
 
 
 def test_joint_answers_are_those_of_the_separate_networks():
