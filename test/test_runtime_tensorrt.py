@@ -178,7 +178,7 @@ def test_build_engine_command(trt, network, tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(calibration, "network_of", lambda inputs: inputs)
     monkeypatch.setattr(
-        calibration, "feeds", lambda network, crops: asked.append(crops) or iter([{"image": np.ones((4, 8, 8, 3), np.uint8)}])
+        calibration, "feeds", lambda network, crops, _: asked.append(crops) or iter([{"image": np.ones((4, 8, 8, 3), np.uint8)}])
     )
     arguments = [str(network), "--cache", str(tmp_path / "c"), "--precision", "int8", "--crops", "4"]
     for _ in range(2):

@@ -47,6 +47,6 @@ def quantise(path: Path, cache: Path, crops: int) -> Path:
     if not out.is_file():
         _log.info("quantising %s with %d synthetic crops", path.name, crops)
         network = network_of(set(OnnxRuntime(path).inputs))
-        trunk = (regressor_of(path),) if network is DISPLACEMENT_CONTRACT else ()
-        onnx_prepare.quantise(path, out, feeds(network, crops, *trunk))
+        regressor = regressor_of(path) if network is DISPLACEMENT_CONTRACT else None
+        onnx_prepare.quantise(path, out, feeds(network, crops, regressor))
     return out

@@ -37,7 +37,7 @@ def network_of(inputs: set[str]) -> NetworkContract:
 def regressor_of(displacement: Path) -> Path:
     """The regressor whose image trunk a displacement network reads: beside it, else the shipped one.  Raises AssetError."""
     beside = displacement.with_name("regressor.onnx")
-    path = beside if beside.is_file() else Path(weights_path("regressor.onnx"))
+    path = beside if beside.is_file() else weights_path("regressor.onnx")
     check_pair(path, displacement)
     return path
 
