@@ -39,6 +39,19 @@ def test_a_grown_trunk_computes_the_same():
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
+def test_additions_change_no_output_that_there_was():
+    before = trained(SMALL)
+    weights = {n: v for n, v in before.state_dict().items() if ".parts." not in n}
+    more = {"rendering": (8, 8, 8, 16, 16), "blocks": (2, 3, 2, 1), "depth": True}
+    after = JointNet({**SMALL, "hidden": 32}, more).eval()
+    take_over(after, weights)
+    with torch.inference_mode():
+        expected, (flow, log_var, depth_m, _, scores) = before(*inputs())[1], after(*inputs())[1]
+    for a, b in zip(expected, (flow, log_var, scores)):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    assert not depth_m.any()
+
+
 def test_copied_channels_do_not_stay_copies():
     space = Space.grown(4, 12, torch.Generator().manual_seed(0))
     total = torch.zeros(4).index_add(0, space.source, space.share)

@@ -56,6 +56,7 @@ class RegressorNet(nn.Module):
         self.maps = nn.Conv2d(2 * neck, 2 * NUM_JOINTS, 1)  # per joint: attention, depth relative to the pelvis
         self.values = nn.Conv2d(2 * neck, neck, 1)
         self.guide: nn.Module | None = nn.Conv2d(2 * neck, 4, 1)
+        self.parts: nn.Module | None = nn.Conv2d(2 * neck, NUM_JOINTS, 1)
         width = NUM_JOINTS * neck + widths[4] + 4 * NUM_JOINTS + 4
         self.mix = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
         self.pose = nn.Linear(hidden, NUM_JOINTS * 6)
@@ -72,14 +73,14 @@ class RegressorNet(nn.Module):
             self.finish()
 
     def finish(self) -> RegressorNet:
-        """Take the inference form, in place: normalisation folded, no training-only head."""
+        """Take the inference form, in place: normalisation folded, no training-only heads."""
         fuse(self)
-        self.guide = None
+        self.guide = self.parts = None
         return self
 
     def forward(self, image: Tensor, intrinsics: Tensor, guided: bool = False) -> tuple[Tensor, ...]:
-        """``guided`` appends what only training asks for: attention logits (P,24,S/8,S/8) and, as in the displacement
-        network, (P,4,S/8,S/8) where the person is seen and which point of the body."""
+        """``guided`` appends what only training asks for, all of S/8 x S/8 cells: attention logits (P,24,..), where the person
+        is seen and which point of the body (P,4,..), and which part of it (P,24,..) logits."""
         return self.answer(self.trunk(image), intrinsics, guided)
 
     def answer(self, features: Features, intrinsics: Tensor, guided: bool = False) -> tuple[Tensor, ...]:
@@ -88,7 +89,9 @@ class RegressorNet(nn.Module):
         maps, values = self.maps(s8), self.values(s8)
         *outputs, z = self.read_out(maps.float(), values.float(), features.s32.float(), intrinsics)
         outputs = (*outputs, features.s4, s8, z)  # the displacement network reads s4 and s8
-        return (*outputs, maps[:, :NUM_JOINTS].float(), self.guide(s8).float()) if guided else outputs
+        if not guided:
+            return outputs
+        return (*outputs, maps[:, :NUM_JOINTS].float(), self.guide(s8).float(), self.parts(s8).float())
 
     def read_out(self, maps: Tensor, values: Tensor, coarse: Tensor, intrinsics: Tensor) -> tuple[Tensor, ...]:
         """Heads.  Kept in float32 under autocast: coordinates and angles lose too many digits in bfloat16."""

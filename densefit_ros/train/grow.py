@@ -69,6 +69,7 @@ def grow_trunk(net: nn.Module, weights: dict[str, Tensor], seed: int = 0) -> dic
     Returns ``weights`` unchanged where nothing differs.  Raises ValueError for other differences.
     """
     target = net.state_dict()
+    weights = _with_additions(target, weights)
     if all(name in weights and weights[name].shape == value.shape for name, value in target.items()):
         return weights
     out = {name: value.clone() for name, value in weights.items()}
@@ -77,6 +78,21 @@ def grow_trunk(net: nn.Module, weights: dict[str, Tensor], seed: int = 0) -> dic
     different = [n for n, v in target.items() if n not in out or out[n].shape != v.shape]
     if different:
         raise ValueError(f"expected the weights of a network with a smaller trunk, but {different[:3]} differ otherwise")
+    return out
+
+
+def _with_additions(target: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``weights`` with what networks have had added since: a head that only training asks for, deeper displacement networks,
+    and outputs after those that a displacement network had.  The additions change no output that there was."""
+    out = dict(weights)
+    for name, value in target.items():
+        last = name.removeprefix("displacement.")
+        if ".parts." in f".{name}" and name not in out:
+            out[name] = value.clone()
+        elif last.startswith(("render8.", "both16.", "both32.", "after8.")) and name not in out:
+            out[name] = torch.zeros_like(value) if last.endswith("second.1.weight") else value.clone()
+        elif last.startswith("head.") and name in out and len(out[name]) < len(value):
+            out[name] = torch.cat([out[name], torch.zeros_like(value[len(out[name]) :])])
     return out
 
 

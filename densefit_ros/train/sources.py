@@ -17,7 +17,7 @@ import numpy as np
 
 from ..body.assets import load_body
 from ..body.joints import SMPL_FLIP
-from ..body.model import rest_joints, vertex_colors
+from ..body.model import BodyModel, rest_joints, vertex_colors
 from ..displace.displacer import pack_rendering
 from ..geometry import so3
 from ..regress.decode import decode as decode_estimate
@@ -37,6 +37,8 @@ from .data import Batch
 # One person in sight and nothing in front: what a first phase learns the match from.
 EASY = CropOptions(negative_share=0.0, crowd_share=0.0, occluder_share=0.0, visible_box_share=0.0, scale_high=1.1)
 _COLOUR_SUM = 1.1  # body.vertex_colors spans [0.1, 1]
+NO_PART = 24
+_PART_FLIP = np.array([*SMPL_FLIP, NO_PART], np.uint8)
 _MIRROR = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
 
 
@@ -69,6 +71,13 @@ class _People:
         )
 
         self._face_colour = vertex_colors(self.body)[self.body.faces].mean(1).astype(np.float16)
+        self._face_part = face_parts(self.body)
+
+    def body_part(self, crops: CropBatch, stride: int) -> np.ndarray:
+        """(P,S/stride,S/stride) uint8: joint that moves the person's surface where the picture shows it, else NO_PART."""
+        half = stride // 2
+        face = crops.visible_face[:, half::stride, half::stride]
+        return np.where(face >= 0, self._face_part[face], NO_PART).astype(np.uint8)
 
     def body_colour(self, crops: CropBatch, stride: int) -> np.ndarray:
         """(P,3,S/stride,S/stride) float16: vertex colours of the person's surface as the picture shows it, else 0."""
@@ -91,13 +100,14 @@ class RegressorSource(_People):
 
     image (P,S,S,3) uint8; intrinsics (P,4) over the side; ray_rotmat (P,3,3); rotmat (P,24,3,3) with the root in the
     ray's frame; betas (P,10); cam (P,3) as the network's; joints_uv (P,24,2) over the side minus 0.5; joints_z (P,24) m
-    relative to the pelvis along the ray; confidence (P,), 0 where nobody is in the middle; body_colour (P,3,S/8,S/8).
+    relative to the pelvis along the ray; confidence (P,), 0 where nobody is in the middle; body_colour (P,3,S/8,S/8);
+    body_part (P,S/8,S/8).
     """
 
     def batch(self, index: int) -> Batch:
         """See :class:`densefit_ros.train.data.Source`."""
         crops = self.crops(index)
-        return {**regressor_batch(crops), "body_colour": self.body_colour(crops, 8)}
+        return {**regressor_batch(crops), "body_colour": self.body_colour(crops, 8), "body_part": self.body_part(crops, 8)}
 
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Mirror half of the people, and change light and colour."""
@@ -148,6 +158,8 @@ def mirror(batch: Batch, which: np.ndarray) -> Batch:
     out["joints_uv"][which] = batch["joints_uv"][which][:, flip] * np.float32([-1, 1])
     if "body_colour" in out:
         out["body_colour"][which] = mirrored_colour(batch["body_colour"][which][..., ::-1])
+    if "body_part" in out:
+        out["body_part"][which] = _PART_FLIP[batch["body_part"][which][..., ::-1]]
     out["joints_z"][which] = batch["joints_z"][which][:, flip]
     return out
 
@@ -166,7 +178,7 @@ def mirror_pairs(batch: Batch, which: np.ndarray) -> Batch:
     seen = rendering[..., 7:10].any(-1)
     rendering[..., 7] = np.where(seen, _COLOUR_SUM - rendering[..., 7], 0)
     out["rendering"][which] = rendering
-    for name in ("flow", "valid", "visible"):
+    for name in ("flow", "valid", "visible", "depth_m"):
         out[name][which] = batch[name][which][..., ::-1]
     out["flow"][which, 0] *= -1
     return out
@@ -180,12 +192,13 @@ def mirrored_colour(colour: np.ndarray) -> np.ndarray:
 
 
 def pair_batch(pairs: DisplacementPairs) -> Batch:
-    """rendering (P,S,S,10) float16; flow (P,2,h,w) float16 crop px; valid, visible (P,h,w) bool."""
+    """rendering (P,S,S,10) float16; flow (P,2,h,w) float16 crop px; valid, visible (P,h,w) bool; depth_m (P,h,w) float16."""
     return {
         "rendering": pack_rendering(pairs.surface).astype(np.float16),
         "flow": np.clip(pairs.flow, -500, 500).astype(np.float16),
         "valid": pairs.valid & (np.abs(pairs.flow).max(1) < 200),
         "visible": pairs.visible,
+        "depth_m": pairs.depth_m.astype(np.float16),
     }
 
 
@@ -218,7 +231,8 @@ class JointSource(_People):
             looks = crops.appearances if k and self.is_easy(index) and index % 2 else None
             made.append(pair_batch(make_pairs(rng, self.engine, crops, start, looks)))
         pairs = {name: np.stack([m[name] for m in made], 1) for name in made[0]}
-        return {**regressor_batch(crops), "body_colour": self.body_colour(crops, 8), **pairs}
+        shown = {"body_colour": self.body_colour(crops, 8), "body_part": self.body_part(crops, 8)}
+        return {**regressor_batch(crops), **shown, **pairs}
 
     def _some_estimates(self, rng: np.random.Generator, crops: CropBatch, start: BodyParams) -> BodyParams:
         """``start`` with the regressor's answers for a random share of the people."""
@@ -234,7 +248,7 @@ class JointSource(_People):
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Mirror half of the people with their renderings; change light and colour of the pictures."""
         which = rng.random(len(batch["image"])) < 0.5
-        names = ("rendering", "flow", "valid", "visible")
+        names = ("rendering", "flow", "valid", "visible", "depth_m")
         pairs = mirror_pairs({n: batch[n].reshape(-1, *batch[n].shape[2:]) for n in names}, np.repeat(which, self.starts))
         out = mirror({n: v for n, v in batch.items() if n not in names}, which)
         # mirror_pairs takes x to S - x in whole pixels, which is one more than mirror does to their centres.
@@ -246,6 +260,13 @@ class JointSource(_People):
         out["joints_uv"][which, :, 0] += 1 / side
         out["image"] = recolour(out["image"], rng)
         return out | {n: pairs[n].reshape(batch[n].shape) for n in names}
+
+
+def face_parts(body: BodyModel) -> np.ndarray:
+    """(F,) uint8: the joint with the largest share in each face's skinning."""
+    share = np.zeros((body.num_vertices, NO_PART), np.float32)
+    np.add.at(share, (np.arange(len(share))[:, None], body.skin_joint), body.skin_weight)
+    return share[body.faces].sum(1).argmax(1).astype(np.uint8)
 
 
 def resized(images: np.ndarray, size: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from ..regress.network import RegressorNet
 from .config import TrainConfig
 from .data import Batch, SourceSpec
 from .loop import Metrics, Task, to_tensors
-from .losses import RegressorWeights, attention_loss, guide_loss, regressor_loss
+from .losses import RegressorWeights, attention_loss, guide_loss, part_loss, regressor_loss
 from .torch_body import JointChain, angle_between, rotmat_from_rot6d_rows
 
 # Seeds of held-out data: far from any that a run counts up from.
@@ -49,13 +49,28 @@ def likelihood_share(progress: float) -> float:
 def displacement_metrics_of(net: nn.Module, batches: list[Batch], device: str) -> Metrics:
     """:func:`displacement_metrics` of a JointNet's answers to the first start of each picture."""
     rows: list[tuple[np.ndarray, ...]] = []
+    deeper: list[tuple[np.ndarray, ...]] = []
     for batch in batches:
         t = to_tensors({"image": batch["image"], "rendering": batch["rendering"][:, :1]}, device)
         with torch.inference_mode():
-            flow, log_var, _ = net.displace(net.regressor.trunk(t["image"]), t["rendering"])
+            *moves, _ = net.displace(net.regressor.trunk(t["image"]), t["rendering"])
+        flow, log_var, *depth = (move.float().cpu().numpy() for move in moves)
         target, valid, visible = (batch[name][:, 0] for name in ("flow", "valid", "visible"))
-        rows.append((flow.float().cpu().numpy(), log_var.float().cpu().numpy()[:, 0], np.float32(target), valid, visible))
-    return displacement_metrics(*(np.concatenate(x) for x in zip(*rows)))
+        rows.append((flow, log_var[:, 0], np.float32(target), valid, visible))
+        if depth:
+            deeper.append((depth[0][:, 0], depth[1][:, 0], np.float32(batch["depth_m"][:, 0]), valid))
+    metrics = displacement_metrics(*(np.concatenate(x) for x in zip(*rows)))
+    return metrics | (depth_metrics(*(np.concatenate(x) for x in zip(*deeper))) if deeper else {})
+
+
+def depth_metrics(depth_m: np.ndarray, log_var: np.ndarray, target_m: np.ndarray, valid: np.ndarray) -> Metrics:
+    """Mean error in depth over cells against that of no displacement, and calibration: all (N,h,w)."""
+    error = np.abs(depth_m - target_m)
+    out = {"depth_m": _mean(error, valid), "depth_zero_m": _mean(np.abs(target_m), valid)}
+    return out | {
+        "depth_ratio": out["depth_m"] / max(out["depth_zero_m"], 1e-9),
+        "depth_z2": _mean(error**2 * np.exp(-log_var), valid),
+    }
 
 
 def displacement_metrics(
@@ -102,16 +117,17 @@ class RegressorTask:
 
     def loss_of(self, answers: tuple[Tensor, ...], batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """From the network's outputs with the training-only ones."""
-        *values, attention, guide = answers
+        *values, attention, guide, shown = answers
         outputs = dict(zip(RegressorNet.OUTPUTS, values))
         chain = self._chain.to(batch["betas"].device)
         with torch.autocast(batch["betas"].device.type, enabled=False):
             total, parts = regressor_loss(outputs, batch, chain, self._weights)
             guided = guide_loss(guide, batch["body_colour"])
+            told_apart = part_loss(shown, batch["body_part"])
             aimed = attention_loss(attention, batch["joints_uv"], batch["person"])
         w = self._weights
-        total = total + (1.0 - 0.8 * progress) * (w.guide * guided + w.attention * aimed)
-        return total, {**parts, "guide": guided.detach(), "attention": aimed.detach()}
+        total = total + (1.0 - 0.8 * progress) * (w.guide * guided + w.parts * told_apart + w.attention * aimed)
+        return total, {**parts, "guide": guided.detach(), "parts": told_apart.detach(), "attention": aimed.detach()}
 
     def validate(self, net: nn.Module, batches: list[Batch], device: str) -> Metrics:
         """Joint errors in mm and crop share, calibration of the rotations, and the share of persons told from none."""
