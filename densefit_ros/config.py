@@ -110,6 +110,10 @@ class DisplaceConfig:
     passes: int = _opt(1, "render and displace this many times per frame", 1, 5)
     max_sigma_px: float = _opt(2.7, "drop displacements whose predicted standard deviation exceeds this, crop px", 0.1, 100.0)
     sigma_scale: float = _opt(1.0, "factor on the predicted standard deviations", 0.01, 100.0)
+    max_depth_sigma_m: float = _opt(
+        0.2, "drop displacements in depth whose predicted standard deviation exceeds this; 0: use none", 0.0, 10.0
+    )
+    depth_sigma_scale: float = _opt(1.0, "factor on the predicted standard deviations in depth", 0.01, 100.0)
     independent_share: float = _opt(
         0.05, "share of the displacements that count as independent measurements: neighbours err together", 0.0001, 1.0
     )

@@ -148,6 +148,7 @@ class Harness:
                 sample.camera,
                 made.matches,
                 keypoints=made.keypoints,
+                depth=made.depth,
                 anchors=anchors,
                 iterations=self._options.iterations,
                 pose_gaussian=self._gaussian(prior, params, estimate),

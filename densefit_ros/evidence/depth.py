@@ -66,8 +66,9 @@ def depth_points(depth_m: np.ndarray, surface: Surface, camera: Camera, trusted:
     person, face, bary, xyz, normal, weight = (np.concatenate(a) for a in zip(*parts))
     f = np.float32
     return DepthPoints(
-        person.astype(np.int32), face.astype(np.int32), bary.astype(f), xyz.astype(f), normal.astype(f), weight.astype(f)
-    )
+        person.astype(np.int32), face.astype(np.int32), bary.astype(f), xyz.astype(f), normal.astype(f), weight.astype(f),
+        np.zeros(len(person), bool),
+    )  # fmt: skip
 
 
 def _samples(depth_m: np.ndarray, face_id: np.ndarray, affine: np.ndarray, stride: int) -> tuple[np.ndarray, ...]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..types import Correspondences, DepthPoints
-from .layout import CHUNK_POINTS, CHUNK_ROWS, GROUPS, KIND_PIXEL, KIND_PLANE
+from .layout import CHUNK_POINTS, CHUNK_ROWS, GROUPS, KIND_PIXEL, KIND_PLANE, KIND_ROOT_PLANE
 from .stage import MAX_VALUE
 
 
@@ -23,31 +23,29 @@ def stage(
     if depth is not None and len(depth):
         arrays.append(_planes(depth))
     person, face, bary, target, weight, normal = arrays[0] if len(arrays) == 1 else tuple(map(np.concatenate, zip(*arrays)))
-    is_pixel = np.arange(len(person)) < len(matches.person)
+    kind = np.full(len(person), KIND_PIXEL, np.int32)
+    if len(arrays) > 1:
+        kind[len(matches.person) :] = np.where(depth.from_root, KIND_ROOT_PLANE, KIND_PLANE)
     keep = _usable(body, persons, person, face, bary, target, weight, normal)
     if keep is not None:
-        person, face, bary, target, weight, normal, is_pixel = (
-            a[keep] for a in (person, face, bary, target, weight, normal, is_pixel)
-        )
+        person, face, bary, target, weight, normal, kind = (a[keep] for a in (person, face, bary, target, weight, normal, kind))
     counts = np.bincount(person, minlength=persons) if len(person) else np.zeros(persons, np.int64)
     if len(person) and counts.max() > limit:
         order = np.argsort(person, kind="stable")
         starts = np.cumsum(counts) - counts
         order = np.concatenate([order[s + np.linspace(0, c - 1, min(c, limit)).astype(int)] for s, c in zip(starts, counts) if c])
-        person, face, bary, target, weight, normal, is_pixel = (
-            a[order] for a in (person, face, bary, target, weight, normal, is_pixel)
-        )
+        person, face, bary, target, weight, normal, kind = (a[order] for a in (person, face, bary, target, weight, normal, kind))
         counts = np.minimum(counts, limit)
     n, kin = len(person), body.face_class[face]
     key = kin if persons == 1 else person * len(body.class_size) + kin
     small = persons * len(body.class_size) < 1 << 15  # a stable sort of 16 bits is a radix sort
     order = np.argsort(key.astype(np.int16 if small else np.int32, copy=False), kind="stable")
-    person, kin, is_pixel = person[order], kin[order], is_pixel[order]
+    person, kin, kind = person[order], kin[order], kind[order]
     b = buffers
     b.point_start.host[0] = 0
     np.cumsum(counts, out=b.point_start.host[1 : persons + 1])
     b.face.host[:n], b.bary.host[:n], b.target.host[:n, : target.shape[1]] = face[order], bary[order], target[order]
-    b.kind.host[:n], b.joints_class.host[:n] = np.where(is_pixel, KIND_PIXEL, KIND_PLANE), kin
+    b.kind.host[:n], b.joints_class.host[:n] = kind, kin
     b.sqrt_weight.host[:n] = weight[order]
     if len(arrays) > 1:
         b.normal.host[:n] = normal[order]
@@ -55,7 +53,7 @@ def stage(
     np.cumsum(size, out=b.share_start.host[:n])
     b.share_start.host[:n] -= size
     stage_chunks(b, body.class_groups[kin], counts, persons, extra_rows)
-    return n, person, is_pixel, counts
+    return n, person, kind == KIND_PIXEL, counts
 
 
 def _usable(body, persons: int, person, face, bary, target, weight, normal) -> np.ndarray | None:

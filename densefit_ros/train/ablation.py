@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..body.model import pose, rest_joints
-from ..displace.decode import decode
+from ..displace.decode import decode, decode_depth
 from ..displace.displacer import Displacer
 from ..fit.options import Anchor
 from ..fit.solver import Fitter
@@ -63,7 +63,8 @@ def evaluate_ablation(displacer: Displacer, people: int, backgrounds: Sequence[s
             field = displacer.predict(crop, neutralised(pairs.surface, names))
             fields[variant].append((field.flow, field.log_var[:, 0], pairs.flow, valid, pairs.visible))
             anchor = Anchor(start, rot_sigma_rad=np.radians(START_DEG), betas_sigma=1.0)
-            fit = fitter.solve(start, crops.cameras, decode(field, pairs.surface, crop), anchors=[anchor])
+            depth = decode_depth(field, pairs.surface, crops.cameras, start.t_camera_root)
+            fit = fitter.solve(start, crops.cameras, decode(field, pairs.surface, crop), depth=depth, anchors=[anchor])
             errors[variant].append(_pve_mm(pose(source.body, fit.params), truth)[crops.labelled])
     out = {}
     for variant in VARIANTS:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..body.model import BodyModel, pose, rest_joints
 from ..displace.contract import STRIDE_PX
-from ..displace.decode import decode
+from ..displace.decode import decode, decode_depth
 from ..displace.displacer import Displacer
 from ..fit.options import Anchor
 from ..fit.solver import Fitter
@@ -128,7 +128,10 @@ def evaluate_displacement(
             params = start
             if used is not None:
                 anchor = Anchor(start, rot_sigma_rad=np.radians(degrees or 8.0), betas_sigma=1.0)
-                params = fitter.solve(start, crops.cameras, decode(used, pairs.surface, crop), anchors=[anchor]).params
+                depth = decode_depth(used, pairs.surface, crops.cameras, start.t_camera_root)
+                params = fitter.solve(
+                    start, crops.cameras, decode(used, pairs.surface, crop), depth=depth, anchors=[anchor]
+                ).params
             got, truth = pose(source.body, params), pose(source.body, crops.params)
             pve = 1000 * np.linalg.norm(_centred(got.vertices, got) - _centred(truth.vertices, truth), axis=-1).mean(1)
             mpjpe = 1000 * np.linalg.norm(_centred(got.joints, got) - _centred(truth.joints, truth), axis=-1).mean(1)
@@ -143,8 +146,8 @@ def evaluate_displacement(
 
 def true_field(pairs: DisplacementPairs) -> DisplacementField:
     """The answer of a perfect network: the true flow, sure where the picture shows the point."""
-    log_var = np.where(pairs.valid & pairs.visible, 0.0, 12.0).astype(np.float32)
-    return DisplacementField(pairs.flow, log_var[:, None], STRIDE_PX)
+    log_var = np.where(pairs.valid & pairs.visible, 0.0, 12.0).astype(np.float32)[:, None]
+    return DisplacementField(pairs.flow, log_var, STRIDE_PX)
 
 
 def main(argv: list[str] | None = None) -> int:

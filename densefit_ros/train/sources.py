@@ -207,8 +207,8 @@ class JointSource(_People):
 
     A rendering costs half of what a picture does, and has other disturbances and another texture every time.  Those of
     :func:`pair_batch` have the starts on their second axis.  Where the path of a trained regressor is given, the share
-    ``estimated`` of all starts but the first is its answer to the crop: the errors that displacements will have to mend, and
-    no noise model makes.  ``degrees`` fixes the size of the disturbances.
+    ``estimated`` of all starts is its answer to the crop: the errors that displacements will have to mend, and no noise model
+    makes.  ``degrees`` fixes the size of the disturbances.
     """
 
     def __init__(
@@ -226,9 +226,9 @@ class JointSource(_People):
         made = []
         for k in range(self.starts):
             start = disturb(rng, crops.params, pelvis, degrees=self.degrees)
-            if k and self._regressor is not None:
+            if self._regressor is not None:
                 start = self._some_estimates(rng, crops, start)
-            looks = crops.appearances if k and self.is_easy(index) and index % 2 else None
+            looks = crops.appearances if k == self.starts - 1 and self.is_easy(index) and index % 2 else None
             made.append(pair_batch(make_pairs(rng, self.engine, crops, start, looks)))
         pairs = {name: np.stack([m[name] for m in made], 1) for name in made[0]}
         shown = {"body_colour": self.body_colour(crops, 8), "body_part": self.body_part(crops, 8)}
