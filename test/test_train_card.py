@@ -37,6 +37,7 @@ def evaluation():
     names = "mpjpe_mm pve_mm angle_deg root_deg placed_px pck10 depth_relative rot_z2 confidence_right people".split()
     curve = {"stated": [1.0, 2.0], "measured": [2.0, 4.0], "count": [5.0, 5.0]}
     ablation = dict.fromkeys(("epe_px", "zero_px", "epe_ratio", "epe_sure_px", "pve_mm", "start_pve_mm"), 3.0)
+    ablation |= {f"{name}{end}": 0.5 for name in ("loss_px", "loss_mm") for end in ("", "_low", "_high")}
     excess = {"excess_mm": -1.0, "excess_low_mm": -2.0, "excess_high_mm": 0.5}
     return {
         "seed": 5,
@@ -53,7 +54,10 @@ def test_runs_and_numbers_become_tables(run):
     assert "| regressor1 | 3 | `aaaaaaaaaa+` | 128 | 1 | 9.1 | 400 | 6,400 |" in text
     assert "densefit train regressor --out" in text and "--processes 2" in text and "--init" not in text and '"size": 128' in text
     assert "| 10 deg a joint | 2.00 / 5.00 | 0.40 |" in text and "12.3 -> 12.3" in text
-    assert "| rotation | all joints | factor 2.00 |" in text and "| without depth | 3.00 |" in text
+    assert (
+        "| rotation | all joints | factor 2.00 |" in text
+        and "| without depth | 3.00 | 3.000 | 3.00 | 3.0 | +0.50 (+0.50 to +0.50) |" in text
+    )
     assert "| network | 40.0 | 40.0 | 40.0 | 40.0 | -1.0 (-2.0 to +0.5) |" in text
 
 

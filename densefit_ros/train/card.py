@@ -148,16 +148,21 @@ def _reliability(curves: dict[str, dict[str, Any]]) -> str:
 
 def _ablation(variants: dict[str, dict[str, float]]) -> str:
     rows = [
-        (name, f"{v['epe_px']:.2f}", f"{v['epe_ratio']:.3f}", f"{v['epe_sure_px']:.2f}", f"{v['pve_mm']:.1f}")
+        (
+            name, f"{v['epe_px']:.2f}", f"{v['epe_ratio']:.3f}", f"{v['epe_sure_px']:.2f}", f"{v['pve_mm']:.1f}",
+            *(f"{v[loss]:+.2f} ({v[f'{loss}_low']:+.2f} to {v[f'{loss}_high']:+.2f})" for loss in ("loss_px", "loss_mm")),
+        )
         for name, v in variants.items()
-    ]
+    ]  # fmt: skip
     first = next(iter(variants.values()))
     text = (
         "### What each input of the displacement network is worth\n\nOne input at a time replaced by its mean over the person's "
         f"pixels; starts off by 8 degrees a joint, {first['start_pve_mm']:.1f} mm; zero displacement {first['zero_px']:.2f} px. "
-        "The network was trained with all inputs: this is what it leans on.\n\n"
+        "The network was trained with all inputs: this is what it leans on. Last columns: what leaving the input out costs, "
+        "person by person, with the 95 % interval of the mean.\n\n"
     )
-    return text + _table(("rendering", "EPE px", "of zero", "surer half px", "PVE mm after a fit"), rows) + "\n"
+    head = ("rendering", "EPE px", "of zero", "surer half px", "PVE mm after a fit", "costs px a person", "costs mm a person")
+    return text + _table(head, rows) + "\n"
 
 
 def _together(scenarios: dict[str, dict[str, float]]) -> str:

@@ -31,6 +31,7 @@ from ..synth.crops import CropBatch
 from ..synth.displacement import DisplacementPairs, make_pairs
 from ..synth.perturb import disturb
 from ..types import BodyParams, Camera, Correspondences, Crop, DepthPoints, DisplacementField, Estimate, Keypoints
+from .intervals import interval
 from .sources import _People
 from .tasks import VALIDATION_SEED
 
@@ -187,15 +188,13 @@ def evaluate_together(
     return out
 
 
-def excess(errors: dict[str, np.ndarray], draws: int = 1000) -> dict[str, float]:
+def excess(errors: dict[str, np.ndarray]) -> dict[str, float]:
     """Mean of both minus the mean of the better one alone, mm, with its 95 % bootstrap interval over people."""
     both, alone = errors["both"], np.stack([errors["keypoints"], errors["displacements"]])
-    rng = np.random.default_rng(0)
-    picked = rng.integers(0, len(both), (draws, len(both)))
     # Which one is better is decided once, on all people: deciding it in every draw would favour the single ones.
     best = alone[alone.mean(1).argmin()]
-    low, high = np.percentile((both - best)[picked].mean(1), [2.5, 97.5])
-    return {"excess_mm": float((both - best).mean()), "excess_low_mm": float(low), "excess_high_mm": float(high)}
+    low, high = interval(both - best)
+    return {"excess_mm": float((both - best).mean()), "excess_low_mm": low, "excess_high_mm": high}
 
 
 def _lifted(body: BodyModel, keypoints: Keypoints, crops: CropBatch) -> Estimate:
