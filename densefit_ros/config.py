@@ -114,9 +114,10 @@ class DisplaceConfig:
         0.2, "drop displacements in depth whose predicted standard deviation exceeds this; 0: use none", 0.0, 10.0
     )
     depth_sigma_scale: float = _opt(1.0, "factor on the predicted standard deviations in depth", 0.01, 100.0)
-    independent_share: float = _opt(
-        0.05, "share of the displacements that count as independent measurements: neighbours err together", 0.0001, 1.0
+    part_correlation: float = _opt(
+        0.85, "correlation of the errors of displacements of one part of the body: n count as n / (1 + (n - 1) * this)", 0.0, 1.0
     )
+    independent_share: float = _opt(0.5, "share of those that count as independent: parts err together too", 0.0001, 1.0)
 
 
 @dataclass(frozen=True)

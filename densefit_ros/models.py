@@ -110,6 +110,7 @@ def fit_options(config: Config) -> Any:
         robust_start=config.fit.robust_scale,
         keypoint_sigma_share=config.fit.keypoint_sigma_share,
         independent_share=config.displace.independent_share,
+        part_correlation=config.displace.part_correlation,
         shape_sigma=float("inf"),  # the track's shape belief takes the place of the population prior
     )
 

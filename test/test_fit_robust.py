@@ -11,6 +11,7 @@ from fit_helpers import CAMERA, body, draw_around, make_matches, random_params, 
 from densefit_ros.body.model import pose
 from densefit_ros.fit.guard import Support, keeps_result, support
 from densefit_ros.fit.options import Anchor, FitOptions
+from densefit_ros.fit.outcome import Squared
 from densefit_ros.fit.solver import Fitter
 from densefit_ros.geometry.camera import project
 from densefit_ros.types import BodyParams, Correspondences, DepthPoints, FitStatus, Keypoints
@@ -177,7 +178,7 @@ def test_guard_rules():
     assert not keeps_result(Support(10.0, 0.5), Support(5.0, 0.4), options)
     assert not keeps_result(Support(10.0, 0.0), Support(5.0, 0.05), options)
     assert keeps_result(Support(0.0, 1.0), Support(0.0, 1.0), options)
-    whole = support(np.array([0.0, 1e12]), np.zeros(0), options)
+    whole = support(Squared(np.array([0.0, 1e12]), np.ones(2), np.zeros(0)), options)
     assert whole.cost == pytest.approx(options.robust_scale**2) and whole.inlier_share == 0.5
 
 

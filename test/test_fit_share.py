@@ -2,40 +2,85 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import pytest
 
 from densefit_ros.body.assets import load_body
 from densefit_ros.body.model import pose
+from densefit_ros.fit import tables
 from densefit_ros.fit.solver import FitOptions, Fitter
 from densefit_ros.geometry.camera import camera_from_fov, project
-from densefit_ros.types import BodyParams, Correspondences, Keypoints
+from densefit_ros.types import BodyParams, Correspondences, DepthPoints, Keypoints
+
+CAMERA = camera_from_fov(640, 480, 60)
+START = BodyParams(
+    np.zeros((1, 10), np.float32),
+    np.array([[3.0, 0.1, 0.2]], np.float32),
+    np.full((1, 23, 3), 0.1, np.float32),
+    np.array([[0, 0, 4]], np.float32),
+)
 
 
-def test_share_scales_dense_evidence_and_nothing_else():
-    body = load_body()
-    camera = camera_from_fov(640, 480, 60)
-    start = BodyParams(
-        np.zeros((1, 10), np.float32),
-        np.array([[3.0, 0.1, 0.2]], np.float32),
-        np.full((1, 23, 3), 0.1, np.float32),
-        np.array([[0, 0, 4]], np.float32),
-    )
+@pytest.fixture(scope="module")
+def body():
+    return load_body()
+
+
+def matches_of(body, count=300):
     rng = np.random.default_rng(0)
-    face = rng.integers(len(body.faces), size=300).astype(np.int32)
-    bary = rng.dirichlet(np.ones(3), 300).astype(np.float32)
-    corners = pose(body, start).vertices[0][body.faces[face]]
-    uv = project(camera, np.einsum("nk,nkc->nc", bary, corners)) + rng.normal(size=(300, 2)) * 2
-    matches = Correspondences(np.zeros(300, np.int32), face, bary, uv.astype(np.float32), np.ones(300, np.float32))
-    joints = project(camera, pose(body, start).joints) + 3.0
+    face = rng.integers(len(body.faces), size=count).astype(np.int32)
+    bary = rng.dirichlet(np.ones(3), count).astype(np.float32)
+    corners = pose(body, START).vertices[0][body.faces[face]]
+    uv = project(CAMERA, np.einsum("nk,nkc->nc", bary, corners)) + rng.normal(size=(count, 2)) * 2
+    return Correspondences(np.zeros(count, np.int32), face, bary, uv.astype(np.float32), np.ones(count, np.float32))
+
+
+def equations_of(body, options, **evidence):
+    fitter = Fitter(body, max_persons=1, options=FitOptions(dtype="float64", **options))
+    evidence = {"matches": Correspondences.empty(), **evidence}
+    return fitter.normal_equations(START, CAMERA, evidence.pop("matches"), **evidence)
+
+
+def test_share_scales_dense_evidence_and_nothing_else(body):
+    matches = matches_of(body)
+    joints = project(CAMERA, pose(body, START).joints) + 3.0
     keypoints = Keypoints("smpl24", joints.astype(np.float32), np.ones((1, 24), np.float32))
 
     def equations(share, **evidence):
-        fitter = Fitter(body, max_persons=1, options=FitOptions(independent_share=share, dtype="float64"))
-        evidence = {"matches": Correspondences.empty(), **evidence}
-        return fitter.normal_equations(start, camera, evidence.pop("matches"), **evidence)
+        return equations_of(body, {"independent_share": share}, **evidence)
 
     none = equations(1.0, keypoints=keypoints)
     whole = equations(1.0, matches=matches, keypoints=keypoints)
     part = equations(0.1, matches=matches, keypoints=keypoints)
     for w, p, n in zip(whole, part, none):
         np.testing.assert_allclose(p - n, 0.1 * (w - n), rtol=1e-8, atol=1e-6 * np.abs(w).max())
+
+
+def test_points_of_one_part_count_once_where_they_err_together(body):
+    """The normal matrix is the sum over parts of what the part's points say, each times n share / (1 + (n - 1) rho) / n."""
+    matches, share, rho = matches_of(body), 0.4, 0.8
+    part = tables.face_tables(body).part[matches.face]
+    whole = equations_of(body, {"independent_share": share, "part_correlation": rho}, matches=matches)
+    none = equations_of(body, {})
+    total = [np.array(n) for n in none]
+    for k in np.unique(part):
+        names = ("person", "face", "bary", "target_uv", "sqrt_weight")
+        own = dataclasses.replace(matches, **{n: getattr(matches, n)[part == k] for n in names})
+        factor = share / (1 + (len(own) - 1) * rho)
+        for t, o, n in zip(total, equations_of(body, {}, matches=own), none):
+            t += factor * (o - n)
+    for t, w in zip(total, whole):
+        np.testing.assert_allclose(t, w, rtol=1e-8, atol=1e-6 * np.abs(w).max())
+
+
+def test_a_depth_camera_does_not_err_with_the_displacements(body):
+    m = matches_of(body, 60)
+    far = np.tile(np.float32([0, 0, 4]), (60, 1))
+    normal = np.tile(np.float32([0, 0, 1]), (60, 1))
+    depth = DepthPoints(m.person, m.face, m.bary, far, normal, np.full(60, 20.0), np.zeros(60, bool))
+    shared = equations_of(body, {"independent_share": 0.4, "part_correlation": 0.8}, depth=depth)
+    plain = equations_of(body, {"independent_share": 0.4}, depth=depth)
+    for a, b in zip(shared, plain):
+        np.testing.assert_array_equal(a, b)

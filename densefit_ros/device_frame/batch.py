@@ -24,7 +24,7 @@ from ..render.warp_engine import WarpEngine
 from ..render.warp_renderer import NEAR_M
 from ..runtime.picture import IMAGE_FEATURES, SIZE_PX
 from ..steps.priors import ESTIMATE_T_SIGMA_M
-from ..types import Crop
+from ..types import NUM_JOINTS, Crop
 from . import image_kernels, match_kernels, pose_kernels
 
 TEXTURE_SIZE = 128  # texels a side that colours have room for; a larger texture makes the batch anew
@@ -168,7 +168,8 @@ class Batch:
         _, face, bary, depth, *_ = self._drawn.arrays
         cells, rows = n * GRID * GRID, n * (GRID + GRID // 4)
         target, weight = self._zeros(rows * GRID, wp.vec3), self._zeros(rows * GRID, wp.float32)
-        in_row = self._zeros(rows, wp.int32)
+        in_row, of_part = self._zeros(rows, wp.int32), self._zeros(2 * n * NUM_JOINTS, wp.int32)
+        options = self.fitter.options
         affine, edge_m = self.down.device.affine, DecodeOptions().depth_edge_m
         return [
             self._command(match_kernels.judge_cells, cells, self._flow, self._log_var, face, depth, affine, GRID, STRIDE_PX,
@@ -176,9 +177,12 @@ class Batch:
             self._command(match_kernels.judge_depths, cells // 4, self._deeper, self._deeper_log_var, face, depth, affine,
                           up.camera, fit.in_t, GRID, STRIDE_PX, SIZE_PX, edge_m, up.limits, up.active, target, weight),
             self._command(match_kernels.count_rows, rows, weight, GRID, in_row),
+            self._command(match_kernels.count_parts, n * NUM_JOINTS, weight, face, self.fit.face_part, GRID, STRIDE_PX, SIZE_PX,
+                          of_part),
             self._command(match_kernels.fill_slots, rows, target, weight, in_row, face, bary, affine, up.camera,
-                          self.fit.face_class, GRID, STRIDE_PX, SIZE_PX, self.fitter.max_points, fit.face, fit.joints_class,
-                          fit.kind, fit.bary, fit.target, fit.normal, fit.sqrt_weight),
+                          self.fit.face_class, self.fit.face_part, of_part, float(options.independent_share),
+                          float(options.part_correlation), GRID, STRIDE_PX, SIZE_PX, self.fitter.max_points, fit.face,
+                          fit.joints_class, fit.kind, fit.bary, fit.target, fit.normal, fit.sqrt_weight, fit.share),
             self._copy(up.camera, fit.camera),
         ]  # fmt: skip
 

@@ -13,6 +13,7 @@ import warp as wp
 from ..fit.layout import KIND_PIXEL, KIND_PLANE, KIND_ROOT_PLANE
 
 _PIXEL, _PLANE, _ROOT_PLANE = wp.constant(KIND_PIXEL), wp.constant(KIND_PLANE), wp.constant(KIND_ROOT_PLANE)
+NUM_JOINTS = wp.constant(24)
 wp.set_module_options({"enable_backward": False})
 
 
@@ -29,6 +30,18 @@ def on_surface(face_id: wp.array(dtype=int), depth_m: wp.array(dtype=float), bas
                 near = wp.min(near, depth_m[j])
                 far = wp.max(far, depth_m[j])
     return face_id[base + row * size + column] >= 0 and far - near <= depth_edge_m
+
+
+@wp.func
+def pixel_of(candidate: int, grid: int, stride: int, size: int):
+    """Pixel of the crop at which a candidate is read."""
+    row = candidate / grid
+    column = candidate - row * grid
+    if candidate >= grid * grid:
+        own = candidate - grid * grid
+        row = 2 * (own / (grid / 2)) + 1
+        column = 2 * (own - (own / (grid / 2)) * (grid / 2)) + 1
+    return (row * stride + stride / 2) * size + column * stride + stride / 2
 
 
 @wp.func
@@ -148,6 +161,34 @@ def count_rows(weight: wp.array(dtype=float), grid: int, out: wp.array(dtype=int
 
 
 @wp.kernel
+def count_parts(
+    weight: wp.array(dtype=float),
+    face_id: wp.array(dtype=int),
+    face_part: wp.array(dtype=int),
+    grid: int,
+    stride: int,
+    size: int,
+    out: wp.array(dtype=int),
+):
+    """Candidates of each part of the body, those in the picture and those in depth apart; one thread per person and part."""
+    i = wp.tid()
+    p = i / NUM_JOINTS
+    part = i - p * NUM_JOINTS
+    cells = grid * grid
+    pixels = int(0)  # noqa: UP018
+    planes = int(0)  # noqa: UP018
+    for cell in range(cells + cells / 4):
+        if weight[p * (cells + cells / 4) + cell] > 0.0:
+            if face_part[face_id[p * size * size + pixel_of(cell, grid, stride, size)]] == part:
+                if cell < cells:
+                    pixels += 1
+                else:
+                    planes += 1
+    out[2 * i] = pixels
+    out[2 * i + 1] = planes
+
+
+@wp.kernel
 def fill_slots(
     target: wp.array(dtype=wp.vec3),
     weight: wp.array(dtype=float),
@@ -157,6 +198,10 @@ def fill_slots(
     affine: wp.array(dtype=wp.vec3),
     camera: wp.array(dtype=wp.vec4),
     face_class: wp.array(dtype=int),
+    face_part: wp.array(dtype=int),
+    of_part: wp.array(dtype=int),
+    share: float,
+    part_correlation: float,
     grid: int,
     stride: int,
     size: int,
@@ -168,6 +213,7 @@ def fill_slots(
     out_target: wp.array(dtype=wp.vec3),
     out_normal: wp.array(dtype=wp.vec3),
     out_weight: wp.array(dtype=float),
+    out_share: wp.array(dtype=float),
 ):
     """One thread per row of candidates: its matches go to the person's slots in order; more than ``slots`` are thinned
     evenly."""
@@ -198,20 +244,15 @@ def fill_slots(
                 if (2 * slot * (total - 1) + slots - 1) / (2 * (slots - 1)) != rank:
                     slot = -1
             if slot >= 0:
-                row = r
-                column = c
-                kind = int(_PIXEL)
-                if r >= grid:
-                    own = (r - grid) * grid + c
-                    row = 2 * (own / (grid / 2)) + 1
-                    column = 2 * (own - (own / (grid / 2)) * (grid / 2)) + 1
-                    kind = int(_ROOT_PLANE)
-                pixel = p * size * size + (row * stride + stride / 2) * size + column * stride + stride / 2
+                in_depth = int(r >= grid)
+                pixel = p * size * size + pixel_of(r * grid + c, grid, stride, size)
                 o = p * slots + slot
                 f = face_id[pixel]
                 out_face[o] = f
                 out_class[o] = face_class[f]
-                out_kind[o] = kind
+                out_kind[o] = wp.where(in_depth == 1, _ROOT_PLANE, _PIXEL)
+                together = of_part[2 * (p * NUM_JOINTS + face_part[f]) + in_depth]
+                out_share[o] = share / (1.0 + float(together - 1) * part_correlation)
                 out_bary[o] = bary[pixel]
                 out_target[o] = target[cell]
                 out_normal[o] = through_centre(affine[p], camera[p], size)

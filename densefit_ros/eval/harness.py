@@ -33,8 +33,8 @@ MIN_SIGMA_DEG = 2.0  # a disturbed start is trusted no further than this
 ABSOLUTE = {"robust_start": 64.0, "damping": 1e-2}
 # Neighbours in a DensePose map err together, but less than those of a displacement field; the truth does not err.
 OWN_OPTIONS: dict[str, dict[str, float]] = {
-    "densepose": {**ABSOLUTE, "independent_share": 0.1},
-    "gt-displacement": {**ABSOLUTE, "independent_share": 1.0},
+    "densepose": {**ABSOLUTE, "independent_share": 0.1, "part_correlation": 0.0},
+    "gt-displacement": {**ABSOLUTE, "independent_share": 1.0, "part_correlation": 0.0},
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..types import FitResult, FitStatus
 from .options import FitOptions
-from .outcome import keep_start
+from .outcome import Squared, keep_start
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,16 @@ class Support:
     inlier_share: float
 
 
-def support(r2_dense: np.ndarray, r2_keypoints: np.ndarray, options: FitOptions) -> Support:
-    """From squared residuals in sigmas, (N,) and (K,)."""
+def support(r2: Squared, options: FitOptions) -> Support:
+    """From one person's residuals."""
     c2 = options.robust_scale**2
     k2 = c2 * options.keypoint_scale_ratio**2
-    cost = options.independent_share * float(np.sum(c2 * r2_dense / (c2 + r2_dense)))
-    inside = np.count_nonzero(r2_dense < options.inlier_sigma**2)
-    if len(r2_keypoints):
-        cost += float(np.sum(k2 * r2_keypoints / (k2 + r2_keypoints)))
-        inside += np.count_nonzero(r2_keypoints < options.inlier_sigma**2)
-    return Support(cost, inside / max(len(r2_dense) + len(r2_keypoints), 1))
+    cost = float(np.sum(r2.share * c2 * r2.dense / (c2 + r2.dense)))
+    inside = np.count_nonzero(r2.dense < options.inlier_sigma**2)
+    if len(r2.keypoints):
+        cost += float(np.sum(k2 * r2.keypoints / (k2 + r2.keypoints)))
+        inside += np.count_nonzero(r2.keypoints < options.inlier_sigma**2)
+    return Support(cost, inside / max(len(r2.dense) + len(r2.keypoints), 1))
 
 
 def keeps_result(start: Support, result: Support, options: FitOptions) -> bool:
@@ -47,11 +47,11 @@ def keeps_result(start: Support, result: Support, options: FitOptions) -> bool:
 def apply(result: FitResult, residuals, staged, options: FitOptions) -> FitResult:
     """Persons whose result the evidence does not support keep their start, with status REJECTED.
 
-    residuals: per person ((dense at the start, keypoints at the start), (dense, keypoints at the result)).
+    residuals: those of :func:`densefit_ros.fit.outcome.residuals`.
     """
     status = result.status.copy()
     for i, (start, final) in enumerate(residuals):
-        if status[i] < FitStatus.REJECTED and not keeps_result(support(*start, options), support(*final, options), options):
+        if status[i] < FitStatus.REJECTED and not keeps_result(support(start, options), support(final, options), options):
             status[i] = FitStatus.REJECTED
     if (status == result.status).all():
         return result

@@ -51,9 +51,11 @@ class FitOptions:
     guard_inlier_min: float = 0.1  # share of the evidence that must lie within inlier_sigma of a result, or it is noise
     guard_inlier_loss: float = 0.02  # share of inliers that a result may lose
     guard_gain: float = 0.0  # relative drop of the robust cost of the evidence that a result must reach
-    # Share of the dense matches that count as independent, in the objective as in the covariance: neighbours of one
-    # displacement field err together, and hundreds of them taken at their word outvote keypoints and priors.
+    # Errors of one displacement field are shared: hundreds of matches taken at their word outvote keypoints and priors.
+    # n points of one part of the body count as n share / (1 + (n - 1) correlation) independent ones, in the objective as in
+    # the covariance.
     independent_share: float = 1.0
+    part_correlation: float = 0.0
     inlier_sigma: float = 3.0
     dtype: str = "float32"  # or "float64": for checks
     linear: str = "auto"  # "lapack" (host in the loop, CPU only), "tile" (all on the device, one graph)
@@ -65,6 +67,9 @@ class FitOptions:
         for name in positive + ("z_min_m", "keypoint_sigma_share", "keypoint_scale_ratio", "inlier_sigma"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"fit.{name} must be positive, got {getattr(self, name)}")
+        if not 0 < self.independent_share <= 1 or not 0 <= self.part_correlation <= 1:
+            got = f"{self.independent_share} and {self.part_correlation}"
+            raise ConfigError(f"fit expects independent_share in (0, 1] and part_correlation in [0, 1], got {got}")
         if self.iterations < 1:
             raise ConfigError(f"fit.iterations must be at least 1, got {self.iterations}")
         if not 0 < self.robust_factor <= 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.linalg import lapack
 
@@ -86,8 +88,16 @@ def _gaussian_ratio(scale: float) -> float:
     return _RATIO[scale]
 
 
-def residuals(fitter, staged) -> list:
-    """Squared residuals in sigmas of every person: ((dense, keypoints) at the start, (dense, keypoints) at the result).
+class Squared(NamedTuple):
+    """Squared residuals of one person in sigmas."""
+
+    dense: np.ndarray  # (N,)
+    share: np.ndarray  # (N,) of an independent measurement
+    keypoints: np.ndarray  # (K,)
+
+
+def residuals(fitter, staged) -> list[tuple[Squared, Squared]]:
+    """Of every person, at the start and at the result.
 
     Depth points are left out: they are measured in other units, by another sensor.
     """
@@ -103,17 +113,18 @@ def residuals(fitter, staged) -> list:
         assert keys.shape[1] == fitter.max_persons * MAX_LANDMARKS
     out = []
     for i in range(staged.persons):
-        first = final = none
+        first = final = share = none
         if n:
             mine = slice(starts[i], starts[i + 1])
             pixel = staged.is_pixel[mine]
+            share = b.share.host[:n][mine][pixel].astype(np.float64)
             first, final = dense_start[mine][pixel].astype(np.float64), dense[cur[i]][mine][pixel].astype(np.float64)
         key_first = key_final = none
         if staged.landmarks is not None:
             mine = slice(i * k, (i + 1) * k)
             used = weight[mine] > 0
             key_first, key_final = keys_start[mine][used].astype(np.float64), keys[cur[i]][mine][used].astype(np.float64)
-        out.append(((first, key_first), (final, key_final)))
+        out.append((Squared(first, share, key_first), Squared(final, share, key_final)))
     return out
 
 
@@ -149,7 +160,7 @@ def collect(fitter, plan, staged, steps: int, residuals: list) -> FitResult:
         gram, prior, jacobian = (np.nan_to_num(a, posinf=0.0, neginf=0.0) for a in (gram, prior, jacobian))
     inliers, scaled = np.zeros(p, np.float32), np.empty(gram.shape)
     for i in range(p):
-        e = residuals[i][1][0]
+        e = residuals[i][1].dense
         inliers[i] = np.count_nonzero(e < options.inlier_sigma**2) / max(len(e), 1)
         unknowns = N - float(np.sum(prior[i].diagonal() / np.maximum(gram[i].diagonal(), 1e-12)))
         variance = max(noise_variance(e, float(options.robust_scale), min(max(unknowns, 0.0), N)), 0.25)

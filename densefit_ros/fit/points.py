@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import ShapeError
-from ..types import Correspondences, DepthPoints
-from .layout import CHUNK_POINTS, CHUNK_ROWS, GROUPS, KIND_PIXEL, KIND_PLANE, KIND_ROOT_PLANE
+from ..types import NUM_JOINTS, Correspondences, DepthPoints
+from .layout import CHUNK_POINTS, CHUNK_ROWS, GROUPS, KIND_PIXEL, KIND_PLANE, KIND_ROOT_PLANE, KINDS
 from .stage import MAX_VALUE
 
 
 def stage(
-    buffers, body, matches: Correspondences, depth: DepthPoints | None, persons: int, limit: int, extra_rows: int
+    buffers, body, matches: Correspondences, depth: DepthPoints | None, persons: int, limit: int, extra_rows: int, options
 ) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
     """Dense evidence, sorted by person and by the joints that move it, in chunks of like points.
 
@@ -47,6 +47,7 @@ def stage(
     b.face.host[:n], b.bary.host[:n], b.target.host[:n, : target.shape[1]] = face[order], bary[order], target[order]
     b.kind.host[:n], b.joints_class.host[:n] = kind, kin
     b.sqrt_weight.host[:n] = weight[order]
+    b.share.host[:n] = shares(person, body.face_part[b.face.host[:n]], kind, options)
     if len(arrays) > 1:
         b.normal.host[:n] = normal[order]
     size = body.class_size[kin]
@@ -54,6 +55,18 @@ def stage(
     b.share_start.host[:n] -= size
     stage_chunks(b, body.class_groups[kin], counts, persons, extra_rows)
     return n, person, kind == KIND_PIXEL, counts
+
+
+def shares(person: np.ndarray, part: np.ndarray, kind: np.ndarray, options) -> np.ndarray:
+    """How much of an independent measurement each point is, (N,): see FitOptions.
+
+    Points of a depth camera do not err with the displacements: theirs is the plain share.
+    """
+    if options.part_correlation <= 0 or not len(person):
+        return np.full(len(person), options.independent_share)
+    together = (person.astype(np.int64) * NUM_JOINTS + part) * KINDS + kind
+    count = np.where(kind == KIND_PLANE, 1, np.bincount(together)[together])
+    return options.independent_share / (1.0 + (count - 1) * options.part_correlation)
 
 
 def _usable(body, persons: int, person, face, bary, target, weight, normal) -> np.ndarray | None:

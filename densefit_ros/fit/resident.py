@@ -36,6 +36,7 @@ class ResidentFit:
         b.point_start.host[: persons + 1] = slots * np.arange(persons + 1)
         b.share_start.host[:] = int(fitter._constants.class_size.max()) * np.arange(persons * slots)
         b.normal.host[:] = 0
+        b.share.host[:] = 0
         # Points come as they are found, not sorted by the joints that move them: any of them may fill any group.
         every = np.full(persons * slots, (1 << GROUPS) - 1)
         points.stage_chunks(b, every, np.full(persons, slots), persons, 2 * landmarks.count)
@@ -49,6 +50,7 @@ class ResidentFit:
         b.inbox.upload()
         self.launches = fitter._sequence(self._plan, iterations)
         self.arrays = SimpleNamespace(**{name: m.device for name, m in vars(b).items() if hasattr(m, "pull")})
+        self.face_part = wp.array(fitter._constants.face_part.astype(np.int32), dtype=wp.int32, device=fitter._device)
         self.face_class = wp.array(fitter._constants.face_class.astype(np.int32), dtype=wp.int32, device=fitter._device)
 
     def queue_download(self) -> None:

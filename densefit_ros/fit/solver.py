@@ -111,7 +111,8 @@ class Fitter:
             landmarks = self._landmark_set(keypoints.set_name)
             limbs = len(landmarks.limb_first) if keypoints.direction_xyz is not None else 0
             extra = 2 * landmarks.count + 3 * limbs
-        n, person, is_pixel, counts = points.stage(b, self._constants, matches, depth, persons, self.max_points, extra)
+        limit, options = self.max_points, self.options
+        n, person, is_pixel, counts = points.stage(b, self._constants, matches, depth, persons, limit, extra, options)
         evidence = np.asarray(counts)
         if keypoints is not None:
             evidence = evidence + stage.stage_keypoints(b, keypoints, landmarks, persons, limbs, self.options)

@@ -7,7 +7,7 @@ point and joint (``gather``): rest position, weight, derivative by shape.  Summe
 
 pixel: r = sqrt_weight (project(x) - target), 2 rows.  plane: r = sqrt_weight normal . (x - target), 1 row and a zero row;
 root plane: the same of x - t, t the body's translation.  All are robust (Geman-McClure, in sigmas), and the whole block
-counts with FitOptions.independent_share.
+counts with each point's share (FitOptions.independent_share).
 """
 
 import functools
@@ -114,7 +114,7 @@ def make(F):
         scale: wp.array(dtype=F),
         scale_factor: F,
         scale_final: F,
-        share: F,
+        share: wp.array(dtype=F),
         cur: wp.array(dtype=int),
         rotation: wp.array(dtype=M33),
         joint: wp.array(dtype=V3),
@@ -198,7 +198,8 @@ def make(F):
         c_now = scale[p]
         cost_now, cost_next, weight, e = geman_mcclure(r0 * r0 + r1 * r1, seen, c_now, wp.max(c_now * scale_factor, scale_final))
         out_r2[slot * slots + i] = e
-        weight = weight * wp.sqrt(share)
+        counts_as = share[i]
+        weight = weight * wp.sqrt(counts_as)
         a0 = a0 * weight
         a1 = a1 * weight
 
@@ -225,8 +226,8 @@ def make(F):
         last1 = a1[0] * d0 + a1[1] * d1 + a1[2] * d2
         last0[at_residual] = weight * r0
         last1[at_residual] = weight * r1
-        last0[at_now] = wp.sqrt(cost_now * share)
-        last0[at_next] = wp.sqrt(cost_next * share)
+        last0[at_now] = wp.sqrt(cost_now * counts_as)
+        last0[at_next] = wp.sqrt(cost_next * counts_as)
         out_groups[g0 + shared] = last0
         out_groups[g0 + groups + shared] = last1
 
