@@ -110,14 +110,10 @@ class DisplaceConfig:
     passes: int = _opt(1, "render and displace this many times per frame", 1, 5)
     max_sigma_px: float = _opt(2.7, "drop displacements whose predicted standard deviation exceeds this, crop px", 0.1, 100.0)
     sigma_scale: float = _opt(1.0, "factor on the predicted standard deviations", 0.01, 100.0)
-    max_depth_sigma_m: float = _opt(
-        0.2, "drop displacements in depth whose predicted standard deviation exceeds this; 0: use none", 0.0, 10.0
-    )
-    depth_sigma_scale: float = _opt(1.0, "factor on the predicted standard deviations in depth", 0.01, 100.0)
     part_correlation: float = _opt(
         0.85, "correlation of the errors of displacements of one part of the body: n count as n / (1 + (n - 1) * this)", 0.0, 1.0
     )
-    independent_share: float = _opt(0.5, "share of those that count as independent: parts err together too", 0.0001, 1.0)
+    independent_share: float = _opt(0.3, "share of those that count, against other evidence", 0.0001, 1.0)
 
 
 @dataclass(frozen=True)

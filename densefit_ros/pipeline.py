@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from .config import Config
-from .displace.decode import decode, decode_depth
+from .displace.decode import decode
 from .evidence.depth import depth_points
 from .geometry import crop as crops
 from .models import Models, load_models
@@ -24,7 +24,7 @@ from .runtime.picture import SIZE_PX
 from .steps import conclude, find, given, identify, priors, steady
 from .track import state as tracking
 from .track.state import Track, TrackerState
-from .types import Correspondences, Crop, DepthPoints, Estimate, Frame, FrameResult, Measured
+from .types import Correspondences, Crop, Estimate, Frame, FrameResult, Measured
 
 __all__ = ["Config", "Models", "TrackerState", "initial_state", "load_models", "process"]
 
@@ -121,25 +121,22 @@ def _refine(models: Models, tracks: list[Track], crop: Crop, estimate: Estimate,
             start, anchors, on_scale = priors.scale_to_depth(models, start, anchors, frame, crop)
             params = start
     mapped = given.iuv_matches(models, frame, start)
-    matches, measured_depth, options = mapped, None, priors.decode_options(config)
+    matches, depth = mapped, None
     for _ in range(config.displace.passes):
         if models.displacer is not None or on_scale.any():
             with times("render"):
                 surface = priors.render(models, params, tracks, camera, crop)
         if on_scale.any():
             with times("depth"):
-                measured_depth = depth_points(frame.depth_m, surface, camera, on_scale)
-        depth = measured_depth
+                depth = depth_points(frame.depth_m, surface, camera, on_scale)
         if models.displacer is not None:
             with times("displace"):
                 field = models.displacer.predict(crop, surface, estimate.seen)
             with times("decode"):
-                matches = Correspondences.concat([decode(field, surface, crop, options), mapped])
-                depth = DepthPoints.concat([measured_depth, decode_depth(field, surface, camera, params.t_camera_root, options)])
+                matches = Correspondences.concat([decode(field, surface, crop, priors.decode_options(config)), mapped])
         with times("fit"):
-            sober = {"keypoints": estimate.keypoints, "anchors": anchors}
-            fit = models.fitter.solve(params, camera, matches, depth=depth, **sober)
-            sober["depth"] = measured_depth
+            sober = {"keypoints": estimate.keypoints, "depth": depth, "anchors": anchors}
+            fit = models.fitter.solve(params, camera, matches, **sober)
             fit = conclude.without_rejected(models, fit, params, camera, mapped, **sober)
             params = fit.params
     with times("fit"):

@@ -10,7 +10,6 @@ Arrays are NumPy, float32 unless a field says otherwise.  Values are frozen: to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -135,8 +134,6 @@ class DisplacementField:
     flow: np.ndarray  # (P,2,h,w) crop px: (du, dv)
     log_var: np.ndarray  # (P,1,h,w) log of the variance of each component, crop px^2
     stride: int
-    depth_m: np.ndarray | None = None  # (P,1,h,w) along the ray of the crop's centre, both bodies' translations held in one place
-    depth_log_var: np.ndarray | None = None  # (P,1,h,w) log of its variance, m^2
 
 
 @dataclass(frozen=True)
@@ -170,27 +167,17 @@ class Correspondences:
 
 @dataclass(frozen=True)
 class DepthPoints:
-    """Surface points of all persons of a frame against planes: the evidence of a depth camera, and displacements in depth."""
+    """Surface points of all persons of a frame against measured planes: the evidence of a depth camera."""
 
     person: np.ndarray  # (N,) int32 in [0,P)
     face: np.ndarray  # (N,) int32 face of the body
     bary: np.ndarray  # (N,3) barycentrics in that face
-    xyz_m: np.ndarray  # (N,3) a point of the plane, camera axes; from the camera, or from the body's translation
-    normal: np.ndarray  # (N,3) unit normal of the plane, camera axes
+    xyz_m: np.ndarray  # (N,3) measured point, camera frame
+    normal: np.ndarray  # (N,3) unit normal of the measured surface there, camera frame
     sqrt_weight: np.ndarray  # (N,) 1/m: one over the standard deviation of the distance
-    from_root: np.ndarray  # (N,) bool: xyz_m begins at t_camera_root, of which the plane then says nothing
 
     def __len__(self) -> int:
         return len(self.person)
-
-    @staticmethod
-    def concat(items: Sequence[DepthPoints | None]) -> DepthPoints | None:
-        """All points of several sources; None where there are none."""
-        given = [i for i in items if i is not None]
-        if len(given) < 2:
-            return given[0] if given else None
-        names = ("person", "face", "bary", "xyz_m", "normal", "sqrt_weight", "from_root")
-        return DepthPoints(*(np.concatenate([getattr(i, n) for i in given]) for n in names))
 
 
 @dataclass(frozen=True)

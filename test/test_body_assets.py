@@ -306,6 +306,16 @@ _NPZ, _PKL = io.BytesIO(), smpl_like_pickle(10)[1]
 np.savez_compressed(_NPZ, **toy_arrays())
 
 
+def test_numbers_that_no_body_has_are_named(tmp_path):
+    with np.load(DEFAULT_BODY, allow_pickle=False) as data:
+        arrays = dict(data)
+    arrays["shapedirs"] = arrays["shapedirs"].astype(np.float32)
+    arrays["shapedirs"][3, 1, 2] = 1e37
+    np.savez(tmp_path / "large.npz", **arrays)
+    with pytest.raises(AssetError, match="shapedirs has values up to 1e.37"):
+        load_body(tmp_path / "large.npz")
+
+
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kind=st.sampled_from(["npz", "pkl"]), data=st.data())
 def test_damaged_files_raise_asset_errors_or_load(tmp_path, kind, data):

@@ -11,7 +11,7 @@ from densefit_ros import pipeline
 from densefit_ros.body.model import pose
 from densefit_ros.config import load_config, with_overrides
 from densefit_ros.device_frame.frame import DeviceFrame
-from densefit_ros.displace.decode import decode, decode_depth
+from densefit_ros.displace.decode import decode
 from densefit_ros.errors import BackendUnavailable, ConfigError
 from densefit_ros.geometry import crop as crops
 from densefit_ros.geometry.camera import project
@@ -21,14 +21,13 @@ from densefit_ros.runtime.picture import SIZE_PX
 from densefit_ros.steps import find, priors
 from densefit_ros.synth.sequence import demo_sequence
 from densefit_ros.track import state as tracking
-from densefit_ros.types import DepthPoints, Frame, TrackingState
+from densefit_ros.types import Frame, TrackingState
 
 DT_NS = 33_000_000
 # The networks are replaced whenever better ones are trained: nothing here depends on how good they are.
 SETTINGS = {
     "device": "cpu", "regress.backend": "network", "detect.backend": "none", "track.max_people": 2,
-    "regress.min_confidence": 0.0, "track.min_inliers": 0.0, "displace.max_sigma_px": 30.0,
-    "displace.max_depth_sigma_m": 5.0, "runtime.device_frame": "on",
+    "regress.min_confidence": 0.0, "track.min_inliers": 0.0, "displace.max_sigma_px": 30.0, "runtime.device_frame": "on",
 }  # fmt: skip
 PARAMS = ("betas", "root_rotvec", "joint_rotvec", "t_camera_root")
 
@@ -105,21 +104,8 @@ def test_every_stage_gives_what_the_single_steps_give(models, tracked, count):
         assert np.mean(matches.face == got.matches.face) > 0.99
         np.testing.assert_allclose(got.matches.sqrt_weight, matches.sqrt_weight, rtol=1e-2)
 
-    depth = decode_depth(field, surface, camera, got.start.t_camera_root, priors.decode_options(config))
-    batch = models.device_frame._places[frame.rgb.shape[:2]].batches[count]
-    used = batch.fit.planes(count)
-    if depth is None:  # a network without depth
-        depth = DepthPoints(*(np.zeros(s) for s in (0, 0, (0, 3), (0, 3), (0, 3), 0, 0)))
-    else:
-        assert len(depth) > 20 * count
-    assert np.array_equal(depth.person, used.person)
-    assert (depth.face != used.face).sum() <= 0.01 * len(depth)
-    np.testing.assert_allclose(used.xyz_m, depth.xyz_m, atol=2e-3)
-    np.testing.assert_allclose(used.normal, depth.normal, atol=1e-5)
-    np.testing.assert_allclose(used.sqrt_weight, depth.sqrt_weight, rtol=2e-2)
-
     anchors = priors.anchors(tracks, got.estimate, config, frame.stamp_ns)
-    fit = models.fitter.solve(got.start, camera, got.matches, depth=used, keypoints=got.estimate.keypoints, anchors=anchors)
+    fit = models.fitter.solve(got.start, camera, got.matches, keypoints=got.estimate.keypoints, anchors=anchors)
     assert np.array_equal(got.fit.status, fit.status) and np.array_equal(got.fit.accepted, fit.accepted)
     for name in PARAMS:
         np.testing.assert_allclose(getattr(got.fit.params, name), getattr(fit.params, name), atol=2e-3, err_msg=name)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from densefit_ros.displace.contract import DISPLACEMENT_CONTRACT
-from densefit_ros.displace.decode import DecodeOptions, decode, decode_depth
+from densefit_ros.displace.decode import DecodeOptions, decode
 from densefit_ros.displace.displacer import Displacer, pack_rendering
 from densefit_ros.errors import AssetError, ShapeError
 from densefit_ros.runtime.picture import IMAGE_FEATURES
-from densefit_ros.types import Camera, Crop, DisplacementField, Surface
+from densefit_ros.types import Crop, DisplacementField, Surface
 
 SIZE, GRID = 192, 48
 
@@ -51,32 +51,6 @@ def test_flow_is_u_then_v_in_crop_pixels():
     still = decode(dataclasses.replace(field, flow=np.zeros_like(field.flow)), surface, crop)
     moved = decode(field, surface, crop)
     np.testing.assert_allclose(moved.target_uv - still.target_uv, np.tile([6.0, -3.0], (len(moved), 1)), atol=1e-4)
-
-
-CAMERA = Camera(500.0, 510.0, 320.0, 240.0, 640, 480)
-
-
-def test_depth_becomes_planes_across_the_ray_of_the_crops_centre():
-    field, surface, _ = scene(2)
-    deeper = np.zeros((2, 1, GRID, GRID), np.float32)
-    deeper[1] = 0.25
-    sigma = np.full((2, 1, GRID, GRID), 0.1, np.float32)
-    sigma[:, :, :, 21] = 0.5  # too uncertain
-    field = dataclasses.replace(field, depth_m=deeper, depth_log_var=2 * np.log(sigma))
-    t = np.array([[0.1, 0.2, 2.9], [0.1, 0.2, 2.9]])
-    planes = decode_depth(field, surface, [CAMERA, CAMERA], t, DecodeOptions(depth_sigma_scale=0.5))
-    # Covered cells are 10 to 37 each way: odd ones are 14 by 14, without column 21 14 by 13.
-    assert np.bincount(planes.person).tolist() == [14 * 13, 14 * 13] and planes.from_root.all()
-    ray = np.array([(2 * 96 + 100 - 320) / 500, (2 * 96 + 50 - 240) / 510, 1.0])
-    np.testing.assert_allclose(planes.normal, np.tile(ray / np.linalg.norm(ray), (2 * 14 * 13, 1)), atol=1e-6)
-    np.testing.assert_allclose(planes.sqrt_weight, 1 / 0.05, rtol=1e-5)
-    # The first odd covered cell is (11, 11): pixel (46, 46), image position 2 * 46.5 + (100, 50), depth 3 m.
-    first = np.array([(2 * 46.5 + 100 - 320) / 500 * 3, (2 * 46.5 + 50 - 240) / 510 * 3, 3.0]) - t[0]
-    assert planes.face[0] == 6 * 112 + 6
-    np.testing.assert_allclose(planes.xyz_m[0], first, atol=1e-5)
-    np.testing.assert_allclose(planes.xyz_m[14 * 13], first + 0.25 * ray / np.linalg.norm(ray), atol=1e-5)
-    assert decode_depth(field, surface, CAMERA, t, DecodeOptions(max_depth_sigma_m=0.0)) is None
-    assert decode_depth(scene(1)[0], surface, CAMERA, t) is None
 
 
 def test_uncertain_cells_are_dropped_and_weights_follow_sigma():

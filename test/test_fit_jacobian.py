@@ -45,7 +45,6 @@ def _blocks(b, rng, state):
         "surface point": surface,
         "pixel": lambda s: ref.pixel(CAMERA, *surface(s), np.array([300.0, 200.0]), 0.5),
         "plane": lambda s: ref.plane(*surface(s), np.array([0.1, 0.0, 3.0]), normal, 50.0),
-        "root plane": lambda s: ref.root_plane(s, *surface(s), np.array([0.1, 0.0, 0.2]), normal, 50.0),
         "landmark": lambda s: mark(s, 4),
         "joint": lambda s: ref.landmark_point(b, s, ref.forward(b, s), b.landmarks["smpl24"], 21),
         "direction": lambda s: ref.direction(mark(s, 3), mark(s, 4), hint, 3.0),
@@ -87,9 +86,7 @@ class Problem:
         normal = rng.normal(size=x.shape)
         normal /= np.linalg.norm(normal, axis=1, keepdims=True)
         self.matches = make_matches(rng, b, self.params, 7, 3.0)
-        from_root = np.arange(len(x)) % 2 == 0
-        x = x + 0.05 * rng.normal(size=x.shape) - from_root[:, None] * self.params.t_camera_root[person]
-        self.depth = DepthPoints(person, face, bary, x, normal, np.full(len(x), 20.0), from_root)
+        self.depth = DepthPoints(person, face, bary, x + 0.05 * rng.normal(size=x.shape), normal, np.full(len(x), 20.0))
         self.keypoints = Keypoints(
             "openpose25",
             300 + 50 * rng.normal(size=(persons, k, 2)),
@@ -121,8 +118,7 @@ class Problem:
         d = self.depth
         for i in np.flatnonzero(d.person == person):
             x = ref.surface_point(b, state, posed, d.face[i], d.bary[i])
-            plane = d.xyz_m[i], d.normal[i], d.sqrt_weight[i]
-            rows.append(ref.root_plane(state, *x, *plane) if d.from_root[i] else ref.plane(*x, *plane))
+            rows.append(ref.plane(*x, d.xyz_m[i], d.normal[i], d.sqrt_weight[i]))
         rows += self._landmark_rows(state, posed, person)
         for a in self.anchors:
             anchor = ref.from_params(a.params.person(person))

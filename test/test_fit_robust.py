@@ -106,9 +106,7 @@ def test_bad_keypoints_depth_and_anchors_are_ignored(scene):
     start = draw_around(rng, truth, 0.03, 0.0, 0.005)
     keypoints = Keypoints("coco17", np.full((2, k, 2), np.nan), np.ones((2, k)), np.full((2, k, 3), np.nan))
     m = matches
-    depth = DepthPoints(
-        m.person, m.face, m.bary, np.full((len(m), 3), np.nan), np.ones((len(m), 3)), np.ones(len(m)), np.zeros(len(m), bool)
-    )
+    depth = DepthPoints(m.person, m.face, m.bary, np.full((len(m), 3), np.nan), np.ones((len(m), 3)), np.ones(len(m)))
     broken = BodyParams(*(np.full_like(getattr(start, n), np.nan) for n in NAMES))
     plain = fitter.solve(start, CAMERA, matches)
     result = fitter.solve(start, CAMERA, matches, keypoints=keypoints, depth=depth, anchors=[Anchor(broken, 0.1, 0.1, 0.1)])
@@ -124,9 +122,7 @@ def test_depth_fixes_what_one_camera_cannot_see(scene):
     xyz = np.einsum("nc,ncd->nd", matches.bary, corners)
     normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-12
-    depth = DepthPoints(
-        matches.person, matches.face, matches.bary, xyz, normal, np.full(len(xyz), 100.0), np.zeros(len(xyz), bool)
-    )
+    depth = DepthPoints(matches.person, matches.face, matches.bary, xyz, normal, np.full(len(xyz), 100.0))
     errors = []
     for evidence in (None, depth):
         result = fitter.solve(far, CAMERA, matches, depth=evidence, anchors=[Anchor(far, 0.05, 0.1, 1.0)], iterations=8)

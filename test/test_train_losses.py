@@ -16,7 +16,6 @@ from densefit_ros.train.losses import (  # noqa: E402
     DisplacementWeights,
     RegressorWeights,
     attention_loss,
-    depth_loss,
     displacement_loss,
     guide_loss,
     part_loss,
@@ -235,25 +234,12 @@ def test_parts_count_only_where_the_person_is_seen():
     assert float(part_loss(logits, torch.full_like(part, 24))) == 0.0
 
 
-@pytest.mark.parametrize("true_b", [0.02, 0.1])
-def test_depth_variance_that_is_likeliest_is_that_of_the_errors(true_b):
-    error = torch.distributions.Laplace(0.0, true_b).sample((1, 100, 100))
-    mask = torch.ones((1, 100, 100), dtype=torch.bool)
-    log_var = torch.zeros(1, requires_grad=True)
-    optimizer = torch.optim.Adam([log_var], 0.1)
-    for _ in range(200):
-        optimizer.zero_grad()
-        depth_loss(error, log_var.expand(1, 100, 100), torch.zeros_like(error), mask, mask, 1.0, W)[0].backward()
-        optimizer.step()
-    assert float(log_var.detach().exp()) == pytest.approx(float((error**2).mean()), rel=0.1)
-
-
 def test_mirrored_pairs_keep_picture_rendering_and_flow_together():
     from densefit_ros.train.sources import JointSource, mirror_pairs, mirrored_colour
 
     source = JointSource(seed=5, count=2, size=96, easy=1.0, subjects=4, starts=1, degrees=8.0)
     made = source.batch(0)
-    pairs = {name: made[name][:, 0] for name in ("rendering", "flow", "valid", "visible", "depth_m")}
+    pairs = {name: made[name][:, 0] for name in ("rendering", "flow", "valid", "visible")}
     pairs |= {"image": made["image"], "colour": source.body_colour(source.crops(0), 4)}
     which = np.array([True, False])
     out = mirror_pairs(pairs, which)

@@ -29,6 +29,7 @@ MAX_FILE_BYTES = 1 << 29  # SMPL's own pickles are 40 to 250 MB
 MAX_UNPACKED_BYTES = 1 << 29  # a zip bomb stops here
 MAX_VERTICES = 200_000
 MAX_FACES = 400_000
+MAX_NUMBER = 1e6  # m, or m per unit of shape: a flipped bit of an exponent overflows when the body is posed
 SKIN_SLOTS = 4
 _REQUIRED = ("v_template", "shapedirs", "J_regressor", "kintree_table", "weights", "f")
 
@@ -123,6 +124,8 @@ def _numbers(data: Mapping[str, object], key: str, path: Path) -> np.ndarray:
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
         raise AssetError(f"{path}: {key} has {int((~np.isfinite(array)).sum())} values that are not finite: damaged file")
+    if np.abs(array).max(initial=0.0) > MAX_NUMBER:
+        raise AssetError(f"{path}: {key} has values up to {np.abs(array).max():.3g}, no body is that large: damaged file")
     return array
 
 

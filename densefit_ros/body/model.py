@@ -51,6 +51,13 @@ class BodyModel:
         return len(self.faces)
 
 
+def face_parts(body: BodyModel) -> np.ndarray:
+    """(F,) uint8: the joint with the largest share in each face's skinning."""
+    share = np.zeros((body.num_vertices, NUM_JOINTS), np.float32)
+    np.add.at(share, (np.arange(len(share))[:, None], body.skin_joint), body.skin_weight)
+    return share[body.faces].sum(1).argmax(1).astype(np.uint8)
+
+
 def topology_id(faces: np.ndarray, num_vertices: int) -> str:
     """16 hex digits of SHA-256 over the vertex count and the faces: the same id means the same triangle list."""
     digest = hashlib.sha256(int(num_vertices).to_bytes(8, "little"))

@@ -58,7 +58,7 @@ class Batch:
             device, rotvec=(24 * n, wp.vec3), pose_betas=(n, _vec10), betas=(n, _vec10), t=(n, wp.vec3),
             inv_betas_sigma=(n, _vec10), sigmas=(n, wp.vec2), camera=(n, wp.vec4), active=(n, wp.int32),
             color_start=(n, wp.int32), texture_size=(n, wp.int32), settings=(2, wp.float32), margin=(1, wp.float32),
-            limits=(4, wp.float32),
+            limits=(2, wp.float32),
         )  # fmt: skip
         self.down = Arena(
             device, rotvec=(24 * n, wp.vec3), betas=(n, _vec10), t=(n, wp.vec3), rot_sigma=(24 * n, wp.float32),
@@ -151,38 +151,28 @@ class Batch:
 
     def _displace(self) -> list[Callable[[], None]]:
         n = self.size
-        self._flow, self._log_var, self._deeper, self._deeper_log_var = (
-            self._zeros(n * c * GRID * GRID, wp.float32) for c in (2, 1, 1, 1)
-        )
+        self._flow, self._log_var = (self._zeros(n * c * GRID * GRID, wp.float32) for c in (2, 1))
         inputs = {**self._seen, "rendering": self._view(self._rendering, n, SIZE_PX, SIZE_PX, RENDER_CHANNELS)}
         outputs = {"flow": self._view(self._flow, n, 2, GRID, GRID), "log_var": self._view(self._log_var, n, 1, GRID, GRID)}
-        if "depth_m" in self.parts.displacer.outputs:
-            deeper = {"depth_m": self._deeper, "depth_log_var": self._deeper_log_var}
-            outputs |= {name: self._view(array, n, 1, GRID, GRID) for name, array in deeper.items()}
-        else:
-            self._deeper_log_var.fill_(100.0)  # nothing is known
         return [self.parts.displacer.bind(inputs, outputs, self.parts.stream)]
 
     def _match(self) -> list[Callable[[], None]]:
         n, up, fit, parts = self.size, self.up.device, self.fit.arrays, self.parts
         _, face, bary, depth, *_ = self._drawn.arrays
-        cells, rows = n * GRID * GRID, n * (GRID + GRID // 4)
-        target, weight = self._zeros(rows * GRID, wp.vec3), self._zeros(rows * GRID, wp.float32)
-        in_row, of_part = self._zeros(rows, wp.int32), self._zeros(2 * n * NUM_JOINTS, wp.int32)
+        target, weight = self._zeros(n * GRID * GRID, wp.vec2), self._zeros(n * GRID * GRID, wp.float32)
+        in_row, of_part = self._zeros(n * GRID, wp.int32), self._zeros(n * NUM_JOINTS, wp.int32)
         options = self.fitter.options
-        affine, edge_m = self.down.device.affine, DecodeOptions().depth_edge_m
         return [
-            self._command(match_kernels.judge_cells, cells, self._flow, self._log_var, face, depth, affine, GRID, STRIDE_PX,
-                          SIZE_PX, parts.width, parts.height, edge_m, up.limits, up.active, target, weight),
-            self._command(match_kernels.judge_depths, cells // 4, self._deeper, self._deeper_log_var, face, depth, affine,
-                          up.camera, fit.in_t, GRID, STRIDE_PX, SIZE_PX, edge_m, up.limits, up.active, target, weight),
-            self._command(match_kernels.count_rows, rows, weight, GRID, in_row),
+            self._command(match_kernels.judge_cells, n * GRID * GRID, self._flow, self._log_var, face, depth,
+                          self.down.device.affine, GRID, STRIDE_PX, SIZE_PX, parts.width, parts.height,
+                          DecodeOptions().depth_edge_m, up.limits, up.active, target, weight),
+            self._command(match_kernels.count_rows, n * GRID, weight, GRID, in_row),
             self._command(match_kernels.count_parts, n * NUM_JOINTS, weight, face, self.fit.face_part, GRID, STRIDE_PX, SIZE_PX,
                           of_part),
-            self._command(match_kernels.fill_slots, rows, target, weight, in_row, face, bary, affine, up.camera,
-                          self.fit.face_class, self.fit.face_part, of_part, float(options.independent_share),
-                          float(options.part_correlation), GRID, STRIDE_PX, SIZE_PX, self.fitter.max_points, fit.face,
-                          fit.joints_class, fit.kind, fit.bary, fit.target, fit.normal, fit.sqrt_weight, fit.share),
+            self._command(match_kernels.fill_slots, n * GRID, target, weight, in_row, face, bary, self.fit.face_class,
+                          self.fit.face_part, of_part, float(options.independent_share), float(options.part_correlation), GRID,
+                          STRIDE_PX, SIZE_PX, self.fitter.max_points, fit.face, fit.joints_class, fit.kind, fit.bary, fit.target,
+                          fit.sqrt_weight, fit.share),
             self._copy(up.camera, fit.camera),
         ]  # fmt: skip
 

@@ -1,14 +1,13 @@
-"""Displacement fields to correspondences between the body's surface and the image, and to planes that it should lie on."""
+"""Displacement fields to correspondences between the body's surface and the image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import ShapeError
-from ..types import Camera, Correspondences, Crop, DepthPoints, DisplacementField, Surface
+from ..types import Correspondences, Crop, DisplacementField, Surface
 
 
 @dataclass(frozen=True)
@@ -19,8 +18,6 @@ class DecodeOptions:
     sigma_scale: float = 1.0  # factor on the predicted standard deviations
     depth_edge_m: float = 0.08  # a depth step within the 3x3 neighbourhood above this marks an occlusion boundary
     max_points: int = 1000  # per person
-    max_depth_sigma_m: float = 0.2  # as max_sigma_px, of displacements in depth; 0: use none
-    depth_sigma_scale: float = 1.0  # as sigma_scale, of displacements in depth
 
 
 _DEFAULTS = DecodeOptions()
@@ -64,49 +61,6 @@ def decode(field: DisplacementField, surface: Surface, crop: Crop, options: Deco
         target.astype(np.float32),
         (1.0 / scale).astype(np.float32),
     )
-
-
-def decode_depth(
-    field: DisplacementField,
-    surface: Surface,
-    camera: Camera | Sequence[Camera],
-    t_camera_root: np.ndarray,
-    options: DecodeOptions = _DEFAULTS,
-) -> DepthPoints | None:
-    """Displacements in depth as planes across the ray of the crop's centre; None where the network gives none.
-
-    Every other cell in each direction, read as in :func:`decode`: depth varies slowly, and a cell costs as much as a match.
-    ``camera`` is everybody's or one per person, t_camera_root (P,3) that of the rendered bodies: planes are told from there,
-    because the network holds both bodies' translations in one place.
-    """
-    if field.depth_m is None or options.max_depth_sigma_m <= 0:
-        return None
-    half, size = field.stride // 2, surface.face_id.shape[1]
-    sigma = np.sqrt(np.exp(field.depth_log_var[:, 0])) * options.depth_sigma_scale
-    keep = covered_cells(surface, field.stride, options.depth_edge_m) & (sigma <= options.max_depth_sigma_m)
-    keep[:, 0::2] = keep[:, :, 0::2] = False
-    person, r, c = np.nonzero(keep)
-    at = (person, r * field.stride + half, c * field.stride + half)
-    fx, fy, cx, cy = _intrinsics(camera, len(surface.face_id))
-    affine = surface.image_from_crop
-    u, v = (affine[person, i, i] * (at[2 - i] + 0.5) + affine[person, i, 2] for i in (0, 1))
-    z = surface.depth_m[at]
-    point = np.stack([(u - cx[person]) / fx[person] * z, (v - cy[person]) / fy[person] * z, z], -1)
-    middle = affine[:, [0, 1], [0, 1]] * (0.5 * size) + affine[:, :, 2]
-    ray = np.stack([(middle[:, 0] - cx) / fx, (middle[:, 1] - cy) / fy, np.ones(len(middle))], -1)
-    ray = (ray / np.linalg.norm(ray, axis=-1, keepdims=True))[person]
-    xyz = point - t_camera_root[person] + field.depth_m[person, 0, r, c][:, None] * ray
-    f = np.float32
-    return DepthPoints(
-        person.astype(np.int32), surface.face_id[at].astype(np.int32), surface.bary[at].astype(f), xyz.astype(f), ray.astype(f),
-        (1.0 / np.maximum(sigma[person, r, c], 1e-4)).astype(f), np.ones(len(person), bool),
-    )  # fmt: skip
-
-
-def _intrinsics(camera: Camera | Sequence[Camera], persons: int) -> np.ndarray:
-    """(4,P) fx, fy, cx, cy."""
-    cameras = [camera] * persons if isinstance(camera, Camera) else camera
-    return np.array([(c.fx, c.fy, c.cx, c.cy) for c in cameras]).T
 
 
 def covered_cells(surface: Surface, stride: int, depth_edge_m: float) -> np.ndarray:

@@ -37,7 +37,7 @@ class Displacer:
             raise ShapeError(f"surface {surface.face_id.shape} must be rendered at the crops' size {crop.rgb.shape[:3]}")
         seen = seen or self.look(crop.rgb)
         out = self.runtime({"s4": seen.s4, "s8": seen.s8, "rendering": pack_rendering(surface)})
-        return DisplacementField(out["flow"], out["log_var"], STRIDE_PX, out.get("depth_m"), out.get("depth_log_var"))
+        return DisplacementField(out["flow"], out["log_var"], STRIDE_PX)
 
     def look(self, rgb: np.ndarray) -> ImageFeatures:
         """Features of crops (P,S,S,3) uint8."""

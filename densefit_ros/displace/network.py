@@ -1,4 +1,4 @@
-"""The displacement network: image features and rendering in, one displacement with its variances per 4x4 crop pixels out.
+"""The displacement network: image features and rendering in, one 2D displacement and its variance per 4x4 crop pixels out.
 
 The picture was read already, by the trunk of the regressor (:mod:`densefit_ros.runtime.torch_trunk`); the rendering is read by
 an encoder of its own, which sees the picture's edges from a quarter and what the trunk makes of it from an eighth of the
@@ -26,23 +26,19 @@ from ..runtime.torch_trunk import NECK, WIDTHS
 
 # Standard deviations outside [0.2, 33] crop px carry no information: the bounds keep the likelihood finite.
 LOG_VAR_MIN, LOG_VAR_MAX = -3.2, 7.0
-DEPTH_LOG_VAR_MIN, DEPTH_LOG_VAR_MAX = -10.5, -1.0  # standard deviations of 5 mm and 0.6 m
 _RAW_START = 0.4  # a fresh network claims a standard deviation of about 5 px
 _FLOW_UNIT_PX = 8.0  # the last layer works in units of a typical displacement
-_DEPTH_FLOW_UNIT_M = 0.1
 _DEPTH_UNIT_M = 0.3
 _RENDER_CHANNELS = 10
-BLOCKS = (1, 1, 1, 0)
+BLOCKS = (1, 3, 2, 1)
 MATCH_STRIDE_PX = 8
 _REACH_CELLS = 5.0  # standard deviation of the matching step's prior: near cells first
 _FOUND_CHANNELS = 16
 
 
 class DisplacementNet(nn.Module):
-    """forward(s4, s8, rendering (P,S,S,10) float32) -> flow (P,2,S/4,S/4) crop px, log_var (P,1,S/4,S/4), and with
-    ``depth`` also depth_m and depth_log_var (P,1,S/4,S/4).
+    """forward(s4, s8, rendering (P,S,S,10) float32) -> flow (P,2,S/4,S/4) crop px, log_var (P,1,S/4,S/4).
 
-    ``depth_m``: how much farther along the ray of the crop's centre the point is, both bodies' roots held in one place.
     ``s4`` and ``s8`` are the trunk's of the picture.  Rendering channels: rgb in [0,1], depth relative to the person's mean
     in m, unit normals, vertex colours in [0,1]; the mask is where vertex colours are non-zero.  S is a multiple of 32.  A
     fresh network predicts zero flow.  ``fused`` builds the inference form, with batch normalisation folded into the
@@ -56,7 +52,6 @@ class DisplacementNet(nn.Module):
         rendering: Sequence[int] = (16, 32, 64, 96, 96),
         match: int = 32,
         blocks: Sequence[int] = BLOCKS,
-        depth: bool = False,
         fused: bool = False,
     ) -> None:
         """``fine`` and ``neck`` are the trunk's widths[1] and neck; ``blocks``: residual blocks at 1/8 of the rendering, 1/16
@@ -64,7 +59,6 @@ class DisplacementNet(nn.Module):
         super().__init__()
         r0, r1, r2, r3, r4 = rendering
         self.config = {"fine": fine, "neck": neck, "rendering": list(rendering), "match": match, "blocks": list(blocks)}
-        self.config["depth"] = depth
         self.render2 = conv(_RENDER_CHANNELS + 1, r0, 3, 2)
         self.render4 = conv(r0, r1, 3, 2)
         n8, n16, n32, m8 = blocks
@@ -80,7 +74,7 @@ class DisplacementNet(nn.Module):
         self.found8 = conv(r2 + 3 + _FOUND_CHANNELS, r2)
         self.after8 = nn.Sequential(*(Residual(r2) for _ in range(m8)))
         self.up4 = conv(r2 + 3 + r1 + fine, r1)
-        self.head = nn.Conv2d(r1, 5 if depth else 3, 1)
+        self.head = nn.Conv2d(r1, 3, 1)
         self.gate = nn.Parameter(torch.zeros(1))  # how much of the coarse match reaches the output
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -91,11 +85,11 @@ class DisplacementNet(nn.Module):
         """Take the inference form, in place: normalisation folded."""
         return fuse(self)
 
-    def forward(self, s4: Tensor, s8: Tensor, rendering: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, s4: Tensor, s8: Tensor, rendering: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        return self.answer(s4, s8, rendering)[:-1]
+        return self.answer(s4, s8, rendering)[:2]
 
-    def answer(self, s4: Tensor, s8: Tensor, rendering: Tensor) -> tuple[Tensor, ...]:
+    def answer(self, s4: Tensor, s8: Tensor, rendering: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As ``forward``, and the matching step's scores (P,N,N) over the N = (S/8)^2 cells, which training asks for."""
         own4 = self.render4(self.render2(self.normalise(rendering)))
         own8 = self.render8(torch.cat([own4, s4], 1))
@@ -108,11 +102,7 @@ class DisplacementNet(nn.Module):
         matched = F.interpolate(matched, scale_factor=2.0, mode="bilinear", align_corners=False)
         out = self.head(self.up4(torch.cat([double(x8), matched.to(x8.dtype), own4, s4], 1))).float()
         flow = _FLOW_UNIT_PX * out[:, :2] + MATCH_STRIDE_PX * self.gate * matched[:, :2]
-        log_var = bounded(out[:, 2:3] + _RAW_START, LOG_VAR_MIN, LOG_VAR_MAX)
-        if not self.config["depth"]:
-            return flow, log_var, scores
-        depth_log_var = bounded(out[:, 4:] + _RAW_START, DEPTH_LOG_VAR_MIN, DEPTH_LOG_VAR_MAX)
-        return flow, log_var, _DEPTH_FLOW_UNIT_M * out[:, 3:4], depth_log_var, scores
+        return flow, bounded(out[:, 2:] + _RAW_START, LOG_VAR_MIN, LOG_VAR_MAX), scores
 
     @staticmethod
     def _match(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..body.joints import landmark_positions
 from ..body.model import BodyModel
-from ..displace.decode import covered_cells, decode, decode_depth
+from ..displace.decode import covered_cells, decode
 from ..errors import AssetError, ConfigError
 from ..evidence import densepose
 from ..evidence.keypoints import of_boxes, read_openpose
@@ -26,7 +26,7 @@ from ..geometry.camera import project
 from ..models import Models
 from ..render.appearance import neutral_appearance
 from ..steps.priors import decode_options
-from ..types import BodyParams, Correspondences, Crop, DepthPoints, DisplacementField, Estimate, Keypoints, PosedBody, Surface
+from ..types import BodyParams, Correspondences, Crop, DisplacementField, Estimate, Keypoints, PosedBody, Surface
 from .sample import Sample
 
 NAMES = ("displacement", "keypoints", "densepose", "pipeline", "gt-displacement", "gt-joints", "none")
@@ -55,7 +55,6 @@ class Made:
 
     matches: Correspondences
     keypoints: Keypoints | None = None
-    depth: DepthPoints | None = None
     epe_px: float = float("nan")  # mean error of the predicted displacements over all covered cells, crop px
     zero_px: float = float("nan")  # the same of no displacement at all
 
@@ -94,12 +93,10 @@ class EvidenceMaker:
         start = np.array(self._models.skinner.pose(params).vertices)
         surface = self._render(sample, start, crop)
         field = self._models.displacer.predict(crop, surface)
-        options = decode_options(self._models.config)
-        matches = decode(field, surface, crop, options)
-        depth = decode_depth(field, surface, sample.camera, params.t_camera_root, options)
+        matches = decode(field, surface, crop, decode_options(self._models.config))
         if not self._knows_body(sample):
-            return Made(matches, depth=depth)
-        return Made(matches, None, depth, *self._flow_errors(sample, start[0], surface, field, crop))
+            return Made(matches)
+        return Made(matches, None, *self._flow_errors(sample, start[0], surface, field, crop))
 
     def _flow_errors(
         self, sample: Sample, start_m: np.ndarray, surface: Surface, field: DisplacementField, crop: Crop

@@ -148,7 +148,6 @@ class Harness:
                 sample.camera,
                 made.matches,
                 keypoints=made.keypoints,
-                depth=made.depth,
                 anchors=anchors,
                 iterations=self._options.iterations,
                 pose_gaussian=self._gaussian(prior, params, estimate),

@@ -21,7 +21,7 @@ class DepthOptions:
     gate_m: float = 0.20  # samples further from the rendered surface than this are something else, or not aligned yet
     sigma_m: float = 0.01  # of a sample near the camera: clothes as much as noise
     sigma_per_m2: float = 0.003  # growth with the square of the distance, as triangulating cameras have it
-    independent: float = 40.0  # samples of one person count as this many independent ones at most
+    independent: float = 2.0  # samples of one person count as this many independent ones at most
 
 
 _DEFAULTS = DepthOptions()
@@ -66,9 +66,8 @@ def depth_points(depth_m: np.ndarray, surface: Surface, camera: Camera, trusted:
     person, face, bary, xyz, normal, weight = (np.concatenate(a) for a in zip(*parts))
     f = np.float32
     return DepthPoints(
-        person.astype(np.int32), face.astype(np.int32), bary.astype(f), xyz.astype(f), normal.astype(f), weight.astype(f),
-        np.zeros(len(person), bool),
-    )  # fmt: skip
+        person.astype(np.int32), face.astype(np.int32), bary.astype(f), xyz.astype(f), normal.astype(f), weight.astype(f)
+    )
 
 
 def _samples(depth_m: np.ndarray, face_id: np.ndarray, affine: np.ndarray, stride: int) -> tuple[np.ndarray, ...]:

@@ -69,8 +69,6 @@ TOGETHER = 4  # chunks a launch on a CPU
 
 KIND_PIXEL = 0
 KIND_PLANE = 1
-KIND_ROOT_PLANE = 2  # the plane moves with the body's translation
-KINDS = 3
 
 MAX_ANCHORS = 4
 MAX_LANDMARKS = 64

@@ -103,7 +103,7 @@ def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOpt
             b.share_shape, body.class_start, body.class_joint, body.path_start, body.path_joint, body.row_of_joint, body.parents,
             body.has_posedirs, b.face, b.bary, body.faces, body.face_start, body.face_weight, body.posedirs, b.feature, b.camera,
             f(options.z_min_m), *scale_args, b.share, b.cur, b.rotation, b.joint, b.carry,
-            b.carry_by_shape, b.beta, b.t, b.rows, rows16, b.r2)  # fmt: skip
+            b.carry_by_shape, b.beta, b.rows, rows16, b.r2)  # fmt: skip
 
     # A CPU takes persons one after the other and their chunks TOGETHER at a time, rows and product in turn, so that the rows
     # are still in the cache; a GPU takes all at once.

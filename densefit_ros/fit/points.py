@@ -6,7 +6,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..types import NUM_JOINTS, Correspondences, DepthPoints
-from .layout import CHUNK_POINTS, CHUNK_ROWS, GROUPS, KIND_PIXEL, KIND_PLANE, KIND_ROOT_PLANE, KINDS
+from .layout import CHUNK_POINTS, CHUNK_ROWS, GROUPS, KIND_PIXEL, KIND_PLANE
 from .stage import MAX_VALUE
 
 
@@ -23,50 +23,51 @@ def stage(
     if depth is not None and len(depth):
         arrays.append(_planes(depth))
     person, face, bary, target, weight, normal = arrays[0] if len(arrays) == 1 else tuple(map(np.concatenate, zip(*arrays)))
-    kind = np.full(len(person), KIND_PIXEL, np.int32)
-    if len(arrays) > 1:
-        kind[len(matches.person) :] = np.where(depth.from_root, KIND_ROOT_PLANE, KIND_PLANE)
+    is_pixel = np.arange(len(person)) < len(matches.person)
     keep = _usable(body, persons, person, face, bary, target, weight, normal)
     if keep is not None:
-        person, face, bary, target, weight, normal, kind = (a[keep] for a in (person, face, bary, target, weight, normal, kind))
+        person, face, bary, target, weight, normal, is_pixel = (
+            a[keep] for a in (person, face, bary, target, weight, normal, is_pixel)
+        )
     counts = np.bincount(person, minlength=persons) if len(person) else np.zeros(persons, np.int64)
     if len(person) and counts.max() > limit:
         order = np.argsort(person, kind="stable")
         starts = np.cumsum(counts) - counts
         order = np.concatenate([order[s + np.linspace(0, c - 1, min(c, limit)).astype(int)] for s, c in zip(starts, counts) if c])
-        person, face, bary, target, weight, normal, kind = (a[order] for a in (person, face, bary, target, weight, normal, kind))
+        person, face, bary, target, weight, normal, is_pixel = (
+            a[order] for a in (person, face, bary, target, weight, normal, is_pixel)
+        )
         counts = np.minimum(counts, limit)
     n, kin = len(person), body.face_class[face]
     key = kin if persons == 1 else person * len(body.class_size) + kin
     small = persons * len(body.class_size) < 1 << 15  # a stable sort of 16 bits is a radix sort
     order = np.argsort(key.astype(np.int16 if small else np.int32, copy=False), kind="stable")
-    person, kin, kind = person[order], kin[order], kind[order]
+    person, kin, is_pixel = person[order], kin[order], is_pixel[order]
     b = buffers
     b.point_start.host[0] = 0
     np.cumsum(counts, out=b.point_start.host[1 : persons + 1])
     b.face.host[:n], b.bary.host[:n], b.target.host[:n, : target.shape[1]] = face[order], bary[order], target[order]
-    b.kind.host[:n], b.joints_class.host[:n] = kind, kin
+    b.kind.host[:n], b.joints_class.host[:n] = np.where(is_pixel, KIND_PIXEL, KIND_PLANE), kin
     b.sqrt_weight.host[:n] = weight[order]
-    b.share.host[:n] = shares(person, body.face_part[b.face.host[:n]], kind, options)
+    b.share.host[:n] = shares(person, body.face_part[b.face.host[:n]], is_pixel, options)
     if len(arrays) > 1:
         b.normal.host[:n] = normal[order]
     size = body.class_size[kin]
     np.cumsum(size, out=b.share_start.host[:n])
     b.share_start.host[:n] -= size
     stage_chunks(b, body.class_groups[kin], counts, persons, extra_rows)
-    return n, person, kind == KIND_PIXEL, counts
+    return n, person, is_pixel, counts
 
 
-def shares(person: np.ndarray, part: np.ndarray, kind: np.ndarray, options) -> np.ndarray:
+def shares(person: np.ndarray, part: np.ndarray, is_pixel: np.ndarray, options) -> np.ndarray:
     """How much of an independent measurement each point is, (N,): see FitOptions.
 
-    Points of a depth camera do not err with the displacements: theirs is the plain share.
+    Points of a depth camera do not err with the displacements, and DepthOptions says how many of them are independent.
     """
-    if options.part_correlation <= 0 or not len(person):
-        return np.full(len(person), options.independent_share)
-    together = (person.astype(np.int64) * NUM_JOINTS + part) * KINDS + kind
-    count = np.where(kind == KIND_PLANE, 1, np.bincount(together)[together])
-    return options.independent_share / (1.0 + (count - 1) * options.part_correlation)
+    together = (person.astype(np.int64) * NUM_JOINTS + part)[is_pixel]
+    out = np.ones(len(person))
+    out[is_pixel] = options.independent_share / (1.0 + (np.bincount(together)[together] - 1) * options.part_correlation)
+    return out
 
 
 def _usable(body, persons: int, person, face, bary, target, weight, normal) -> np.ndarray | None:

@@ -141,13 +141,6 @@ def plane(x: np.ndarray, jacobian: np.ndarray, point: np.ndarray, normal: np.nda
     return sqrt_weight * np.array([normal @ (x - point)]), sqrt_weight * (normal @ jacobian)[None]
 
 
-def root_plane(state: State, x: np.ndarray, jacobian: np.ndarray, point: np.ndarray, normal: np.ndarray, sqrt_weight: float):
-    """:func:`plane` of x - t: residual (1,) and its Jacobian (1,85)."""
-    from_root = jacobian.copy()
-    from_root[:, :3] = 0
-    return plane(x - state.t, from_root, point, normal, sqrt_weight)
-
-
 def direction(a, b, observed: np.ndarray, sqrt_weight: float):
     """Unit direction from point a to point b, each (x, Jacobian), against a unit vector: (3,) and (3,85)."""
     d = b[0] - a[0]

@@ -12,17 +12,16 @@ from types import SimpleNamespace
 import numpy as np
 import warp as wp
 
-from ..types import BodyParams, Correspondences, DepthPoints, FitResult, Keypoints
+from ..types import BodyParams, Correspondences, FitResult, Keypoints
 from . import guard, outcome, points, stage
-from .layout import GROUPS, KIND_PIXEL, KIND_ROOT_PLANE
+from .layout import GROUPS
 from .solver import Fitter
 
 ANCHORS = 2
 
 
 class ResidentFit:
-    """All ``fitter.max_persons`` persons of a fitter in every solve, ANCHORS anchors, one keypoint set, no limbs, no depth
-    image.
+    """All ``fitter.max_persons`` persons of a fitter in every solve, ANCHORS anchors, one keypoint set, no limbs, no depth.
 
     ``arrays`` are the fitter's own on the device: other kernels write start, cameras, anchors, keypoints and matches there.
     A slot without a match is a plane with weight and normal 0: it has no say, wherever its point lies.
@@ -59,39 +58,25 @@ class ResidentFit:
         self._fitter._b.inbox.download()
 
     def matches(self, persons: int) -> Correspondences:
-        """What the first ``persons`` persons were fitted to in the picture.  Once the download has arrived."""
+        """What the first ``persons`` persons were fitted to.  Once the download has arrived."""
         b, slots = self._fitter._b, self._fitter.max_points
-        used = self._used(persons, KIND_PIXEL)
+        used = np.flatnonzero(b.sqrt_weight.host[: persons * slots] > 0)
         return Correspondences(
             (used // slots).astype(np.int32), b.face.host[used], b.bary.host[used], b.target.host[used, :2],
             b.sqrt_weight.host[used],
         )  # fmt: skip
-
-    def planes(self, persons: int) -> DepthPoints:
-        """What the first ``persons`` persons were fitted to in depth.  Once the download has arrived."""
-        b, slots = self._fitter._b, self._fitter.max_points
-        used = self._used(persons, KIND_ROOT_PLANE)
-        return DepthPoints(
-            (used // slots).astype(np.int32), b.face.host[used], b.bary.host[used], b.target.host[used], b.normal.host[used],
-            b.sqrt_weight.host[used], np.ones(len(used), bool),
-        )  # fmt: skip
-
-    def _used(self, persons: int, kind: int) -> np.ndarray:
-        b, own = self._fitter._b, slice(0, persons * self._fitter.max_points)
-        return np.flatnonzero((b.sqrt_weight.host[own] > 0) & (b.kind.host[own] == kind))
 
     def answer(self, start: BodyParams) -> FitResult:
         """The result of the first persons, those of ``start``, as :meth:`Fitter.solve` gives it.  ``start`` is where their fit
         began.  Once the download has arrived."""
         b, fitter, count = self._fitter._b, self._fitter, len(start)
         b.outbox.fresh = True
-        used = b.sqrt_weight.host > 0
-        is_pixel = used & (b.kind.host == KIND_PIXEL)
+        is_pixel = b.sqrt_weight.host > 0
         everyone = self._staged.persons
         keys = b.key_weight.host[: everyone * self._staged.landmarks.count] > 0
         staged = dataclasses.replace(
             self._staged, is_pixel=is_pixel, start=BodyParams.stack([start, BodyParams.rest(everyone - count)]),
-            evidence=used.reshape(everyone, -1).sum(1) + keys.reshape(everyone, -1).sum(1),
+            evidence=is_pixel.reshape(everyone, -1).sum(1) + keys.reshape(everyone, -1).sum(1),
         )  # fmt: skip
         residuals = outcome.residuals(fitter, staged)
         result = outcome.collect(fitter, self._plan, staged, self._steps, residuals)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from ..body.model import face_parts
 from ..types import NUM_JOINTS
 from .layout import GROUP, GROUPS, LIMBS, PAIRS, ROW, SHARED, WIDTH, column_in_row
 
@@ -52,7 +53,7 @@ def face_tables(body) -> SimpleNamespace:
         return np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=count))]).astype(np.int32)
 
     return SimpleNamespace(
-        part=dense.sum(2).argmax(1).astype(np.int8),
+        part=face_parts(body),
         start=starts(face, f), weight=dense[face, joint], face_class=rank[face_class.reshape(-1)].astype(np.int16),
         class_start=starts(of_class, len(order)), class_joint=class_joint.astype(np.int32),
         class_size=carries[order].sum(1).astype(np.int32), class_groups=groups[order].astype(np.int32),

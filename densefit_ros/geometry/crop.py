@@ -53,13 +53,6 @@ def extract(rgb: np.ndarray, squares_xywh: np.ndarray, size: int) -> Crop:
     return Crop(out, inside, affine, size)
 
 
-def rays(intrinsics: np.ndarray, size: float) -> np.ndarray:
-    """(P,3) unit vectors to the centres of windows; intrinsics (P,4) fx, fy, cx, cy of their cameras in units of size / side."""
-    fx, fy, cx, cy = np.asarray(intrinsics, np.float64).T
-    ray = np.stack([(0.5 * size - cx) / fx, (0.5 * size - cy) / fy, np.ones(len(fx))], -1)
-    return ray / np.linalg.norm(ray, axis=-1, keepdims=True)
-
-
 def at_size(rgb: np.ndarray, crop: Crop, size: int) -> Crop:
     """The windows of ``crop``, which was cut from ``rgb``, at another resolution."""
     if size == crop.size:

@@ -123,7 +123,4 @@ def render(models: Models, params: BodyParams, tracks: Sequence[Track], camera: 
 def decode_options(config: Config) -> DecodeOptions:
     """The settings of the decoder."""
     d = config.displace
-    return DecodeOptions(
-        max_sigma_px=d.max_sigma_px, sigma_scale=d.sigma_scale, max_points=config.fit.max_points,
-        max_depth_sigma_m=d.max_depth_sigma_m, depth_sigma_scale=d.depth_sigma_scale,
-    )  # fmt: skip
+    return DecodeOptions(max_sigma_px=d.max_sigma_px, sigma_scale=d.sigma_scale, max_points=config.fit.max_points)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..geometry.crop import rays
 from ..render.protocol import Appearance
 from ..types import BodyParams, Surface
 from .clothing import skin
@@ -28,7 +27,6 @@ class DisplacementPairs:
     flow: np.ndarray  # (P,2,h,w) float32 crop px: true place of the cell's surface point minus its rendered place; 0 if invalid
     valid: np.ndarray  # (P,h,w) bool: the cell shows the rendered body and its true place is in front of the camera
     visible: np.ndarray  # (P,h,w) bool: ... and the picture shows that point (not hidden by others, by itself, or off the image)
-    depth_m: np.ndarray  # (P,h,w) float32: how much farther along the crop's ray, root to root, the point truly is; 0 if invalid
     surface: Surface  # the rendering's geometry
     params: BodyParams  # the disturbed estimate
 
@@ -59,12 +57,10 @@ def make_pairs(
     if relight:
         _bake_light(rng, rendering, scene.normals, scene.face_id >= 0, batch)
     flow, valid, visible = true_flow(engine, batch, truth, scene.face_id, scene.bary)
-    moved = (truth - batch.params.t_camera_root[:, None]) - (vertices - disturbed.t_camera_root[:, None])
-    depth = true_depth(engine, rays(batch.intrinsics, size), moved, scene.face_id, scene.bary)
     surface = Surface(
         scene.face_id, scene.bary, scene.depth_m, scene.normals, rendering[..., :3], scene.vertex_colors, batch.image_from_crop
     )
-    return DisplacementPairs(batch.rgb, rendering, flow, valid, visible, depth, surface, disturbed)
+    return DisplacementPairs(batch.rgb, rendering, flow, valid, visible, surface, disturbed)
 
 
 def pack_rendering(
@@ -115,18 +111,6 @@ def true_flow(
     visible = np.zeros((count, cells, cells), bool)
     visible[p, r, c] = seen
     return flow, valid, visible
-
-
-def true_depth(engine: SynthEngine, ray: np.ndarray, moved_m: np.ndarray, face_id: np.ndarray, bary: np.ndarray) -> np.ndarray:
-    """(P,h,w) m: the part along ``ray`` (P,3) of how the cells' surface points move; moved_m (P,V,3), root-relative."""
-    half = STRIDE_PX // 2
-    face = face_id[:, half::STRIDE_PX, half::STRIDE_PX]
-    weights = bary[:, half::STRIDE_PX, half::STRIDE_PX]
-    p, r, c = np.nonzero(face >= 0)
-    along = np.einsum("pvc,pc->pv", moved_m, ray)
-    out = np.zeros(face.shape, np.float32)
-    out[p, r, c] = (weights[p, r, c] * along[p[:, None], engine.body.faces[face[p, r, c]]]).sum(1)
-    return out
 
 
 def _limit(engine: SynthEngine, batch: CropBatch, person: np.ndarray, corners: np.ndarray) -> np.ndarray:

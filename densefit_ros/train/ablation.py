@@ -12,10 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..body.model import pose, rest_joints
-from ..displace.decode import decode, decode_depth
+from ..config import Config
+from ..displace.decode import decode
 from ..displace.displacer import Displacer
 from ..fit.options import Anchor
 from ..fit.solver import Fitter
+from ..models import fit_options
+from ..steps.priors import decode_options
 from ..synth.displacement import make_pairs
 from ..synth.perturb import disturb
 from ..types import Crop, Surface
@@ -50,7 +53,8 @@ def evaluate_ablation(displacer: Displacer, people: int, backgrounds: Sequence[s
     ``loss_*`` is what leaving the input out costs, person by person, with the 95 % interval of its mean.
     """
     source = _People(SEED, _BATCH, held_out=True, backgrounds=backgrounds)
-    fitter = Fitter(source.body, max_persons=_BATCH)
+    config = Config()
+    fitter, options = Fitter(source.body, max_persons=_BATCH, options=fit_options(config)), decode_options(config)
     fields: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in VARIANTS}
     errors: dict[str, list[np.ndarray]] = {name: [] for name in ("start", *VARIANTS)}
     own_epe: dict[str, list[np.ndarray]] = {name: [] for name in VARIANTS}
@@ -69,8 +73,7 @@ def evaluate_ablation(displacer: Displacer, people: int, backgrounds: Sequence[s
             fields[variant].append((field.flow, field.log_var[:, 0], pairs.flow, valid, pairs.visible))
             own_epe[variant].append(_epe_px(field.flow, pairs.flow, valid & pairs.visible)[crops.labelled])
             anchor = Anchor(start, rot_sigma_rad=np.radians(START_DEG), betas_sigma=1.0)
-            depth = decode_depth(field, pairs.surface, crops.cameras, start.t_camera_root)
-            fit = fitter.solve(start, crops.cameras, decode(field, pairs.surface, crop), depth=depth, anchors=[anchor])
+            fit = fitter.solve(start, crops.cameras, decode(field, pairs.surface, crop, options), anchors=[anchor])
             errors[variant].append(_pve_mm(pose(source.body, fit.params), truth)[crops.labelled])
     out = {}
     for variant in VARIANTS:

@@ -15,15 +15,18 @@ from typing import Any
 import numpy as np
 
 from ..body.model import BodyModel, pose, rest_joints
+from ..config import Config
 from ..displace.contract import STRIDE_PX
-from ..displace.decode import decode, decode_depth
+from ..displace.decode import decode
 from ..displace.displacer import Displacer
 from ..fit.options import Anchor
 from ..fit.solver import Fitter
 from ..geometry import so3
+from ..models import fit_options
 from ..regress.decode import decode as decode_estimate
 from ..runtime.onnxruntime_backend import OnnxRuntime
 from ..runtime.picture import check_pair
+from ..steps.priors import decode_options
 from ..synth.crops import CropBatch
 from ..synth.displacement import DisplacementPairs, make_pairs
 from ..synth.perturb import disturb
@@ -108,7 +111,8 @@ def evaluate_displacement(
     ``curves`` receives the reliability of the stated standard deviations, by the kind of start.
     """
     source = _People(SEED, _BATCH, held_out=True, backgrounds=backgrounds)
-    fitter = Fitter(source.body, max_persons=_BATCH)
+    config = Config()
+    fitter, options = Fitter(source.body, max_persons=_BATCH, options=fit_options(config)), decode_options(config)
     fields: list[tuple[np.ndarray, ...]] = []
     cells = Pool()
     rows: dict[str, list[np.ndarray]] = {}
@@ -128,10 +132,8 @@ def evaluate_displacement(
             params = start
             if used is not None:
                 anchor = Anchor(start, rot_sigma_rad=np.radians(degrees or 8.0), betas_sigma=1.0)
-                depth = decode_depth(used, pairs.surface, crops.cameras, start.t_camera_root)
-                params = fitter.solve(
-                    start, crops.cameras, decode(used, pairs.surface, crop), depth=depth, anchors=[anchor]
-                ).params
+                matches = decode(used, pairs.surface, crop, options)
+                params = fitter.solve(start, crops.cameras, matches, anchors=[anchor]).params
             got, truth = pose(source.body, params), pose(source.body, crops.params)
             pve = 1000 * np.linalg.norm(_centred(got.vertices, got) - _centred(truth.vertices, truth), axis=-1).mean(1)
             mpjpe = 1000 * np.linalg.norm(_centred(got.joints, got) - _centred(truth.joints, truth), axis=-1).mean(1)
@@ -146,8 +148,8 @@ def evaluate_displacement(
 
 def true_field(pairs: DisplacementPairs) -> DisplacementField:
     """The answer of a perfect network: the true flow, sure where the picture shows the point."""
-    log_var = np.where(pairs.valid & pairs.visible, 0.0, 12.0).astype(np.float32)[:, None]
-    return DisplacementField(pairs.flow, log_var, STRIDE_PX)
+    log_var = np.where(pairs.valid & pairs.visible, 0.0, 12.0).astype(np.float32)
+    return DisplacementField(pairs.flow, log_var[:, None], STRIDE_PX)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -82,8 +82,8 @@ def grow_trunk(net: nn.Module, weights: dict[str, Tensor], seed: int = 0) -> dic
 
 
 def _with_additions(target: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``weights`` with what networks have had added since: a head that only training asks for, deeper displacement networks,
-    and outputs after those that a displacement network had.  The additions change no output that there was."""
+    """``weights`` with what networks have had added since: a head that only training asks for, and deeper displacement
+    networks.  The additions change no output."""
     out = dict(weights)
     for name, value in target.items():
         last = name.removeprefix("displacement.")
@@ -91,8 +91,6 @@ def _with_additions(target: dict[str, Tensor], weights: dict[str, Tensor]) -> di
             out[name] = value.clone()
         elif last.startswith(("render8.", "both16.", "both32.", "after8.")) and name not in out:
             out[name] = torch.zeros_like(value) if last.endswith("second.1.weight") else value.clone()
-        elif last.startswith("head.") and name in out and len(out[name]) < len(value):
-            out[name] = torch.cat([out[name], torch.zeros_like(value[len(out[name]) :])])
     return out
 
 

@@ -16,7 +16,7 @@ from ..regress.network import RegressorNet
 from ..runtime.torch_trunk import Features
 from .data import Batch, SourceSpec
 from .loop import Metrics
-from .losses import DisplacementWeights, depth_loss, displacement_loss, match_loss
+from .losses import DisplacementWeights, displacement_loss, match_loss
 from .tasks import RegressorTask, displacement_metrics_of, likelihood_share
 from .torch_body import JointChain
 
@@ -25,7 +25,7 @@ class JointNet(nn.Module):
     """Regressor, and a displacement network on its trunk.
 
     forward(image (B,S,S,3) uint8, intrinsics (B,4), rendering (B,K,S,S,10)) -> the regressor's outputs with its
-    training-only ones, and the displacement network's with its scores for the B*K renderings.
+    training-only ones, and flow, log_var and scores of the B*K renderings.
     """
 
     def __init__(self, regressor: dict[str, Any] | None = None, displacement: dict[str, Any] | None = None) -> None:
@@ -39,8 +39,8 @@ class JointNet(nn.Module):
         features = self.regressor.trunk(image)
         return self.regressor.answer(features, intrinsics, True), self.displace(features, rendering)
 
-    def displace(self, features: Features, rendering: Tensor) -> tuple[Tensor, ...]:
-        """The displacement network's outputs and scores for (B,K,S,S,10) renderings on the features of B pictures."""
+    def displace(self, features: Features, rendering: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """flow, log_var and scores of (B,K,S,S,10) renderings on the features of B pictures."""
         s4, s8 = (f.repeat_interleave(rendering.shape[1], 0) for f in (features.s4, features.s8))
         return self.displacement.answer(s4, s8, rendering.flatten(0, 1))
 
@@ -70,20 +70,14 @@ class JointTask:
         return total + moved, {**parts, **moved_parts}
 
     def _displacement_loss(
-        self, moves: tuple[Tensor, ...], batch: dict[str, Tensor], progress: float
+        self, moves: tuple[Tensor, Tensor, Tensor], batch: dict[str, Tensor], progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        flow, log_var, *depth, scores = moves
+        flow, log_var, scores = moves
         target, valid, visible = (batch[name].flatten(0, 1) for name in ("flow", "valid", "visible"))
         share, w = likelihood_share(progress), self._weights
         moved, parts = displacement_loss(flow, log_var, target, valid, visible, nll_share=share, w=w)
         matched = match_loss(scores, target, valid, visible)
-        total = moved + (1.0 - 0.8 * progress) * w.match * matched
-        parts["match"] = matched.detach()
-        if depth:
-            deeper_m = batch["depth_m"].flatten(0, 1)
-            deeper, deeper_parts = depth_loss(depth[0][:, 0], depth[1][:, 0], deeper_m, valid, visible, share, w)
-            total, parts = total + deeper, {**parts, **deeper_parts}
-        return total, parts
+        return moved + (1.0 - 0.8 * progress) * w.match * matched, {**parts, "match": matched.detach()}
 
     def validate(self, net: nn.Module, batches: list[Batch], device: str) -> Metrics:
         """Both tasks' metrics; the score weighs a tenth less joint error as much as a tenth less displacement error."""

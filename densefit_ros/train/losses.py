@@ -23,8 +23,6 @@ class DisplacementWeights:
     nll_beta: float = 0.5
     occluded_l1: float = 0.25  # factor on the L1 term where the image does not show the surface point
     match: float = 0.5  # of the matching step; falls to a fifth over the run
-    depth: float = 0.5  # L1 and likelihood of the displacement in depth
-    depth_unit_m: float = 0.02  # that counts as much as one crop px: a standing adult is about 100 px high
     start_px: float = 2.0  # L1 is normalised by the start's own error plus this, so that near-perfect starts count
 
 
@@ -57,27 +55,6 @@ def displacement_loss(
         zero = (length * mask).sum() / count
     total = w.l1 * l1 + w.nll * nll_share * nll
     return total, {"l1": l1.detach(), "nll": nll.detach(), "epe_px": epe, "zero_px": zero}
-
-
-def depth_loss(
-    depth_m: Tensor, log_var: Tensor, target_m: Tensor, valid: Tensor, visible: Tensor, nll_share: float, w: DisplacementWeights
-) -> tuple[Tensor, Parts]:
-    """As :func:`displacement_loss`, of displacements in depth: all (P,h,w); a one-dimensional Laplace density, variance 2 b^2."""
-    mask = valid.float()
-    count = mask.sum().clamp(min=1.0)
-    r = (depth_m - target_m).abs() / w.depth_unit_m
-    with torch.no_grad():
-        start = (target_m.abs() / w.depth_unit_m * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1.0)
-        per_person = 8.0 / (start + w.start_px)
-        trust = torch.where(visible, 1.0, w.occluded_l1)
-    l1 = (r * mask * trust * per_person[:, None, None]).sum() / count
-    log_b = 0.5 * (log_var - math.log(2.0)) - math.log(w.depth_unit_m)
-    evened = torch.exp(w.nll_beta * log_b.detach())
-    nll = ((r * torch.exp(-log_b) + log_b) * evened * mask).sum() / count
-    with torch.no_grad():
-        error = w.depth_unit_m * (r * mask).sum() / count
-        zero = (target_m.abs() * mask).sum() / count
-    return w.depth * (w.l1 * l1 + w.nll * nll_share * nll), {"depth_error_m": error, "depth_zero_m": zero}
 
 
 def guide_loss(guide: Tensor, body_colour: Tensor) -> Tensor:

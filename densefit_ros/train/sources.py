@@ -17,7 +17,7 @@ import numpy as np
 
 from ..body.assets import load_body
 from ..body.joints import SMPL_FLIP
-from ..body.model import BodyModel, rest_joints, vertex_colors
+from ..body.model import face_parts, rest_joints, vertex_colors
 from ..displace.displacer import pack_rendering
 from ..geometry import so3
 from ..regress.decode import decode as decode_estimate
@@ -178,7 +178,7 @@ def mirror_pairs(batch: Batch, which: np.ndarray) -> Batch:
     seen = rendering[..., 7:10].any(-1)
     rendering[..., 7] = np.where(seen, _COLOUR_SUM - rendering[..., 7], 0)
     out["rendering"][which] = rendering
-    for name in ("flow", "valid", "visible", "depth_m"):
+    for name in ("flow", "valid", "visible"):
         out[name][which] = batch[name][which][..., ::-1]
     out["flow"][which, 0] *= -1
     return out
@@ -192,13 +192,12 @@ def mirrored_colour(colour: np.ndarray) -> np.ndarray:
 
 
 def pair_batch(pairs: DisplacementPairs) -> Batch:
-    """rendering (P,S,S,10) float16; flow (P,2,h,w) float16 crop px; valid, visible (P,h,w) bool; depth_m (P,h,w) float16."""
+    """rendering (P,S,S,10) float16; flow (P,2,h,w) float16 crop px; valid, visible (P,h,w) bool."""
     return {
         "rendering": pack_rendering(pairs.surface).astype(np.float16),
         "flow": np.clip(pairs.flow, -500, 500).astype(np.float16),
         "valid": pairs.valid & (np.abs(pairs.flow).max(1) < 200),
         "visible": pairs.visible,
-        "depth_m": pairs.depth_m.astype(np.float16),
     }
 
 
@@ -248,7 +247,7 @@ class JointSource(_People):
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Mirror half of the people with their renderings; change light and colour of the pictures."""
         which = rng.random(len(batch["image"])) < 0.5
-        names = ("rendering", "flow", "valid", "visible", "depth_m")
+        names = ("rendering", "flow", "valid", "visible")
         pairs = mirror_pairs({n: batch[n].reshape(-1, *batch[n].shape[2:]) for n in names}, np.repeat(which, self.starts))
         out = mirror({n: v for n, v in batch.items() if n not in names}, which)
         # mirror_pairs takes x to S - x in whole pixels, which is one more than mirror does to their centres.
@@ -260,13 +259,6 @@ class JointSource(_People):
         out["joints_uv"][which, :, 0] += 1 / side
         out["image"] = recolour(out["image"], rng)
         return out | {n: pairs[n].reshape(batch[n].shape) for n in names}
-
-
-def face_parts(body: BodyModel) -> np.ndarray:
-    """(F,) uint8: the joint with the largest share in each face's skinning."""
-    share = np.zeros((body.num_vertices, NO_PART), np.float32)
-    np.add.at(share, (np.arange(len(share))[:, None], body.skin_joint), body.skin_weight)
-    return share[body.faces].sum(1).argmax(1).astype(np.uint8)
 
 
 def resized(images: np.ndarray, size: int) -> np.ndarray:

@@ -52,28 +52,13 @@ def likelihood_share(progress: float) -> float:
 def displacement_metrics_of(net: nn.Module, batches: list[Batch], device: str) -> Metrics:
     """:func:`displacement_metrics` of a JointNet's answers to the first start of each picture."""
     rows: list[tuple[np.ndarray, ...]] = []
-    deeper: list[tuple[np.ndarray, ...]] = []
     for batch in batches:
         t = to_tensors({"image": batch["image"], "rendering": batch["rendering"][:, :1]}, device)
         with torch.inference_mode():
-            *moves, _ = net.displace(net.regressor.trunk(t["image"]), t["rendering"])
-        flow, log_var, *depth = (move.float().cpu().numpy() for move in moves)
+            flow, log_var, _ = net.displace(net.regressor.trunk(t["image"]), t["rendering"])
         target, valid, visible = (batch[name][:, 0] for name in ("flow", "valid", "visible"))
-        rows.append((flow, log_var[:, 0], np.float32(target), valid, visible))
-        if depth:
-            deeper.append((depth[0][:, 0], depth[1][:, 0], np.float32(batch["depth_m"][:, 0]), valid))
-    metrics = displacement_metrics(*(np.concatenate(x) for x in zip(*rows)))
-    return metrics | (depth_metrics(*(np.concatenate(x) for x in zip(*deeper))) if deeper else {})
-
-
-def depth_metrics(depth_m: np.ndarray, log_var: np.ndarray, target_m: np.ndarray, valid: np.ndarray) -> Metrics:
-    """Mean error in depth over cells against that of no displacement, and calibration: all (N,h,w)."""
-    error = np.abs(depth_m - target_m)
-    out = {"depth_m": _mean(error, valid), "depth_zero_m": _mean(np.abs(target_m), valid)}
-    return out | {
-        "depth_ratio": out["depth_m"] / max(out["depth_zero_m"], 1e-9),
-        "depth_z2": _mean(error**2 * np.exp(-log_var), valid),
-    }
+        rows.append((flow.float().cpu().numpy(), log_var.float().cpu().numpy()[:, 0], np.float32(target), valid, visible))
+    return displacement_metrics(*(np.concatenate(x) for x in zip(*rows)))
 
 
 def displacement_metrics(

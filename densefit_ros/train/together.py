@@ -18,7 +18,7 @@ from ..body.joints import landmark_positions
 from ..body.model import BodyModel, pose, rest_joints
 from ..config import Config
 from ..displace.contract import STRIDE_PX
-from ..displace.decode import decode, decode_depth
+from ..displace.decode import decode
 from ..displace.displacer import Displacer
 from ..evidence.keypoints import rows_of
 from ..fit.options import Anchor
@@ -30,7 +30,7 @@ from ..steps.priors import ESTIMATE_T_SIGMA_M, decode_options
 from ..synth.crops import CropBatch
 from ..synth.displacement import DisplacementPairs, make_pairs
 from ..synth.perturb import disturb
-from ..types import BodyParams, Camera, Correspondences, Crop, DepthPoints, DisplacementField, Estimate, Keypoints
+from ..types import BodyParams, Camera, Correspondences, Crop, DisplacementField, Estimate, Keypoints
 from .intervals import interval
 from .sources import _People
 from .tasks import VALIDATION_SEED
@@ -98,7 +98,6 @@ class Case:
     sigma_rad: np.ndarray  # (P,24) of the start, as stated
     keypoints: Keypoints
     matches: Correspondences
-    depth: DepthPoints | None
     labelled: np.ndarray
 
 
@@ -121,8 +120,7 @@ def case(source: _People, index: int, first: str, noise: KeypointNoise, field: F
     else:  # a stated noise above the tracker's limit would be thrown away: the limit is no part of the question
         flow, options = field.draw(rng, pairs), dataclasses.replace(options, max_sigma_px=max(options.max_sigma_px, 4.0))
     matches = decode(flow, pairs.surface, crop, options)
-    depth = decode_depth(flow, pairs.surface, crops.cameras, start.t_camera_root, options)
-    return Case(crops.params, crops.cameras, start, sigma, keypoints, matches, depth, crops.labelled)
+    return Case(crops.params, crops.cameras, start, sigma, keypoints, matches, crops.labelled)
 
 
 def true_keypoints(body: BodyModel, crops: CropBatch) -> Keypoints:
@@ -146,8 +144,7 @@ def refine(fitter: Fitter, body: BodyModel, c: Case, way: str, config: Config) -
         ]
         matches = c.matches if way != "keypoints" else Correspondences.empty()
         keypoints = c.keypoints if way != "displacements" else None
-        depth = c.depth if way != "keypoints" else None
-        params = fitter.solve(c.start, c.cameras, matches, keypoints=keypoints, depth=depth, anchors=anchors).params
+        params = fitter.solve(c.start, c.cameras, matches, keypoints=keypoints, anchors=anchors).params
     got, truth = pose(body, params), pose(body, c.truth)
     difference = got.vertices - got.joints[:, :1] - truth.vertices + truth.joints[:, :1]
     return 1000 * np.linalg.norm(difference, axis=-1).mean(1)

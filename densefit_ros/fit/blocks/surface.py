@@ -5,9 +5,8 @@ point and joint (``gather``): rest position, weight, derivative by shape.  Summe
 (skinning weight) and ``y_k`` (weighted position) give the point's derivative by a turn about joint k,
 ``-[y_k - S_k p_k]_x``: METHOD, "Analytic Jacobian".  Pose blendshapes are in the model, not in the derivative.
 
-pixel: r = sqrt_weight (project(x) - target), 2 rows.  plane: r = sqrt_weight normal . (x - target), 1 row and a zero row;
-root plane: the same of x - t, t the body's translation.  All are robust (Geman-McClure, in sigmas), and the whole block
-counts with each point's share (FitOptions.independent_share).
+pixel: r = sqrt_weight (project(x) - target), 2 rows.  plane: r = sqrt_weight normal . (x - target), 1 row and a zero row.
+Both are robust (Geman-McClure, in sigmas), and each point counts with its share (FitOptions.independent_share).
 """
 
 import functools
@@ -19,7 +18,6 @@ from ..layout import (
     CHUNK_POINTS,
     GROUPS,
     KIND_PIXEL,
-    KIND_ROOT_PLANE,
     ROW,
     SHARED,
     SHARED_COST_NEXT,
@@ -46,7 +44,6 @@ def make(F):
     at_now = wp.constant(SHARED_COST_NOW)
     at_next = wp.constant(SHARED_COST_NEXT)
     kind_pixel = wp.constant(KIND_PIXEL)
-    kind_root_plane = wp.constant(KIND_ROOT_PLANE)
 
     @wp.kernel(enable_backward=False, module="unique")
     def gather(
@@ -121,7 +118,6 @@ def make(F):
         carry: wp.array(dtype=V3),
         carry_by_shape: wp.array(dtype=M316),
         beta: wp.array(dtype=V10),
-        t: wp.array(dtype=V3),
         out: wp.array(dtype=F),
         out_groups: wp.array(dtype=V16),
         out_r2: wp.array(dtype=F),
@@ -155,12 +151,9 @@ def make(F):
         d0 = V16()
         d1 = V16()
         d2 = V16()
-        carried_along = F(1.0)
-        if kind[i] == kind_root_plane:
-            carried_along = F(0.0)
-        d0[at_t] = carried_along
-        d1[at_t + 1] = carried_along
-        d2[at_t + 2] = carried_along
+        d0[at_t] = F(1.0)
+        d1[at_t + 1] = F(1.0)
+        d2[at_t + 2] = F(1.0)
         first = class_start[kin]
         for m in range(first, class_start[kin + 1]):
             k = class_joint[m]
@@ -194,7 +187,7 @@ def make(F):
             r0, r1, a0, a1, seen = pinhole(x, camera[p], goal[0], goal[1], sqw, z_min)
         else:
             a0 = sqw * normal[i]
-            r0 = wp.dot(a0, x - goal - (F(1.0) - carried_along) * t[slot * persons + p])
+            r0 = wp.dot(a0, x - goal)
         c_now = scale[p]
         cost_now, cost_next, weight, e = geman_mcclure(r0 * r0 + r1 * r1, seen, c_now, wp.max(c_now * scale_factor, scale_final))
         out_r2[slot * slots + i] = e
