@@ -133,7 +133,9 @@ class Harness:
         if name == "none":
             return estimate.params, FitStatus.NO_EVIDENCE, unknown
         config = self._models.config
-        mean = dataclasses.replace(estimate.params, betas=np.zeros_like(estimate.params.betas))
+        mean = estimate.params
+        if estimate.source != "disturbed":  # which knows the person's shape as well as the pose
+            mean = dataclasses.replace(mean, betas=np.zeros_like(mean.betas))
         anchors = [
             Anchor(estimate.params, rot_sigma_rad=estimate_sigmas(estimate, config), t_sigma_m=ESTIMATE_T_SIGMA_M),
             Anchor(mean, betas_sigma=config.fit.betas_sigma),
