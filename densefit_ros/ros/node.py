@@ -264,10 +264,10 @@ def main(argv: list[str] | None = None, make_engine: Callable[[Config], Engine] 
             executor.spin_once(timeout_sec=0.5)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass  # the orderly end: ctrl-C or SIGTERM
-    except rclpy_implementation.RCLError:
+    except RuntimeError:  # RCLError among them
         if rclpy.ok():
             raise
-        # The signal came in the middle of a callback, between two publishes: an orderly end too.
+        # The signal came between two publishes of a callback, or while a message was taken: an orderly end too.
     except ConfigError as e:
         print(f"[densefit] error: {e}", file=sys.stderr)
         return 1
