@@ -106,9 +106,9 @@ def test_every_stage_gives_what_the_single_steps_give(models, tracked, count):
 
     anchors = priors.anchors(tracks, got.estimate, config, frame.stamp_ns)
     fit = models.fitter.solve(got.start, camera, got.matches, keypoints=got.estimate.keypoints, anchors=anchors)
-    # A last step at the border of the tolerance ends as converged or as the last of its iterations.
+    # A last step that gains a millionth of the cost is accepted or not, and ends as converged or as the last iteration.
     ended = [np.where(s == FitStatus.MAX_ITERATIONS, FitStatus.CONVERGED, s) for s in (got.fit.status, fit.status)]
-    assert np.array_equal(*ended) and np.array_equal(got.fit.accepted, fit.accepted)
+    assert np.array_equal(*ended) and np.abs(got.fit.accepted - fit.accepted).max() <= 1
     for name in PARAMS:
         np.testing.assert_allclose(getattr(got.fit.params, name), getattr(fit.params, name), atol=2e-3, err_msg=name)
     np.testing.assert_allclose(got.fit.cost, fit.cost, rtol=1e-3)
