@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from densefit_ros.body.assets import load_body
-from densefit_ros.body.model import pose
-from densefit_ros.fit import tables
+from densefit_ros.body.model import face_parts, pose
 from densefit_ros.fit.solver import FitOptions, Fitter
 from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.types import BodyParams, Correspondences, DepthPoints, Keypoints
@@ -61,7 +60,7 @@ def test_share_scales_dense_evidence_and_nothing_else(body):
 def test_points_of_one_part_count_once_where_they_err_together(body):
     """The normal matrix is the sum over parts of what the part's points say, each times n share / (1 + (n - 1) rho) / n."""
     matches, share, rho = matches_of(body), 0.4, 0.8
-    part = tables.face_tables(body).part[matches.face]
+    part = face_parts(body)[matches.face]
     whole = equations_of(body, {"independent_share": share, "part_correlation": rho}, matches=matches)
     none = equations_of(body, {})
     total = [np.array(n) for n in none]

@@ -8,6 +8,7 @@ import numpy as np
 import warp as wp
 
 from ..arena import Arena
+from ..body.model import face_parts
 from ..types import NUM_UNKNOWNS
 from . import tables
 from .blocks import common, gram, landmarks, pose_prior, priors, solve, state, surface
@@ -81,7 +82,7 @@ def upload_body(body, T, device) -> SimpleNamespace:
         face_start=put(carried.start, wp.int32, (-1,)),
         face_weight=put(carried.weight.astype(npf), T.V3, (-1, 3)),
         face_class=carried.face_class,
-        face_part=carried.part,
+        face_part=face_parts(body),
         class_size=carried.class_size,
         class_groups=carried.class_groups,
         class_start=put(carried.class_start, wp.int32, (-1,)),

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ..body.model import face_parts
 from ..types import NUM_JOINTS
 from .layout import GROUP, GROUPS, LIMBS, PAIRS, ROW, SHARED, WIDTH, column_in_row
 
@@ -29,7 +28,6 @@ def face_tables(body) -> SimpleNamespace:
     Compressed rows: face f owns entries start[f] to start[f + 1].  Faces carried by the same joints are of one class:
     class_start and class_joint list those joints, path_start and path_joint the joints above them (tips first),
     class_groups is the set of groups that a row of such a face fills, as bits.  Classes are in the order of their groups.
-    ``part`` is the joint with the largest share in each face.
     """
     f = len(body.faces)
     dense = np.zeros((f, NUM_JOINTS, 3), np.float32)
@@ -53,7 +51,6 @@ def face_tables(body) -> SimpleNamespace:
         return np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=count))]).astype(np.int32)
 
     return SimpleNamespace(
-        part=face_parts(body),
         start=starts(face, f), weight=dense[face, joint], face_class=rank[face_class.reshape(-1)].astype(np.int16),
         class_start=starts(of_class, len(order)), class_joint=class_joint.astype(np.int32),
         class_size=carries[order].sum(1).astype(np.int32), class_groups=groups[order].astype(np.int32),
