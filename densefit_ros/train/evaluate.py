@@ -123,11 +123,11 @@ def evaluate_displacement(
         pairs = make_pairs(rng, source.engine, crops, start)
         crop = Crop(crops.rgb, crops.inside, crops.image_from_crop, crops.size)
         field = displacer.predict(crop, pairs.surface)
-        valid = pairs.valid & (np.abs(pairs.flow).max(1) < 200)
+        own = crops.labelled
+        valid = pairs.valid & (np.abs(pairs.flow).max(1) < 200) & own[:, None, None]
         fields.append((field.flow, field.log_var[:, 0], pairs.flow, valid, pairs.visible))
         error = np.linalg.norm(field.flow - pairs.flow, axis=1) / np.sqrt(2)
         cells.add(np.exp(0.5 * field.log_var[:, 0][valid]), error[valid])
-        own = crops.labelled
         for name, used in (("start", None), ("refined", field), ("true_flow", true_field(pairs))):
             params = start
             if used is not None:

@@ -228,7 +228,10 @@ class JointSource(_People):
             if self._regressor is not None:
                 start = self._some_estimates(rng, crops, start)
             looks = crops.appearances if k == self.starts - 1 and self.is_easy(index) and index % 2 else None
-            made.append(pair_batch(make_pairs(rng, self.engine, crops, start, looks)))
+            pair = pair_batch(make_pairs(rng, self.engine, crops, start, looks))
+            # No track looks at a crop with nobody in its middle; such pairs have the largest errors and would lead the loss.
+            pair["valid"] &= crops.labelled[:, None, None]
+            made.append(pair)
         pairs = {name: np.stack([m[name] for m in made], 1) for name in made[0]}
         shown = {"body_colour": self.body_colour(crops, 8), "body_part": self.body_part(crops, 8)}
         return {**regressor_batch(crops), **shown, **pairs}
