@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from densefit_ros.train import ablation, evaluate, together
+from densefit_ros.train import ablation, evaluate, sweeps, together
 
 CURVE = {"stated": [1.0, 2.0], "measured": [1.1, 2.3], "count": [5.0, 5.0]}
 
@@ -30,6 +30,10 @@ def fakes(monkeypatch):
     monkeypatch.setattr(
         ablation, "evaluate_ablation", lambda *a, **k: calls.append("ablation") or {"all inputs": {"epe_px": 1.0}}
     )
+    row = {"pve_mm": 50.0, "start_pve_mm": 60.0, "loss_mm_low": -1.0, "loss_mm_high": 1.0}
+    reference = {sweeps.BASE: row, sweeps.GREY: row}
+    swept = {"reference": reference, **{name: {f"{v:g}": row for v in s.levels} for name, s in sweeps.SWEEPS.items()}}
+    monkeypatch.setattr(sweeps, "evaluate_sweeps", lambda *a, **k: calls.append("sweeps") or swept)
     monkeypatch.setattr(together, "evaluate_together", lambda *a, **k: calls.append("together") or {"network": {"x": 2.0}})
     return calls
 
@@ -37,7 +41,7 @@ def fakes(monkeypatch):
 def test_all_parts_run_and_are_drawn(tmp_path, fakes, capsys):
     out = tmp_path / "new" / "evaluation.json"
     assert evaluate.main(["--people", "7", "--json", str(out), "--plots", str(tmp_path / "plots")]) == 0
-    assert fakes == ["regressor", None, 4.0, 10.0, "ablation", "together"]
+    assert fakes == ["regressor", None, 4.0, 10.0, "ablation", "sweeps", "together"]
     result = json.loads(out.read_text())
     assert result["seed"] == evaluate.SEED and result["regressor"]["pve_mm"] == 107.0
     assert result["displacement_4_deg"] == {"epe_px": 1.2346} and set(result["reliability"]["displacement"]) == {
@@ -46,7 +50,9 @@ def test_all_parts_run_and_are_drawn(tmp_path, fakes, capsys):
         "10.0",
     }
     assert (tmp_path / "plots" / "reliability.png").stat().st_size > 5000
-    assert "reliability.png" in capsys.readouterr().out
+    assert (tmp_path / "plots" / "sweeps.png").stat().st_size > 5000
+    printed = capsys.readouterr().out
+    assert "reliability.png" in printed and "sweeps.png" in printed
 
 
 def test_a_single_part_leaves_the_others_as_they_were(tmp_path, fakes):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from densefit_ros.body.model import face_parts
 from densefit_ros.config import Config
 from densefit_ros.fit.solver import Fitter
 from densefit_ros.models import fit_options
+from densefit_ros.synth.displacement import make_pairs
 from densefit_ros.train.ablation import PLANES, neutralised
 from densefit_ros.train.reliability import Pool, calibration_error, plot
 from densefit_ros.train.together import BAD, BATCH, GOOD, SEED, USUAL, WAYS, FlowNoise, case, excess, refine, true_keypoints
@@ -62,6 +64,23 @@ def test_the_noise_of_keypoints_is_what_it_says(source):
     z = (noisy.uv - many.uv) / np.array(sizes)[:, None, None] * noisy.confidence[..., None] / USUAL.sigma_share
     # Most points err as their confidence says; the wrong ones are the tail.
     assert np.median(np.abs(z[noisy.confidence > 0.2])) == pytest.approx(0.6745, abs=0.04)
+
+
+def test_errors_of_displacements_are_correlated_as_said(source):
+    crops = source.crops(0)
+    pairs = make_pairs(np.random.default_rng(0), source.engine, crops, crops.params)
+    part = face_parts(source.body)
+    face = pairs.surface.face_id[:, 2::4, 2::4]
+    rng = np.random.default_rng(1)
+    draws = np.stack([FlowNoise(2.0).draw(rng, pairs, part).flow - pairs.flow for _ in range(400)])
+    person = int(np.argmax((face >= 0).sum((1, 2))))
+    rows, columns = np.nonzero(face[person] >= 0)
+    z, kin = draws[:, person, 0][:, rows, columns], part[face[person][rows, columns]]
+    correlation, same = np.corrcoef(z.T), kin[:, None] == kin[None]
+    other = ~np.eye(len(kin), dtype=bool)
+    assert z.std() == pytest.approx(2.0, rel=0.05)
+    assert correlation[same & other].mean() == pytest.approx(0.85, abs=0.05)
+    assert correlation[~same].mean() == pytest.approx(0.22, abs=0.06)
 
 
 def test_reliability_of_a_calibrated_and_of_a_boasting_source(tmp_path):

@@ -132,7 +132,7 @@ def _corrupt(rng: np.random.Generator, rgb: np.ndarray, grid: Atlas | None) -> n
         size = int(rng.choice([96, 128, 192], p=[0.3, 0.5, 0.2]))  # what a track gathers is rarely sharper
         out = cv2.resize(rgb, (size, size), interpolation=cv2.INTER_AREA)
         if rng.random() < 0.7:
-            out = _warp(rng, out, rng.uniform(0.3, 5.0) * size / 256)
+            out = warp_texture(rng, out, rng.uniform(0.3, 5.0) * size / 256)
         if rng.random() < 0.6:
             out = cv2.GaussianBlur(out, (0, 0), float(rng.uniform(0.4, 2.2)) * size / 256)
         field = lambda cells: _smooth(rng, size, cells)[:, :, None]  # noqa: E731
@@ -151,7 +151,8 @@ def _corrupt(rng: np.random.Generator, rgb: np.ndarray, grid: Atlas | None) -> n
     return np.clip(out, 0, 1).astype(np.float32)
 
 
-def _warp(rng: np.random.Generator, texture: np.ndarray, texels: float) -> np.ndarray:
+def warp_texture(rng: np.random.Generator, texture: np.ndarray, texels: float) -> np.ndarray:
+    """(T,T,3) colours moved by a smooth field with a standard deviation of about ``texels``."""
     size = texture.shape[0]
     rows, columns = np.mgrid[0:size, 0:size].astype(np.float32)
     dx, dy = _smooth(rng, size, 8) * texels, _smooth(rng, size, 8) * texels

@@ -38,7 +38,7 @@ from .tasks import VALIDATION_SEED, displacement_metrics
 
 SEED = VALIDATION_SEED + 1
 _BATCH = 16
-PARTS = ("regressor", "displacement", "ablation", "together")
+PARTS = ("regressor", "displacement", "ablation", "sweeps", "together")
 Numbers = dict[str, float]
 
 
@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--regressor", type=Path, default=None, help="network file (default: the shipped one)")
     parser.add_argument("--backgrounds", nargs="*", default=None, metavar="DIR")
     parser.add_argument("--json", type=Path, default=None, help="also write the numbers here; parts left out stay as they are")
-    parser.add_argument("--plots", type=Path, default=None, metavar="DIR", help="also draw reliability.png there")
+    parser.add_argument("--plots", type=Path, default=None, metavar="DIR", help="also draw reliability.png and sweeps.png there")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts (default: all)")
     args = parser.parse_args(argv)
     displacement = args.displacement or weights_path("displacement.onnx")
@@ -183,6 +183,12 @@ def main(argv: list[str] | None = None) -> int:
         from .ablation import evaluate_ablation
 
         result["ablation"] = evaluate_ablation(displacer, **shared)
+    if "sweeps" in args.only:
+        from . import sweeps
+
+        result["sweeps"] = sweeps.evaluate_sweeps(displacer, **shared)
+        if args.plots:
+            print(sweeps.plot(result["sweeps"], args.plots / "sweeps.png"))
     if "together" in args.only:
         from .together import evaluate_together
 
