@@ -113,7 +113,7 @@ class DisplaceConfig:
     part_correlation: float = _opt(
         0.85, "correlation of the errors of displacements of one part of the body: n count as n / (1 + (n - 1) * this)", 0.0, 1.0
     )
-    independent_share: float = _opt(0.3, "share of those that count, against other evidence", 0.0001, 1.0)
+    independent_share: float = _opt(1.0, "share of those that count, against other evidence", 0.0001, 1.0)
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,9 @@ class FitConfig:
     )
     prediction_rot_sigma_rad: float = _opt(0.15, "how far a joint turns unforeseen within one 30 Hz frame, rad", 0.001, 10.0)
     prediction_t_sigma_m: float = _opt(0.06, "how far the root moves unforeseen within one 30 Hz frame, m", 0.0001, 10.0)
+    covariance_share: float = _opt(
+        0.05, "share of an image's evidence that the published covariances believe; the fit takes all of it", 0.0001, 1.0
+    )
     estimate_sigma_scale: float = _opt(1.0, "factor on the regressor's own standard deviations", 0.01, 100.0)
     betas_sigma: float = _opt(1.0, "standard deviation of the shape prior, in units of the body's shape directions", 0.01, 100.0)
 

@@ -111,6 +111,7 @@ def fit_options(config: Config) -> Any:
         keypoint_sigma_share=config.fit.keypoint_sigma_share,
         independent_share=config.displace.independent_share,
         part_correlation=config.displace.part_correlation,
+        covariance_share=config.fit.covariance_share,
         shape_sigma=float("inf"),  # the track's shape belief takes the place of the population prior
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from densefit_ros.bench import fit_bench, fit_problems
+from densefit_ros.bench.main import main as bench_main
 from densefit_ros.body.assets import load_body
 from densefit_ros.errors import ConfigError
 from densefit_ros.fit.baselines import TorchObjective, smplify_adam, smplify_lbfgs
@@ -45,7 +46,7 @@ def test_baselines_descend_and_never_beat_what_they_report():
 def test_command_prints_the_promised_json(capsys, tmp_path):
     out = tmp_path / "r.json"
     arguments = ["fit", "--json", "--points", "60", "--persons", "1,2", "--repeats", "2", "--problems", "1", "--no-baselines"]
-    assert fit_bench.main([*arguments, "--out", str(out)]) == 0
+    assert bench_main([*arguments, "--out", str(out)]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads(out.read_text())
     assert {"hardware", "commit", "rows"} <= set(result) and len(result["rows"]) == 2
@@ -53,6 +54,11 @@ def test_command_prints_the_promised_json(capsys, tmp_path):
         assert {"method", "points", "persons", "iterations", "ms_median", "ms_iqr", "objective", "pve_mm"} <= set(row)
         assert row["method"] == "lm" and row["objective"] < row["objective_start"] and row["pve_mm"] < row["pve_start_mm"]
     assert "| lm | 60 | 2 |" in fit_bench.table(result)
+
+
+def test_an_unknown_measurement_is_told_with_those_that_exist():
+    with pytest.raises(ConfigError, match="'weather'.*fit, covariance"):
+        bench_main(["weather"])
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):

@@ -113,7 +113,7 @@ def test_every_stage_gives_what_the_single_steps_give(models, tracked, count):
         np.testing.assert_allclose(getattr(got.fit.params, name), getattr(fit.params, name), atol=2e-3, err_msg=name)
     np.testing.assert_allclose(got.fit.cost, fit.cost, rtol=1e-3)
     np.testing.assert_allclose(got.fit.inlier_share, fit.inlier_share, atol=0.02)
-    np.testing.assert_allclose(got.fit.joint_covariance, fit.joint_covariance, atol=1e-4)
+    np.testing.assert_allclose(got.fit.joint_covariance, fit.joint_covariance, rtol=2e-2, atol=1e-5)
     scale = np.abs(fit.information).max((1, 2), keepdims=True)
     np.testing.assert_allclose(got.fit.information / scale, fit.information / scale, atol=1e-3)
 

@@ -11,7 +11,7 @@ from fit_helpers import CAMERA, body, draw_around, make_matches, perturb, random
 from densefit_ros.body.joints import landmark_positions
 from densefit_ros.body.model import pose
 from densefit_ros.errors import ConfigError, ShapeError
-from densefit_ros.fit.options import ROUGH, Anchor, FitOptions
+from densefit_ros.fit.options import ROUGH, Anchor, Claim, FitOptions
 from densefit_ros.fit.solver import Fitter
 from densefit_ros.geometry.camera import project
 from densefit_ros.types import BodyParams, Correspondences, FitStatus, Keypoints
@@ -159,7 +159,54 @@ def test_information_is_symmetric_positive_and_reports_what_is_unseen():
     assert result.inlier_share[0] > 0.95
 
 
-@pytest.mark.parametrize("change", [{"iterations": 0}, {"robust_scale": -1.0}, {"dtype": "half"}, {"linear": "magic"}])
+def test_a_claim_changes_the_covariance_and_nothing_else():
+    """A quarter of the precision is twice the standard deviation; betas are no surer than the claim says."""
+    b, truth = body(), random_params(np.random.default_rng(8), 3, 0.2)
+    fitter = Fitter(b, max_persons=3, max_points=100, options=FitOptions(shape_sigma=INF, limit_sigma_rad=INF, guard=False))
+    rot, t = np.linspace(0.05, 0.2, 72).reshape(3, 24), np.full((3, 3), 0.1)
+
+    def solve(*anchors: Anchor, matches: Correspondences | None = None):
+        return fitter.solve(truth, CAMERA, matches or Correspondences.empty(), anchors=anchors)
+
+    steadying = Anchor(truth, 2 * rot, INF, 2 * t, claim=Claim(share=0.5))  # a second anchor: the first stays as it is
+    claimed = solve(Anchor(truth, rot, 0.3, t, claim=Claim(share=0.25, betas_sigma=0.9)), steadying)
+    meant = solve(Anchor(truth, 2 * rot, 0.9, 2 * t), Anchor(truth, 2 * rot * np.sqrt(2), INF, 2 * t * np.sqrt(2)))
+    np.testing.assert_allclose(claimed.joint_covariance, meant.joint_covariance, rtol=2e-3)
+    humble = solve(Anchor(truth, rot, 0.9, t, claim=Claim(betas_sigma=0.3)))  # surer than it is it does not become
+    np.testing.assert_allclose(humble.joint_covariance, solve(Anchor(truth, rot, 0.9, t)).joint_covariance, rtol=1e-6)
+    matches = make_matches(np.random.default_rng(9), b, truth, 100, 1.0)
+    plain, wide = (
+        solve(Anchor(truth, rot, 0.3, t), matches=matches),
+        solve(Anchor(truth, rot, 0.3, t, Claim(0.1)), matches=matches),
+    )
+    np.testing.assert_array_equal(plain.params.joint_rotvec, wide.params.joint_rotvec)
+    np.testing.assert_array_equal(plain.information, wide.information)
+    assert (np.linalg.eigvalsh(wide.joint_covariance - plain.joint_covariance) > -1e-7).all()
+    for bad in ({"share": -0.1}, {"share": 1.1}, {"betas_sigma": -1.0}, {"share": float("nan")}):
+        with pytest.raises(ShapeError, match="claim"):
+            Claim(**bad)
+
+
+def test_evidence_that_shares_its_errors_counts_less_in_the_covariance_only():
+    rng = np.random.default_rng(10)
+    b, truth = body(), random_params(rng, 1, 0.2)
+    start, matches = perturb(rng, truth, 3.0), make_matches(rng, b, truth, 300, 1.0)
+    anchor = Anchor(start, 0.1, 1.0, 0.1)
+    full, part = (
+        Fitter(b, max_persons=1, max_points=300, options=FitOptions(covariance_share=share)).solve(
+            start, CAMERA, matches, anchors=[anchor]
+        )
+        for share in (1.0, 0.05)
+    )
+    np.testing.assert_array_equal(full.params.joint_rotvec, part.params.joint_rotvec)
+    blind = Fitter(b, max_persons=1, max_points=300).solve(start, CAMERA, Correspondences.empty(), anchors=[anchor])
+    trace = [np.trace(r.joint_covariance[0], axis1=1, axis2=2) for r in (full, part, blind)]
+    assert (trace[0] < trace[1]).all() and (trace[1] < trace[2]).all()
+
+
+@pytest.mark.parametrize(
+    "change", [{"iterations": 0}, {"covariance_share": 0.0}, {"robust_scale": -1.0}, {"dtype": "half"}, {"linear": "magic"}]
+)
 def test_bad_options_are_told(change):
     with pytest.raises(ConfigError):
         FitOptions(**change)

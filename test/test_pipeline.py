@@ -214,6 +214,8 @@ def test_one_who_leaves_coasts_then_is_dropped_and_returns_under_a_new_name(part
     states = [[p.tracking_state for p in r.people] for r in gone]
     assert states[0] == [TrackingState.PREDICTED] and states[-1] == []
     assert all(np.isfinite(p.vertices).all() for r in gone for p in r.people)
+    stated_m2 = [np.trace(p.joint_covariance, axis1=1, axis2=2) for r in (results[-1], *gone) for p in r.people]
+    assert all((later > earlier).all() for earlier, later in zip(stated_m2, stated_m2[1:]))  # nobody looks
     world.visible = {0}
     _, back = run(models, world, 15, state, 18)
     assert back[-1].people and back[-1].people[0].track_id != name

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -197,8 +196,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-baselines", action="store_true", help="time the solver only")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall", help="cpu: the thread's own time, for busy machines")
-    argv = sys.argv[1:] if argv is None else list(argv)
-    a = parser.parse_args(argv[1:] if argv[:1] == ["fit"] else argv)
+    a = parser.parse_args(argv)
     threadpool_limits(1, user_api="blas")  # as the tracker sets it, and so that all methods run on one core
     if a.resume and a.out is None:
         parser.error("--resume needs --out")

@@ -93,6 +93,47 @@ def fit_text(result: Record) -> str:
     return "\n".join(lines)
 
 
+def inputs_text(result: Record) -> str:
+    """Ablation and sweeps of ``densefit train evaluate``: one row per condition."""
+    lines = [
+        f"{result['people']} people. EPE of displacements over visible cells; the difference of the vertex error to that of the "
+        "undisturbed condition with the 95 % interval of its mean, person by person.",
+        "",
+        _row(["", "EPE crop px", "EPE over zero's", "PVE mm, refined from the start's", "PVE more, mm"]),
+        _row(["---"] * 5),
+    ]
+    sweeps = dict(result["sweeps"])
+    for name, row in {**result["ablation"], **sweeps.pop("reference")}.items():
+        lines.append(_condition(name, row))
+    for sweep, rows in sweeps.items():
+        lines += [_condition(f"{sweep.replace('_', ' ')} {level}", row) for level, row in rows.items()]
+    return "\n".join(lines)
+
+
+def _condition(name: str, row: Record) -> str:
+    more = f"{row['loss_mm']:+.1f} [{row['loss_mm_low']:+.1f}, {row['loss_mm_high']:+.1f}]"
+    refined = f"{row['pve_mm']:.1f} from {row['start_pve_mm']:.1f}"
+    return _row([name, f"{row['epe_px']:.2f}", f"{row['epe_ratio']:.2f}", refined, more])
+
+
+def covariance_text(result: Record) -> str:
+    """Rows of ``densefit bench covariance``: coverage, stated and measured errors."""
+    probabilities = list(next(iter(result["rows"].values()))["inside"])
+    lines = [
+        f"{result['sequences']} sequences; first estimate: {result['first_estimate']}. Share of joints within ellipsoids of a "
+        "stated probability; median of the squared normalised error over the one expected (1 is right); root mean square errors "
+        "along the camera's x, y, z.",
+        "",
+        _row(["", "frames", *(f"inside {100 * float(p):g} %" for p in probabilities), "median", "stated mm", "measured mm"]),
+        _row(["---"] * (5 + len(probabilities))),
+    ]
+    for name, row in result["rows"].items():
+        inside = [f"{100 * row['inside'][p]:.0f} %" for p in probabilities]
+        errors = [", ".join(f"{v:.0f}" for v in row[k]) for k in ("stated_mm", "measured_mm")]
+        lines.append(_row([name, str(row["people_frames"]), *inside, f"{row['median_over_expected']:.2f}", *errors]))
+    return "\n".join(lines)
+
+
 def values_text(result: Record) -> str:
     """Any record of numbers, nested or not, as two columns."""
     lines = [_row(["", "value"]), _row(["---"] * 2)]
@@ -101,7 +142,10 @@ def values_text(result: Record) -> str:
     return "\n".join(lines)
 
 
-KINDS: dict[str, Callable[[Record], str]] = {"eval": eval_text, "demo": demo_text, "fit": fit_text, "values": values_text}
+KINDS: dict[str, Callable[[Record], str]] = {
+    "eval": eval_text, "demo": demo_text, "fit": fit_text, "inputs": inputs_text, "covariance": covariance_text,
+    "values": values_text,
+}  # fmt: skip
 
 
 def _leaves(node: Record, prefix: str = "") -> list[tuple[str, Any]]:

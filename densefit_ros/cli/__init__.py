@@ -25,7 +25,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "demo": ("densefit_ros.demo.main", "camera, node and recorder as three ROS 2 processes; overlay video and a summary"),
     "eval": ("densefit_ros.eval.main", "measure on a dataset: per-sample rows, summary, Markdown table"),
     "results": ("densefit_ros.bench.results", "run what docs/results/runs.yaml lists, and write docs/RESULTS.md"),
-    "bench": ("densefit_ros.bench.fit_bench", "time the fit against the baselines"),
+    "bench": ("densefit_ros.bench.main", "fit: time the fit against the baselines; covariance: are published covariances right?"),
     "train": ("densefit_ros.train.main", "train the networks on synthetic people"),
     "export": ("densefit_ros.train.export", "write a trained network as ONNX"),
     "build-engine": ("densefit_ros.cli.build_engine", "build TensorRT engines for this machine"),

@@ -15,7 +15,7 @@ from ..body.skin import Skinner
 from ..displace.contract import GRID, RENDER_CHANNELS, STRIDE_PX
 from ..displace.decode import DecodeOptions
 from ..displace.displacer import MIN_COLOUR
-from ..fit.options import FitOptions
+from ..fit.options import Claim, FitOptions
 from ..fit.resident import ANCHORS, ResidentFit
 from ..fit.solver import Fitter
 from ..regress.decode import CONFIDENT_SIGMA
@@ -23,7 +23,7 @@ from ..render.color_slots import ColorSlots
 from ..render.warp_engine import WarpEngine
 from ..render.warp_renderer import NEAR_M
 from ..runtime.picture import IMAGE_FEATURES, SIZE_PX
-from ..steps.priors import ESTIMATE_T_SIGMA_M
+from ..steps.priors import ESTIMATE_T_SIGMA_M, PREDICTION_CLAIM
 from ..types import NUM_JOINTS, Crop
 from . import image_kernels, match_kernels, pose_kernels
 
@@ -70,7 +70,7 @@ class Batch:
         options = parts.fitter.options
         slots = parts.fitter.max_points
         self.fitter = Fitter(body, str(device), n, slots, _on_device(options))
-        self.fit = ResidentFit(self.fitter, "smpl24", options.iterations)
+        self.fit = ResidentFit(self.fitter, "smpl24", options.iterations, (PREDICTION_CLAIM, Claim()))
         self.engine = WarpEngine(body, "cpu" if device.is_cpu else str(device), NEAR_M)
         self.colors: ColorSlots = self.engine.slots
         self.colors.reserve(n, colors)

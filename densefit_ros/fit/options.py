@@ -6,9 +6,25 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..errors import ConfigError, ShapeError
 from ..types import BodyParams
 
 INF = float("inf")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the covariance of a result believes of an anchor; the fit itself takes all of it.
+
+    For what steadies a fit and is no new evidence.
+    """
+
+    share: float = 1.0  # of the precision of rotations and translation
+    betas_sigma: float = 0.0  # betas count as no surer than this
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1 or not 0 <= self.betas_sigma < INF:
+            raise ShapeError(f"expected a claim with share in [0, 1] and betas_sigma at least 0, got {self}")
 
 
 @dataclass(frozen=True)
@@ -24,6 +40,7 @@ class Anchor:
     rot_sigma_rad: np.ndarray | float = INF
     betas_sigma: np.ndarray | float = INF
     t_sigma_m: np.ndarray | float = INF
+    claim: Claim = Claim()
 
 
 @dataclass(frozen=True)
@@ -56,13 +73,12 @@ class FitOptions:
     # the covariance.
     independent_share: float = 1.0
     part_correlation: float = 0.0
+    covariance_share: float = 1.0  # of the evidence's information counts in the covariance; the fit itself takes all of it
     inlier_sigma: float = 3.0
     dtype: str = "float32"  # or "float64": for checks
     linear: str = "auto"  # "lapack" (host in the loop, CPU only), "tile" (all on the device, one graph)
 
     def __post_init__(self) -> None:
-        from ..errors import ConfigError
-
         positive = ("robust_scale", "robust_start", "direction_sigma", "shape_sigma", "limit_sigma_rad", "damping", "damping_min")
         for name in positive + ("z_min_m", "keypoint_sigma_share", "keypoint_scale_ratio", "inlier_sigma"):
             if not getattr(self, name) > 0:
@@ -70,6 +86,8 @@ class FitOptions:
         if not 0 < self.independent_share <= 1 or not 0 <= self.part_correlation <= 1:
             got = f"{self.independent_share} and {self.part_correlation}"
             raise ConfigError(f"fit expects independent_share in (0, 1] and part_correlation in [0, 1], got {got}")
+        if not 0 < self.covariance_share <= 1:
+            raise ConfigError(f"fit.covariance_share must lie in (0, 1], got {self.covariance_share}")
         if self.iterations < 1:
             raise ConfigError(f"fit.iterations must be at least 1, got {self.iterations}")
         if not 0 < self.robust_factor <= 1:

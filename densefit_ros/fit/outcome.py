@@ -159,15 +159,34 @@ def collect(fitter, plan, staged, steps: int, residuals: list) -> FitResult:
     if not np.isfinite(gram.sum() + prior.sum() + jacobian.sum()):  # a start that could not be evaluated
         gram, prior, jacobian = (np.nan_to_num(a, posinf=0.0, neginf=0.0) for a in (gram, prior, jacobian))
     inliers, scaled = np.zeros(p, np.float32), np.empty(gram.shape)
+    # Errors that evidence has in common leave no residuals: small ones then do not mean that the errors are small.
+    least = 0.25 if options.covariance_share == 1.0 else 1.0
     for i in range(p):
         e = residuals[i][1].dense
         inliers[i] = np.count_nonzero(e < options.inlier_sigma**2) / max(len(e), 1)
         unknowns = N - float(np.sum(prior[i].diagonal() / np.maximum(gram[i].diagonal(), 1e-12)))
-        variance = max(noise_variance(e, float(options.robust_scale), min(max(unknowns, 0.0), N)), 0.25)
-        scaled[i] = prior[i] * (1.0 - 1.0 / variance)
-        scaled[i] += gram[i] / variance
+        variance = noise_variance(e, float(options.robust_scale), min(max(unknowns, 0.0), N))
+        share = options.covariance_share / max(variance, least)
+        scaled[i] = prior[i] * (1.0 - share)
+        scaled[i] += gram[i] * share
+    _discount_anchors(scaled, b, staged, fitter.max_persons)
     covariance = joint_covariance(scaled, jacobian)
     return FitResult(params, status, history, accepted, covariance.astype(np.float32), inliers, symmetric(gram))
+
+
+def _discount_anchors(information: np.ndarray, b, staged, capacity: int) -> None:
+    """Take what each anchor says beyond its claim out of ``information`` (P,85,85), in place.
+
+    An anchor's block of the normal matrix is its precision times J^T J of a rotation's logarithm, whose singular values are 1 or
+    more: what is left stays positive.
+    """
+    p, unknown = staged.persons, np.arange(N)
+    for a, claim in enumerate(staged.claims):
+        people = slice(a * capacity, a * capacity + p)
+        rotation = b.inv_sigma_rotation.host.reshape(-1, NUM_JOINTS)[people].repeat(3, axis=1).astype(np.float64)
+        t, betas = (w.host[people].astype(np.float64) for w in (b.inv_sigma_t, b.inv_sigma_beta))
+        surer = np.maximum(betas**2 - claim.betas_sigma**-2, 0.0) if claim.betas_sigma > 0 else np.zeros_like(betas)
+        information[:, unknown, unknown] -= np.hstack([(1.0 - claim.share) * np.hstack([t, rotation]) ** 2, surer])
 
 
 def keep_start(params: BodyParams, staged, keep: np.ndarray) -> BodyParams:

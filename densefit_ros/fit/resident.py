@@ -15,6 +15,7 @@ import warp as wp
 from ..types import BodyParams, Correspondences, FitResult, Keypoints
 from . import guard, outcome, points, stage
 from .layout import GROUPS
+from .options import Claim
 from .solver import Fitter
 
 ANCHORS = 2
@@ -24,10 +25,11 @@ class ResidentFit:
     """All ``fitter.max_persons`` persons of a fitter in every solve, ANCHORS anchors, one keypoint set, no limbs, no depth.
 
     ``arrays`` are the fitter's own on the device: other kernels write start, cameras, anchors, keypoints and matches there.
-    A slot without a match is a plane with weight and normal 0: it has no say, wherever its point lies.
+    A slot without a match is a plane with weight and normal 0: it has no say, wherever its point lies.  ``claims`` are
+    those of the anchors.
     """
 
-    def __init__(self, fitter: Fitter, keypoints: str, iterations: int) -> None:
+    def __init__(self, fitter: Fitter, keypoints: str, iterations: int, claims: tuple[Claim, Claim] = (Claim(), Claim())) -> None:
         b, persons, slots = fitter._b, fitter.max_persons, fitter.max_points
         self._fitter, self._steps = fitter, iterations
         landmarks = fitter._landmark_set(keypoints)
@@ -43,6 +45,7 @@ class ResidentFit:
             persons=persons, points=persons * slots, most_points=slots, valid_start=np.ones(persons, bool),
             evidence=np.zeros(persons, int), person_of_point=np.repeat(np.arange(persons), slots),
             is_pixel=np.zeros(persons * slots, bool), landmarks=landmarks, limbs=0, start=BodyParams.rest(persons),
+            claims=claims,
         )  # fmt: skip
         none = Keypoints(keypoints, np.zeros((persons, landmarks.count, 2)), np.zeros((persons, landmarks.count)))
         self._plan = fitter._plan(self._staged, none, None)

@@ -117,7 +117,10 @@ class Fitter:
         if keypoints is not None:
             evidence = evidence + stage.stage_keypoints(b, keypoints, landmarks, persons, limbs, self.options)
         stage.stage_anchors(b, anchors, persons, self.max_persons)
-        return stage.Staged(persons, n, int(np.max(counts, initial=0)), ok, evidence, person, is_pixel, landmarks, limbs, start)
+        return stage.Staged(
+            persons, n, int(np.max(counts, initial=0)), ok, evidence, person, is_pixel, landmarks, limbs, start,
+            tuple(a.claim for a in anchors),
+        )  # fmt: skip
 
     def _landmark_set(self, name: str):
         if name not in self._landmarks:

@@ -11,7 +11,7 @@ from ..errors import ShapeError
 from ..types import NUM_JOINTS, BodyParams, Camera, Keypoints
 from .layout import MAX_ANCHORS, MAX_LIMBS
 from .limbs import limbs_of
-from .options import Anchor, FitOptions
+from .options import Anchor, Claim, FitOptions
 
 MAX_VALUE = 1e7  # px, m or 1/px: beyond any camera; squares of it still fit float32
 
@@ -30,6 +30,7 @@ class Staged:
     landmarks: SimpleNamespace | None
     limbs: int
     start: BodyParams
+    claims: tuple[Claim, ...]  # of each anchor, in the covariance
 
 
 def stage_start(buffers, start: BodyParams) -> np.ndarray:

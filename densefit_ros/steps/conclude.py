@@ -30,6 +30,7 @@ from ..types import (
     PosedBody,
 )
 from .find import box_of
+from .priors import prediction_sigmas
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +99,9 @@ def _result(models: Models, track: Track, i: int, seen: bool, measured: Measured
         vertices, joints, covariance = posed.vertices[i], posed.joints[i], fit.joint_covariance[i]
     else:
         coasting = models.skinner.pose(track.params)
-        vertices, joints, covariance = coasting.vertices[0], coasting.joints[0], track.joint_covariance
+        vertices, joints = coasting.vertices[0], coasting.joints[0]
+        _, drift_m = prediction_sigmas([track], models.config, frame.stamp_ns)
+        covariance = track.joint_covariance + drift_m[0, 0] ** 2 * np.eye(3, dtype=np.float32)
     return PersonResult(
         track_id=track.track_id,
         tracking_state=track.state,

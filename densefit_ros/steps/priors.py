@@ -10,7 +10,7 @@ import numpy as np
 from ..config import Config
 from ..displace.decode import DecodeOptions
 from ..evidence.depth import distance_ratio
-from ..fit.solver import Anchor
+from ..fit.options import Anchor, Claim
 from ..models import Models
 from ..track import motion
 from ..track.state import Track
@@ -27,6 +27,10 @@ from ..types import (
 NOMINAL_DT_S = 1 / 30  # the motion sigmas of FitConfig are for one frame at 30 Hz; they grow with the root of time
 KEYPOINT_ROT_SIGMA_RAD = 0.35  # how far a lifted pose may be off per joint; keypoints enter the fit a second time, so loose
 ESTIMATE_T_SIGMA_M = 0.25  # a single view leaves depth this loose at a few metres
+# What a frame gets wrong the next gets wrong as well: a prediction steadies the fit and tells the covariance nothing new.  What
+# is left says that a joint which nothing else sees is off by about a radian, and that size is known as of anybody.  With the
+# shape belief taken at its word, 50 % ellipsoids held 0.47 of the joints, without it 0.56; 95 % ones 0.82 and 0.88.
+PREDICTION_CLAIM = Claim(share=0.02, betas_sigma=1.0)
 
 
 def prediction_sigmas(tracks: Sequence[Track], config: Config, stamp_ns: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,6 +83,7 @@ def anchors(tracks: Sequence[Track], estimate: Estimate, config: Config, stamp_n
             rot_sigma_rad=np.broadcast_to(rot_sigma, (everyone, 24)),
             betas_sigma=np.stack([t.shape.sigma for t in tracks]),
             t_sigma_m=np.broadcast_to(t_sigma, (everyone, 3)),
+            claim=PREDICTION_CLAIM,
         ),
         Anchor(
             params=estimate.params,
