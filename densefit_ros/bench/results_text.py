@@ -96,11 +96,11 @@ def fit_text(result: Record) -> str:
 def inputs_text(result: Record) -> str:
     """Ablation and sweeps of ``densefit train evaluate``: one row per condition."""
     lines = [
-        f"{result['people']} people. EPE of displacements over visible cells; the difference of the vertex error to that of the "
-        "undisturbed condition with the 95 % interval of its mean, person by person.",
+        f"{result['people']} people. EPE of displacements over visible cells; differences to the undisturbed condition, person "
+        "by person, with the 95 % interval of their mean.",
         "",
-        _row(["", "EPE crop px", "EPE over zero's", "PVE mm, refined from the start's", "PVE more, mm"]),
-        _row(["---"] * 5),
+        _row(["", "EPE crop px", "EPE over zero's", "EPE more, px", "PVE mm, refined from the start's", "PVE more, mm"]),
+        _row(["---"] * 6),
     ]
     sweeps = dict(result["sweeps"])
     for name, row in {**result["ablation"], **sweeps.pop("reference")}.items():
@@ -111,9 +111,12 @@ def inputs_text(result: Record) -> str:
 
 
 def _condition(name: str, row: Record) -> str:
-    more = f"{row['loss_mm']:+.1f} [{row['loss_mm_low']:+.1f}, {row['loss_mm_high']:+.1f}]"
+    more = {
+        unit: f"{row[f'loss_{unit}']:+.{digits}f} [{row[f'loss_{unit}_low']:+.{digits}f}, {row[f'loss_{unit}_high']:+.{digits}f}]"
+        for unit, digits in (("px", 3), ("mm", 1))
+    }
     refined = f"{row['pve_mm']:.1f} from {row['start_pve_mm']:.1f}"
-    return _row([name, f"{row['epe_px']:.2f}", f"{row['epe_ratio']:.2f}", refined, more])
+    return _row([name, f"{row['epe_px']:.2f}", f"{row['epe_ratio']:.2f}", more["px"], refined, more["mm"]])
 
 
 def covariance_text(result: Record) -> str:

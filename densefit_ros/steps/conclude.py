@@ -30,7 +30,10 @@ from ..types import (
     PosedBody,
 )
 from .find import box_of
-from .priors import prediction_sigmas
+
+# How fast somebody unseen leaves the prediction, per axis: of held-out people who move, the errors of joints grew by 41, 74 and
+# 137 mm within 100, 200 and 400 ms.  The motion sigmas of the fit, which are wide on purpose, would make 104, 147 and 208 of it.
+DRIFT_M_S = 0.35
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +103,8 @@ def _result(models: Models, track: Track, i: int, seen: bool, measured: Measured
     else:
         coasting = models.skinner.pose(track.params)
         vertices, joints = coasting.vertices[0], coasting.joints[0]
-        _, drift_m = prediction_sigmas([track], models.config, frame.stamp_ns)
-        covariance = track.joint_covariance + drift_m[0, 0] ** 2 * np.eye(3, dtype=np.float32)
+        drift_m = DRIFT_M_S * (frame.stamp_ns - track.measured_ns) * 1e-9
+        covariance = track.joint_covariance + drift_m**2 * np.eye(3, dtype=np.float32)
     return PersonResult(
         track_id=track.track_id,
         tracking_state=track.state,
