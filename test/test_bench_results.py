@@ -114,10 +114,11 @@ def test_any_record_of_numbers_can_be_shown():
 
 
 def test_conditions_and_covariances_are_shown_row_by_row():
-    row = {"epe_px": 1.234, "epe_ratio": 0.5, "pve_mm": 40.0, "start_pve_mm": 60.0}
+    row = {"people": 8.0, "epe_px": 1.234, "epe_ratio": 0.5, "pve_mm": 40.0, "start_pve_mm": 60.0}
     row |= {"loss_mm": 2.0, "loss_mm_low": -1.0, "loss_mm_high": 5.0, "loss_px": 0.1, "loss_px_low": 0.05, "loss_px_high": 0.2}
     sweeps = {"reference": {"as it is": row}, "side_light": {"0.25": row}}
-    text = results_text.inputs_text({"people": 8, "ablation": {"without depth": row}, "sweeps": sweeps})
+    text = results_text.inputs_text({"ablation": {"without depth": row}, "sweeps": sweeps})
+    assert text.startswith("8 labelled people.")
     for name in ("without depth", "as it is", "side light 0.25"):
         assert f"| {name} | 1.23 | 0.50 | +0.100 [+0.050, +0.200] | 40.0 from 60.0 | +2.0 [-1.0, +5.0] |" in text
     case = {"people_frames": 9, "inside": {"0.5": 0.49, "0.95": 0.9}, "median_over_expected": 1.04}

@@ -95,9 +95,10 @@ def fit_text(result: Record) -> str:
 
 def inputs_text(result: Record) -> str:
     """Ablation and sweeps of ``densefit train evaluate``: one row per condition."""
+    people = next(iter(result["ablation"].values()))["people"]
     lines = [
-        f"{result['people']} people. EPE of displacements over visible cells; differences to the undisturbed condition, person "
-        "by person, with the 95 % interval of their mean.",
+        f"{people:.0f} labelled people. EPE of displacements over visible cells; differences to the undisturbed condition, "
+        "person by person, with the 95 % interval of their mean.",
         "",
         _row(["", "EPE crop px", "EPE over zero's", "EPE more, px", "PVE mm, refined from the start's", "PVE more, mm"]),
         _row(["---"] * 6),

@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     check_pair(regressor, displacement)
     displacer = Displacer(OnnxRuntime(displacement), OnnxRuntime(regressor))
     shared, curves = {"people": args.people, "backgrounds": args.backgrounds}, {}
-    result: dict[str, Any] = {"seed": SEED, "people": args.people}
+    result: dict[str, Any] = {"seed": SEED}
     if "regressor" in args.only:
         result["regressor"] = evaluate_regressor(regressor, curves=curves, **shared)
     if "displacement" in args.only:

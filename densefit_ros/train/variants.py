@@ -70,6 +70,7 @@ class Variants:
         for name, fields in self._fields.items():
             metrics = displacement_metrics(*(np.concatenate(f) for f in zip(*fields)))
             row = {k: metrics[k] for k in ("epe_px", "zero_px", "epe_ratio", "epe_sure_px", "zero_sure_px")}
+            row["people"] = float(sum(map(len, self._pve_mm[name])))
             row["pve_mm"] = float(np.concatenate(self._pve_mm[name]).mean())
             row["start_pve_mm"] = float(np.concatenate(self._pve_mm["start"]).mean())
             for loss, rows in (("loss_px", self._epe_px), ("loss_mm", self._pve_mm)):
