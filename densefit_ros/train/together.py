@@ -125,14 +125,9 @@ def case(source: _People, index: int, first: str, noise: KeypointNoise, field: F
         sigma = np.full((len(crops), 24), np.radians(START_DEG), np.float32)
     pairs = make_pairs(rng, source.engine, crops, start)
     crop = Crop(crops.rgb, crops.inside, crops.image_from_crop, crops.size)
-    options = decode_options(config)
-    if isinstance(field, Displacer):
-        flow = field.predict(crop, pairs.surface)
-    else:
-        flow = field.draw(rng, pairs, face_parts(source.body))
-        # A stated noise above the tracker's limit would be thrown away: the limit is no part of the question.
-        options = dataclasses.replace(options, max_sigma_px=max(options.max_sigma_px, 4.0))
-    matches = decode(flow, pairs.surface, crop, options)
+    predicted = isinstance(field, Displacer)
+    flow = field.predict(crop, pairs.surface) if predicted else field.draw(rng, pairs, face_parts(source.body))
+    matches = decode(flow, pairs.surface, crop, decode_options(config))
     return Case(crops.params, crops.cameras, start, sigma, keypoints, matches, crops.labelled)
 
 
