@@ -7,7 +7,7 @@ ConfigError; nothing is ignored in silence.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -213,6 +213,17 @@ def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
             raise ConfigError(f"unknown setting '{name}'; near: {', '.join(_near(name, known)) or 'none'}")
         config = _replace(config, name.split("."), _checked(known[name], value))
     return config
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, str]:
+    """``["fit.iterations=6"]`` -> {"fit.iterations": "6"}.  Raises ConfigError on a missing "="."""
+    out = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise ConfigError(f"--set: expected NAME=VALUE, got '{pair}'")
+        out[name.strip()] = value.strip()
+    return out
 
 
 def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:

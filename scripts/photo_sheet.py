@@ -26,7 +26,7 @@ import numpy as np
 
 from densefit_ros.body.joints import COCO17, KEYPOINT_SETS, landmark_positions
 from densefit_ros.body.model import pose
-from densefit_ros.config import load_config
+from densefit_ros.config import load_config, parse_overrides
 from densefit_ros.evidence.keypoint_files import KeypointFiles
 from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.geometry.crop import extract, square_around
@@ -58,7 +58,7 @@ SCORED = slice(5, 17)
 
 def main() -> int:
     args = _parser().parse_args()
-    overrides = {"track.max_people": "8", **dict(pair.split("=", 1) for pair in args.set)}
+    overrides = {"track.max_people": "8", **parse_overrides(args.set)}
     if args.regressor:
         overrides["regress.backend"] = args.regressor
     models = load_models(load_config(None, overrides))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from densefit_ros.bench import track_covariance
+from densefit_ros.errors import ConfigError, DensefitError
 
 
 def _drawn(scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -38,3 +40,14 @@ def test_a_run_measures_people_in_sight_and_unseen(tmp_path, capsys):
     stated = [np.mean(rows[name]["stated_mm"]) for name in rows]
     assert stated == sorted(stated) and stated[0] > 5  # who is not seen becomes less certain
     assert (tmp_path / "o" / "covariance.png").stat().st_size > 5000
+
+
+def test_what_cannot_be_measured_is_told(monkeypatch):
+    for arguments, word in ((["--set", "regress.backend"], "NAME=VALUE"), (["--sequences", "0"], "1 or more, got 0")):
+        with pytest.raises(ConfigError, match=word):
+            track_covariance.main(arguments)
+    nothing = SimpleNamespace(image=lambda: np.zeros((4, 4, 3), np.uint8), camera=None, box_xywh=np.zeros(4))
+    monkeypatch.setattr(track_covariance, "SyntheticVideo", lambda body, count, seed: [nothing] * count)
+    monkeypatch.setattr(track_covariance, "process", lambda models, state, frame, boxes: (state, SimpleNamespace(people=())))
+    with pytest.raises(DensefitError, match="nobody was tracked in 2 sequences"):
+        track_covariance.measure(SimpleNamespace(body=None), 2, 0)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import Config, with_overrides
+from ..config import Config, parse_overrides, with_overrides
+from ..errors import ConfigError, DensefitError
 from ..eval.sample import Sample
 from ..eval.synthetic import VIDEO_FRAMES, SyntheticVideo
 from ..models import Models, load_models
@@ -29,8 +30,8 @@ _FPS = 30
 
 def measure(models: Models, sequences: int, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Errors (N,24,3) m and covariances (N,24,3,3) m^2 of joints, of people in sight ("tracked") and unseen for a while."""
-    videos = SyntheticVideo(models.body, sequences * VIDEO_FRAMES, seed)
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    videos = SyntheticVideo(models.body, sequences * VIDEO_FRAMES, seed)
     for first in range(0, len(videos), VIDEO_FRAMES):
         samples = [videos[first + i] for i in range(VIDEO_FRAMES)]
         state = initial_state()
@@ -44,6 +45,8 @@ def measure(models: Models, sequences: int, seed: int) -> dict[str, tuple[np.nda
                 found.setdefault("tracked", []).append((person.joints - sample.truth.points_m, person.joint_covariance))
                 for name, pair in _unseen(models, state, samples, i):
                     found.setdefault(name, []).append(pair)
+    if not found:
+        raise DensefitError(f"nobody was tracked in {sequences} sequences: is a first estimate's confidence ever enough?")
     return {name: tuple(np.stack(a).astype(np.float64) for a in zip(*pairs)) for name, pairs in found.items()}
 
 
@@ -111,10 +114,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="densefit bench covariance", description=__doc__.splitlines()[0])
     parser.add_argument("--sequences", type=int, default=40, help=f"of {VIDEO_FRAMES} frames at {_FPS} Hz, a person each")
     parser.add_argument("--seed", type=int, default=0, help="of the people")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings, as fit.covariance_share=0.1")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="one setting, e.g. fit.covariance_share=0.1"
+    )
     parser.add_argument("--out", type=Path, help="also write covariance.json and covariance.png to this folder")
     args = parser.parse_args(argv)
-    config = with_overrides(Config(), {"detect.backend": "none", **dict(s.split("=", 1) for s in args.set)})
+    if args.sequences < 1:
+        raise ConfigError(f"--sequences: expected 1 or more, got {args.sequences}")
+    config = with_overrides(Config(), {"detect.backend": "none", **parse_overrides(args.set)})
     models = load_models(config)
     cases = measure(models, args.sequences, args.seed)
     rows = {name: score(*pair) for name, pair in cases.items()}

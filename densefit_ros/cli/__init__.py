@@ -132,7 +132,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser, without_camera: str) -> 
 
 
 def _run(args: argparse.Namespace, source: Path, boxes: Path | None, independent: bool) -> int:
-    from ..config import load_config
+    from ..config import load_config, parse_overrides
     from ..offline.cameras import CameraChoice, read_camera
     from ..offline.given import NOMINAL_SIGMA_DEG, GivenFiles
     from ..offline.run import RunOptions, run
@@ -186,17 +186,6 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """``--config FILE`` and ``--set name=value``."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML, like config/densefit.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting, e.g. fit.iterations=6")
-
-
-def parse_overrides(pairs: Sequence[str]) -> dict[str, str]:
-    """``["fit.iterations=6"]`` -> {"fit.iterations": "6"}.  Raises ConfigError on a missing "="."""
-    out = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator or not name:
-            raise ConfigError(f"--set: expected NAME=VALUE, got '{pair}'")
-        out[name.strip()] = value.strip()
-    return out
 
 
 def _parser(commands: dict[str, Callable[[list[str]], int | None]]) -> argparse.ArgumentParser:

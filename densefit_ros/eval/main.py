@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..body.joints import SMPL_PARENTS
-from ..config import Config, load_config, settings
+from ..config import Config, load_config, parse_overrides, settings
 from ..errors import AssetError, ConfigError
 from ..fit.priors import NAMES as PRIORS
 from ..models import load_models
@@ -78,7 +78,7 @@ def read_job(args: argparse.Namespace) -> Job:
     for what in ("stride", "count", "iterations", "passes"):
         if getattr(args, what) < 1:
             raise ConfigError(f"--{what}: expected 1 or more, got {getattr(args, what)}")
-    overrides = dict(_pair(p) for p in args.set)
+    overrides = parse_overrides(args.set)
     if args.regressor:
         overrides["regress.backend"] = args.regressor
     if not {"displacement", "pipeline"} & set(evidence):
@@ -147,13 +147,6 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--workers", type=int, default=0, help="processes (default: one per CPU core, one on a GPU)")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     return p
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator or not name:
-        raise ConfigError(f"--set: expected NAME=VALUE, got '{text}'")
-    return name.strip(), value.strip()
 
 
 def _names(text: str) -> tuple[str, ...]:

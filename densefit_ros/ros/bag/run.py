@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...config import Config, load_config
+from ...config import Config, load_config, parse_overrides
 from ...errors import AssetError, ConfigError
 from ...offline.cameras import CameraChoice, read_camera
 from ...render.warp_renderer import WarpRenderer
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str], make_engine: Callable[[Config], Engine] = Pip
     args = parser.parse_args(list(arguments))
     if args.fov is not None and not 1 < args.fov < 179:
         raise ConfigError(f"--fov: expected 1 to 179 degrees, got {args.fov:g}")
-    changes = dict(_pair(p) for p in args.set)
+    changes = parse_overrides(args.set)
     config, ros = merged(load_config(args.config), RosConfig(), {"ros.fov_deg": args.fov or 0.0, **changes})
     summary = run(
         BagOptions(
@@ -185,10 +185,3 @@ def main(arguments: Sequence[str], make_engine: Callable[[Config], Engine] = Pip
         print(f"{kind}, {times} times: {last}")
     print(args.out)
     return 0
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator or not name:
-        raise ConfigError(f"--set: expected NAME=VALUE, got '{text}'")
-    return name.strip(), value.strip()
