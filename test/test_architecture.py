@@ -35,7 +35,7 @@ ALLOWED = {
     "device_frame": FRAME,
     "pipeline": FRAME,
     "viz": FRAME,
-    "train": FRAME | {"synth", "viz"},
+    "train": FRAME | {"synth", "viz", "eval"},
     "eval": FRAME | {"synth", "viz"},
     "bench": FRAME | {"synth", "viz", "eval"},
     "offline": FRAME | {"viz"},

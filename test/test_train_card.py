@@ -61,6 +61,15 @@ def test_runs_and_numbers_become_tables(run):
     assert "| network | 40.0 | 40.0 | 40.0 | 40.0 | -1.0 (-2.0 to +0.5) |" in text
 
 
+def test_an_average_is_a_command_and_adds_no_pictures(run, tmp_path):
+    mean = tmp_path / "mean"
+    mean.mkdir()
+    (mean / "provenance.json").write_text(json.dumps({"commit": "b" * 40, "average": {"runs/a": 0.3, "runs/b": 0.7}}))
+    text = card([run, mean], evaluation())
+    assert f"densefit train average runs/a=0.3 runs/b=0.7 --out {mean}\n" in text
+    assert "\n6,400 pictures in all" in text and "| mean |" not in text
+
+
 def test_only_the_measured_part_is_replaced():
     text = f"before\n{BEGIN}\nold\n{END}\nafter\n"
     new = insert(text, "fresh\n")

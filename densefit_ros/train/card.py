@@ -22,12 +22,13 @@ _FLAGS = ("seed", "minutes", "batch", "made", "chunk", "reuse", "lr", "lr_floor"
 def card(runs: Sequence[Path], evaluation: dict[str, Any]) -> str:
     """Markdown of how the networks came about, run by run, and of their held-out numbers.
 
-    ``runs`` are the directories in order, each started from the one before; ``evaluation`` is the JSON of ``densefit train
-    evaluate``.
+    ``runs`` are the directories in order, each started from the one before, averages of runs among them; ``evaluation`` is the
+    JSON of ``densefit train evaluate``.
     """
     records = [_record(run) for run in runs]
-    total = sum(_samples(r) for r in records)
-    parts = ["### How the networks were trained\n", _table(_RUN_HEAD, [_run_row(r) for r in records])]
+    trained = [r for r in records if "average" not in r]
+    total = sum(_samples(r) for r in trained)
+    parts = ["### How the networks were trained\n", _table(_RUN_HEAD, [_run_row(r) for r in trained])]
     parts.append(
         f"\n{total:,} pictures in all. Where the table's minutes are fewer than the command's, the run was stopped there.\n"
     )
@@ -67,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
 def _record(run: Path) -> dict[str, Any]:
     try:
         provenance = json.loads((run / "provenance.json").read_text())
+        if "average" in provenance:
+            return {"out": str(run), **provenance}
         with (run / "log.csv").open(newline="") as f:
             last = list(csv.DictReader(f))[-1]
     except (OSError, ValueError, IndexError) as error:
@@ -98,6 +101,10 @@ def _samples(r: dict[str, Any]) -> int:
 
 
 def _command(r: dict[str, Any]) -> str:
+    if "average" in r:
+        return " ".join(
+            ["densefit train average", *(f"{run}={share:g}" for run, share in r["average"].items()), "--out", r["out"]]
+        )
     config = r["config"]
     flags = [f"--{n.replace('_', '-')} {_text(config[n])}" for n in _FLAGS if config.get(n) not in (None, "")]
     objects = [f"--{n} {shlex.quote(json.dumps(config[n]))}" for n in ("network", "data") if config.get(n)]

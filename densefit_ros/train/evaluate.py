@@ -19,6 +19,7 @@ from ..config import Config
 from ..displace.contract import STRIDE_PX
 from ..displace.decode import decode
 from ..displace.displacer import Displacer
+from ..eval.metrics import mpjpe_mm, pve_mm
 from ..fit.options import Anchor
 from ..fit.solver import Fitter
 from ..geometry import so3
@@ -30,7 +31,7 @@ from ..steps.priors import decode_options
 from ..synth.crops import CropBatch
 from ..synth.displacement import DisplacementPairs, make_pairs
 from ..synth.perturb import disturb
-from ..types import BodyParams, Crop, DisplacementField, PosedBody
+from ..types import BodyParams, Crop, DisplacementField
 from ..weights import weights_path
 from .reliability import Curve, Pool, plot
 from .sources import _People
@@ -87,8 +88,8 @@ def parameter_errors(
     projected = np.linalg.norm(_crop_px(crops, got.joints) - crops.joints_px, axis=-1)
     side = np.ptp(np.clip(crops.joints_px, 0, crops.size), axis=1).max(-1)
     return {
-        "mpjpe_mm": 1000 * np.linalg.norm(_centred(got.joints, got) - _centred(truth.joints, truth), axis=-1).mean(1),
-        "pve_mm": 1000 * np.linalg.norm(_centred(got.vertices, got) - _centred(truth.vertices, truth), axis=-1).mean(1),
+        "mpjpe_mm": mpjpe_mm(got.joints, truth.joints),
+        "pve_mm": pve_mm(got.vertices, truth.vertices, got.joints[:, 0], truth.joints[:, 0]),
         "angle_deg": np.degrees(angle).mean(1),
         "root_deg": np.degrees(angle[:, 0]),
         "rot_z2": (angle**2 / (3 * sigma_rad**2)).mean(1),
@@ -135,8 +136,8 @@ def evaluate_displacement(
                 matches = decode(used, pairs.surface, crop, options)
                 params = fitter.solve(start, crops.cameras, matches, anchors=[anchor]).params
             got, truth = pose(source.body, params), pose(source.body, crops.params)
-            pve = 1000 * np.linalg.norm(_centred(got.vertices, got) - _centred(truth.vertices, truth), axis=-1).mean(1)
-            mpjpe = 1000 * np.linalg.norm(_centred(got.joints, got) - _centred(truth.joints, truth), axis=-1).mean(1)
+            pve = pve_mm(got.vertices, truth.vertices, got.joints[:, 0], truth.joints[:, 0])
+            mpjpe = mpjpe_mm(got.joints, truth.joints)
             reproj = np.linalg.norm(_crop_px(crops, got.joints) - crops.joints_px, axis=-1).mean(1)
             for key, value in (("pve_mm", pve), ("mpjpe_mm", mpjpe), ("reproj_px", np.minimum(reproj, 50))):
                 rows.setdefault(f"{name}_{key}", []).append(value[own])
@@ -222,10 +223,6 @@ def _decoded(body: BodyModel, crops: CropBatch, outputs: dict[str, np.ndarray], 
 
 def _rotations(params: BodyParams) -> np.ndarray:
     return so3.exp(np.concatenate([params.root_rotvec[:, None], params.joint_rotvec], 1).astype(np.float64))
-
-
-def _centred(points: np.ndarray, posed: PosedBody) -> np.ndarray:
-    return points - posed.joints[:, :1]
 
 
 def _crop_px(crops: CropBatch, points_m: np.ndarray) -> np.ndarray:

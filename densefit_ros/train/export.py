@@ -25,7 +25,7 @@ from ..runtime.onnxruntime_backend import OnnxRuntime
 from ..runtime.picture import trunk_mark
 from ..runtime.protocol import check_contract
 from .grow import without_copies
-from .loop import _load
+from .loop import load_checkpoint
 
 OPSET = 17  # the oldest that has every operator used here: read by TensorRT 8.5 and ONNX Runtime 1.12 on
 _EXTRA_OUTPUTS = {
@@ -136,7 +136,7 @@ def load_trained(path: Path, part: str = "") -> tuple[nn.Module, dict[str, Any]]
 
     The record's ``trunk`` is the mark of the image trunk that a part belongs to.  Raises AssetError.
     """
-    record = _load(path, "cpu")
+    record = load_checkpoint(path, "cpu")
     weights = without_copies(record.get("weights", {}))
     if any(name.startswith("displacement.") for name in weights):
         if part not in PARTS:

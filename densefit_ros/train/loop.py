@@ -168,7 +168,7 @@ class Trainer:
             self.best = metrics["score"]
             record = {"weights": self.average.state_dict(), "network": self.net.config, "task": self.config.task}
             record |= {"step": self.step, "metrics": metrics, "commit": commit(), "seed": self.config.seed}
-            _save(record, self.out / "best.pt")
+            save_checkpoint(record, self.out / "best.pt")
         return metrics
 
     # -- state ------------------------------------------------------------------------------------------------------
@@ -183,13 +183,13 @@ class Trainer:
             "elapsed_s": self.elapsed_s,
             "best": self.best,
         }
-        _save(state, self.out / "last.pt")
+        save_checkpoint(state, self.out / "last.pt")
 
     def _resume(self) -> None:
         path = self.out / "last.pt"
         if not path.is_file():
             return
-        state = _load(path, self.config.device)
+        state = load_checkpoint(path, self.config.device)
         if state.get("seed") != self.config.seed:
             raise AssetError(f"{path}: made with seed {state.get('seed')}, this run has {self.config.seed}; choose another --out")
         self.net.load_state_dict(state["net"])
@@ -240,19 +240,21 @@ def to_tensors(batch: Batch, device: str) -> dict[str, Tensor]:
 
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Averaged weights of a best.pt or last.pt.  Raises AssetError."""
-    state = _load(path, "cpu")
+    state = load_checkpoint(path, "cpu")
     if "weights" not in state and "average" not in state:
         raise AssetError(f"{path}: expected a training checkpoint (best.pt or last.pt), got keys {sorted(state)[:5]}")
     return state["weights"] if "weights" in state else state["average"]
 
 
-def _save(state: dict[str, Any], path: Path) -> None:
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Atomically: a killed writer leaves the file before it."""
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     os.replace(partial, path)
 
 
-def _load(path: Path, device: str) -> dict[str, Any]:
+def load_checkpoint(path: Path, device: str) -> dict[str, Any]:
+    """Runs no code of the file's.  Raises AssetError."""
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises pickle, zip and runtime errors for a damaged file

@@ -1,4 +1,4 @@
-"""``densefit train joint|displacement|regressor|finder|plot ...``."""
+"""``densefit train joint|displacement|regressor|finder|average|plot ...``."""
 
 from __future__ import annotations
 
@@ -48,6 +48,10 @@ def main(argv: list[str] | None = None) -> int:
         from .evaluate import main as evaluate
 
         return evaluate(argv[1:])
+    if argv[:1] == ["average"]:
+        from .average import main as average
+
+        return average(argv[1:])
     if argv[:1] == ["card"]:
         from .card import main as card
 
@@ -117,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         own.add_argument("--data", default="{}", help="JSON object of arguments of the sample source")
     plot = tasks.add_parser("plot", help="draw the curves of a run")
     plot.add_argument("run", help="directory of the run")
+    tasks.add_parser("average", help="the mean of several runs' weights")
     tasks.add_parser("evaluate", help="held-out numbers of exported networks")
     tasks.add_parser("card", help="write the measured part of the model card")
     tasks.add_parser("preview", help="write a contact sheet of training samples")

@@ -31,7 +31,7 @@ Numbers = dict[str, float]
 
 @dataclass(frozen=True)
 class Sweep:
-    """Levels of one disturbance; ``change`` is given the level and a generator that is the same for every level."""
+    """Levels of one disturbance of the texture, of the light or of the picture; generators are the same at every level."""
 
     title: str
     unit: str

@@ -19,6 +19,7 @@ from ..config import Config
 from ..displace.contract import STRIDE_PX
 from ..displace.decode import decode
 from ..displace.displacer import Displacer
+from ..eval.metrics import pve_mm
 from ..evidence.keypoints import rows_of
 from ..fit.options import Anchor
 from ..fit.solver import Fitter
@@ -154,8 +155,7 @@ def refine(fitter: Fitter, body: BodyModel, c: Case, way: str, config: Config) -
         keypoints = c.keypoints if way != "displacements" else None
         params = fitter.solve(c.start, c.cameras, matches, keypoints=keypoints, anchors=anchors).params
     got, truth = pose(body, params), pose(body, c.truth)
-    difference = got.vertices - got.joints[:, :1] - truth.vertices + truth.joints[:, :1]
-    return 1000 * np.linalg.norm(difference, axis=-1).mean(1)
+    return pve_mm(got.vertices, truth.vertices, got.joints[:, 0], truth.joints[:, 0])
 
 
 USUAL = KeypointNoise()

@@ -10,6 +10,7 @@ from ..body.model import pose, rest_joints
 from ..config import Config
 from ..displace.decode import decode
 from ..displace.displacer import Displacer
+from ..eval.metrics import pve_mm
 from ..fit.options import Anchor
 from ..fit.solver import Fitter
 from ..models import fit_options
@@ -17,7 +18,7 @@ from ..steps.priors import decode_options
 from ..synth.crops import CropBatch
 from ..synth.displacement import DisplacementPairs
 from ..synth.perturb import disturb
-from ..types import BodyParams, Crop, PosedBody, Surface
+from ..types import BodyParams, Crop, Surface
 from .intervals import interval
 from .sources import _People
 from .tasks import VALIDATION_SEED, displacement_metrics
@@ -87,12 +88,7 @@ class Variants:
     def _vertex_error(self, params: BodyParams, crops: CropBatch) -> np.ndarray:
         """(labelled people,) mm, pelvis-aligned."""
         got, truth = pose(self.source.body, params), pose(self.source.body, crops.params)
-        difference = _centred(got) - _centred(truth)
-        return 1000 * np.linalg.norm(difference, axis=-1).mean(1)[crops.labelled]
-
-
-def _centred(posed: PosedBody) -> np.ndarray:
-    return posed.vertices - posed.joints[:, :1]
+        return pve_mm(got.vertices, truth.vertices, got.joints[:, 0], truth.joints[:, 0])[crops.labelled]
 
 
 def _epe_px(flow: np.ndarray, target: np.ndarray, seen: np.ndarray) -> np.ndarray:
