@@ -90,6 +90,9 @@ class RegressConfig:
     onnx: str = _opt(
         "", "regressor network (.onnx), with backend custom anybody's; empty: the weights that ship with the package"
     )
+    mirrored: bool = _opt(
+        True, "backend network: ask it about the mirrored crop too and take the mean, nearer by 3 % for a second pass"
+    )
     mediapipe_task: str = _opt(
         "", "MediaPipe .task file for releases that do not carry the pose model; empty: the packaged model"
     )

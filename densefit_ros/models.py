@@ -162,6 +162,7 @@ def _make_estimator(config: Config, body: Any, device: str) -> FirstEstimator:
         return CarriedEstimator()
     from .errors import ConfigError
     from .regress.crop_network import CropNetwork
+    from .regress.mirrored import Mirrored
     from .regress.network_regressor import NetworkRegressor
     from .weights import weights_path
 
@@ -169,7 +170,8 @@ def _make_estimator(config: Config, body: Any, device: str) -> FirstEstimator:
         if not config.regress.onnx:
             raise ConfigError("regress.backend custom needs the regressor's file: set regress.onnx")
         return CropNetwork(body, _runtime(config, config.regress.onnx, device), config.regress.custom)
-    return NetworkRegressor(body, _runtime(config, config.regress.onnx or weights_path("regressor.onnx"), device))
+    runtime = _runtime(config, config.regress.onnx or weights_path("regressor.onnx"), device)
+    return NetworkRegressor(body, Mirrored(runtime) if config.regress.mirrored else runtime)
 
 
 def _make_displacer(config: Config, device: str, estimator: FirstEstimator) -> Any:

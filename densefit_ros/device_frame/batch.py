@@ -19,17 +19,23 @@ from ..fit.options import Claim, FitOptions
 from ..fit.resident import ANCHORS, ResidentFit
 from ..fit.solver import Fitter
 from ..regress.decode import CONFIDENT_SIGMA
+from ..regress.mirrored import FLIP
 from ..render.color_slots import ColorSlots
 from ..render.warp_engine import WarpEngine
 from ..render.warp_renderer import NEAR_M
 from ..runtime.picture import IMAGE_FEATURES, SIZE_PX
 from ..steps.priors import ESTIMATE_T_SIGMA_M, PREDICTION_CLAIM
 from ..types import NUM_JOINTS, Crop
-from . import image_kernels, match_kernels, pose_kernels
+from . import image_kernels, match_kernels, mirror_kernels, pose_kernels
 
 TEXTURE_SIZE = 128  # texels a side that colours have room for; a larger texture makes the batch anew
 _vec10 = pose_kernels.vec10
 _PIXELS = SIZE_PX * SIZE_PX
+# What is read of the regressor's answer besides its features, and the shape of it for one person.
+_ANSWER = {
+    "rot6d_rows": (24, 6), "betas": (10,), "cam": (3,), "rot_log_var": (24,), "confidence": (), "joints_uv": (24, 2),
+    "joints_log_var": (24,),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Parts:
     body: Any
     fitter: Fitter  # the pipeline's: its options are taken over
     regressor: Any  # runtime.DeviceRuntime of the regressor network
+    mirrored: bool  # it is asked about the mirrored crops too
     displacer: Any  # the same of the displacement network
     device: wp.context.Device
     stream: int  # handle of the stream that passes are queued on, 0 on the CPU
@@ -114,17 +121,13 @@ class Batch:
         uv, uv_log_var = self._zeros(24 * n, wp.vec2), self._zeros(24 * n, f)
         shapes = {name: (n, *spec.shape[1:]) for name, spec in IMAGE_FEATURES.items()}
         self._seen = {name: self._view(self._zeros(int(np.prod(shape)), f), *shape) for name, shape in shapes.items()}
-        outputs = {
-            "rot6d_rows": self._view(rot6d, n, 24, 6), "betas": self._view(down.betas, n, 10), "cam": self._view(cam, n, 3),
-            "rot_log_var": self._view(rot_log_var, n, 24), "confidence": self._view(down.confidence, n),
-            "joints_uv": self._view(uv, n, 24, 2), "joints_log_var": self._view(uv_log_var, n, 24),
-            **self._seen,
-        }  # fmt: skip
-        inputs = {"image": self._image(), "intrinsics": self._view(self._intrinsics, n, 4)}
+        answer = (rot6d, down.betas, cam, rot_log_var, down.confidence, uv, uv_log_var)
+        inputs = {"image": self._image(down.crop), "intrinsics": self._view(self._intrinsics, n, 4)}
         pelvis = pose_kernels.vec3(*map(float, body.joint_template[0]))
         by_shape = pose_kernels.mat310(*map(float, body.joint_shapedirs[0].reshape(-1)))
         return [
-            self.parts.regressor.bind(inputs, outputs, self.parts.stream),
+            self.parts.regressor.bind(inputs, {**self._named(answer), **self._seen}, self.parts.stream),
+            *(self._ask_the_mirror(answer) if self.parts.mirrored else ()),
             self._command(pose_kernels.read_estimate, 24 * n, n, rot6d, down.betas, cam, rot_log_var, down.confidence,
                           self._intrinsics, up.settings, up.sigmas, up.rotvec, up.betas, up.t, up.inv_betas_sigma, pelvis,
                           by_shape, ESTIMATE_T_SIGMA_M, down.rotvec, down.rot_sigma, down.t, fit.rotvec, fit.in_beta, fit.in_t,
@@ -134,6 +137,24 @@ class Batch:
                           float(self.fitter.options.keypoint_sigma_share), down.key_uv, down.key_confidence,
                           self._as(fit.key_uv, wp.vec2), fit.key_weight),
         ]  # fmt: skip
+
+    def _ask_the_mirror(self, answer: tuple[wp.array, ...]) -> list[Callable[[], None]]:
+        """``answer`` becomes its mean with the answer about the mirrored crops."""
+        n, crop = self.size, self.down.device.crop
+        image, intrinsics = self._zeros(n * _PIXELS, wp.vec3ub), self._zeros(n, wp.vec4)
+        there = tuple(self._zeros(a.size, a.dtype) for a in answer)
+        flip = wp.array(FLIP, dtype=wp.int32, device=self.parts.device)
+        inputs = {"image": self._image(image), "intrinsics": self._view(intrinsics, n, 4)}
+        return [
+            self._command(mirror_kernels.mirror_crops, n * _PIXELS, crop, SIZE_PX, image),
+            self._command(mirror_kernels.mirror_intrinsics, n, self._intrinsics, intrinsics),
+            self.parts.regressor.bind(inputs, self._named(there), self.parts.stream),
+            self._command(mirror_kernels.merge, 24 * n, flip, *there, *answer),
+        ]
+
+    def _named(self, answer: tuple[wp.array, ...]) -> dict[str, Any]:
+        """What the regressor writes of each person, as its runtime takes it."""
+        return {name: self._view(array, self.size, *shape) for (name, shape), array in zip(_ANSWER.items(), answer)}
 
     def _render(self) -> list[Callable[[], None]]:
         n, fit, drawn = self.size, self.fit.arrays, self._drawn
@@ -211,8 +232,8 @@ class Batch:
         count = array.capacity // wp.types.type_size_in_bytes(dtype)
         return wp.array(ptr=array.ptr, dtype=dtype, shape=count, device=self.parts.device)
 
-    def _image(self) -> Any:
-        return self._view(self.down.device.crop, self.size, SIZE_PX, SIZE_PX, 3)
+    def _image(self, crop: wp.array) -> Any:
+        return self._view(crop, self.size, SIZE_PX, SIZE_PX, 3)
 
     def _view(self, array: wp.array, *shape: int) -> Any:
         """What runtimes take: NumPy on the CPU, torch on CUDA; the same memory."""

