@@ -9,18 +9,21 @@ import pytest
 
 from densefit_ros.body.joints import SMPL_FLIP
 from densefit_ros.config import load_config
+from densefit_ros.errors import ShapeError
 from densefit_ros.geometry import so3
 from densefit_ros.models import load_models
 from densefit_ros.regress.mirrored import FLIP, Mirrored, merged, mirror_image
 from densefit_ros.regress.network_regressor import NetworkRegressor
+from densefit_ros.runtime.factory import make_runtime
 from densefit_ros.train.sources import mirror
+from densefit_ros.weights import weights_path
 
 
 class SideBlind:
     """Answers about a crop by its first pixel: 0 is given the prediction of a crop, 1 that of its mirror image."""
 
     def __init__(self, answers):
-        self.name, self.path, self.inputs, self.outputs = "fake", "fake.onnx", {}, {}
+        self.name, self.path, self.inputs, self.outputs, self.concurrent = "fake", "fake.onnx", {}, {}, False
         self.answers, self.asked = answers, []
 
     def __call__(self, inputs):
@@ -79,6 +82,18 @@ def test_two_answers_are_averaged_side_by_side():
     np.testing.assert_allclose(got["rot_log_var"][1, left], np.log(variance), atol=1e-6)
     for name in ("betas", "confidence"):
         np.testing.assert_allclose(got[name], 0.5 * (plain[name] + other[name]), atol=1e-6)
+
+
+def test_passes_side_by_side_give_what_they_give_in_turn():
+    runtime = make_runtime(weights_path("regressor.onnx"), "onnxruntime", "cpu")
+    assert runtime.concurrent
+    rng = np.random.default_rng(6)
+    spec = runtime.inputs["image"].shape
+    inputs = {"image": rng.integers(0, 256, (2, *spec[1:])).astype(np.uint8), "intrinsics": np.ones((2, 4), np.float32)}
+    got, expected = Mirrored(runtime)(inputs), merged(runtime(inputs), runtime(mirror_image(inputs)))
+    assert all(np.array_equal(got[name], expected[name]) for name in runtime.outputs)
+    with pytest.raises(ShapeError):
+        Mirrored(runtime)({**inputs, "intrinsics": np.ones((3, 4), np.float32)})
 
 
 def test_mirroring_twice_is_no_change():

@@ -24,6 +24,7 @@ class OnnxRuntime:
     Raises AssetError when the file is missing or damaged, BackendUnavailable when the provider cannot run here.
     """
 
+    concurrent = True
     capturable = False  # ONNX Runtime queues copies and host work of its own
 
     def __init__(

@@ -36,6 +36,7 @@ class TensorRTRuntime:
     the network file is missing, damaged or cannot be built.
     """
 
+    concurrent = False  # one execution context, one set of buffers
     capturable = True  # a pass can be part of a CUDA graph
 
     def __init__(

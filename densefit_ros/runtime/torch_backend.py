@@ -35,6 +35,7 @@ class TorchRuntime:
     onnx or the device.
     """
 
+    concurrent = False  # its operators already share the threads
     capturable = True  # the networks ask nothing back from the device
 
     def __init__(self, path: str | Path, device: str = "cpu", threads: int = 1) -> None:
