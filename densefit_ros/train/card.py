@@ -102,9 +102,8 @@ def _samples(r: dict[str, Any]) -> int:
 
 def _command(r: dict[str, Any]) -> str:
     if "average" in r:
-        return " ".join(
-            ["densefit train average", *(f"{run}={share:g}" for run, share in r["average"].items()), "--out", r["out"]]
-        )
+        shares = [f"{run}={share:g}" for run, share in r["average"].items()]
+        return " ".join(["densefit train average", *shares, "--out", r["out"]])
     config = r["config"]
     flags = [f"--{n.replace('_', '-')} {_text(config[n])}" for n in _FLAGS if config.get(n) not in (None, "")]
     objects = [f"--{n} {shlex.quote(json.dumps(config[n]))}" for n in ("network", "data") if config.get(n)]
