@@ -162,7 +162,6 @@ def _make_estimator(config: Config, body: Any, device: str) -> FirstEstimator:
         return CarriedEstimator()
     from .errors import ConfigError
     from .regress.crop_network import CropNetwork
-    from .regress.mirrored import Mirrored
     from .regress.network_regressor import NetworkRegressor
     from .weights import weights_path
 
@@ -171,7 +170,7 @@ def _make_estimator(config: Config, body: Any, device: str) -> FirstEstimator:
             raise ConfigError("regress.backend custom needs the regressor's file: set regress.onnx")
         return CropNetwork(body, _runtime(config, config.regress.onnx, device), config.regress.custom)
     runtime = _runtime(config, config.regress.onnx or weights_path("regressor.onnx"), device)
-    return NetworkRegressor(body, Mirrored(runtime) if config.regress.mirrored else runtime)
+    return NetworkRegressor(body, runtime, mirrored=config.regress.mirrored)
 
 
 def _make_displacer(config: Config, device: str, estimator: FirstEstimator) -> Any:
@@ -211,7 +210,8 @@ def _make_device_frame(config: Config, body: Any, fitter: Any, estimator: FirstE
                 "runtime.device_frame works with regress.backend network, displace.enabled and the Warp renderer, "
                 f"got {estimator.name}, {'displacements' if displacer else 'no displacements'}, {config.render.backend}"
             )
-        return DeviceFrame(body, fitter, estimator.runtime, displacer.runtime, device, config.track.max_people)
+        mirrored, people = estimator.mirrored, config.track.max_people
+        return DeviceFrame(body, fitter, estimator.runtime, displacer.runtime, device, people, mirrored)
     except BackendUnavailable as e:
         if wanted == "on":
             raise

@@ -96,7 +96,9 @@ def test_a_frame_as_on_a_gpu_is_the_same(monkeypatch):
     tracks = [predicted(t, frame.stamp_ns) for t in state.tracks]
     expected = models.device_frame.measure(frame, tracks, models.config)
     monkeypatch.setattr(arenas, "shares_memory", lambda device: False)
-    apart = DeviceFrame(models.body, models.fitter, models.estimator.runtime, models.displacer.runtime, "cpu", 1)
+    apart = DeviceFrame(
+        models.body, models.fitter, models.estimator.runtime, models.displacer.runtime, "cpu", 1, models.estimator.mirrored
+    )
     for _ in range(2):
         got = apart.measure(frame, tracks, models.config)
         assert np.array_equal(got.crop.rgb, expected.crop.rgb) and len(got.matches) == len(expected.matches)

@@ -121,7 +121,9 @@ def test_every_stage_gives_what_the_single_steps_give(models, tracked, count):
 def test_a_person_does_not_depend_on_who_fills_the_batch_up(models, sequence, tracked):
     tracks, frame = at(tracked)
     both = models.device_frame.measure(frame, tracks, models.config)
-    wide = DeviceFrame(models.body, models.fitter, models.estimator.runtime, models.displacer.runtime, "cpu", 4)
+    wide = DeviceFrame(
+        models.body, models.fitter, models.estimator.runtime, models.displacer.runtime, "cpu", 4, models.estimator.mirrored
+    )
     tracks = [*tracks, tracks[0]]  # three of four places
     three = wide.measure(frame, tracks, models.config)
     assert len(three.fit.status) == 3 and three.posed.vertices.shape[0] == 3

@@ -104,7 +104,9 @@ def test_mirroring_twice_is_no_change():
 def test_the_setting_decides(on):
     settings = {"device": "cpu", "regress.backend": "network", "detect.backend": "none", "regress.mirrored": on}
     models = load_models(load_config(None, settings))
-    assert isinstance(models.estimator, NetworkRegressor) and isinstance(models.estimator.runtime, Mirrored) == on
+    assert isinstance(models.estimator, NetworkRegressor) and models.estimator.mirrored == on
+    # The displacement network's features are the crop's: where it has to look for itself, one pass is enough.
+    assert models.displacer.encoder is models.estimator.runtime and not isinstance(models.displacer.encoder, Mirrored)
     assert ("also mirrored" in models.backends["regress"]) == on
 
 

@@ -15,7 +15,6 @@ import warp as wp
 
 from ..config import Config
 from ..errors import BackendUnavailable
-from ..regress.mirrored import Mirrored
 from ..steps import priors
 from ..track.state import Track
 from ..types import BodyParams, Estimate, Frame, Keypoints, Measured, PosedBody
@@ -46,9 +45,10 @@ class DeviceFrame:
     turns.  Raises BackendUnavailable when a runtime cannot work on device memory, or torch is missing on CUDA.
     """
 
-    def __init__(self, body: Any, fitter: Any, regressor: Any, displacer: Any, device: str, max_people: int) -> None:
-        mirrored = isinstance(regressor, Mirrored)
-        regressor = regressor.runtime if mirrored else regressor
+    def __init__(
+        self, body: Any, fitter: Any, regressor: Any, displacer: Any, device: str, max_people: int, mirrored: bool = False
+    ) -> None:
+        """``mirrored``: the regressor is asked about the mirrored crops too."""
         for runtime in (regressor, displacer):
             if not hasattr(runtime, "bind"):
                 raise BackendUnavailable(f"{runtime.name} cannot run on device memory: choose another runtime.backend")

@@ -10,22 +10,24 @@ from ..runtime.protocol import Runtime, check_contract
 from ..types import BodyParams, Camera, Crop, Estimate, ImageFeatures
 from .contract import REGRESSOR_CONTRACT
 from .decode import RestBody, crop_intrinsics, decode
+from .mirrored import Mirrored
 
 
 class NetworkRegressor:
     """The regressor network behind any runtime.
 
     The estimate carries the network's own standard deviation of every joint rotation (``rot_sigma_rad``), what its trunk
-    sees, which the displacement network reads too, and, with ``keypoints``, its 2D joints as evidence for the fit.  Raises
-    AssetError when the file is another network.
+    sees, which the displacement network reads too, and, with ``keypoints``, its 2D joints as evidence for the fit.
+    ``mirrored``: it is asked about the mirrored crops too.  Raises AssetError when the file is another network.
     """
 
     size_px = SIZE_PX
 
-    def __init__(self, body: RestBody, runtime: Runtime, keypoints: bool = True) -> None:
+    def __init__(self, body: RestBody, runtime: Runtime, keypoints: bool = True, mirrored: bool = False) -> None:
         check_contract(runtime, REGRESSOR_CONTRACT)
-        self.runtime = runtime
-        self.name = f"network ({runtime.name})"
+        self.runtime, self.mirrored = runtime, mirrored
+        self._ask = Mirrored(runtime) if mirrored else runtime
+        self.name = f"network ({self._ask.name})"
         self._body = body
         self._keypoints = keypoints
 
@@ -37,7 +39,7 @@ class NetworkRegressor:
         if crop.size != SIZE_PX:
             raise ShapeError(f"the regressor expects crops of {SIZE_PX} px, got {crop.size}")
         intrinsics = crop_intrinsics(camera, crop.image_from_crop, crop.size)
-        outputs = self.runtime({"image": crop.rgb, "intrinsics": intrinsics})
+        outputs = self._ask({"image": crop.rgb, "intrinsics": intrinsics})
         result = decode(outputs, self._body, camera, crop.image_from_crop, crop.size)
         result = dataclasses.replace(result, seen=ImageFeatures(outputs["s4"], outputs["s8"]))
         return result if self._keypoints else dataclasses.replace(result, keypoints=None)
