@@ -229,6 +229,10 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, str]:
     return out
 
 
+_OF_THE_NODE = ("ros.", "hri.")
+_OF_ROS = ("use_sim_time", "qos_overrides.", "start_type_description_service")
+
+
 def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
     """Defaults, then the YAML file, then the overrides.
 
@@ -237,11 +241,16 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
     """
     config = Config()
     if path:
-        config = with_overrides(config, _read_yaml(Path(path)))
+        config = with_overrides(config, {n: v for n, v in read_settings(path).items() if not n.startswith(_OF_THE_NODE)})
     return with_overrides(config, overrides or {})
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Dotted names and values of a YAML file or a ROS parameter file, unchecked; without ROS' own (``use_sim_time``, ...).
+
+    Raises ConfigError when it cannot be read.
+    """
+    path = Path(path)
     try:
         tree = yaml.safe_load(path.read_text()) or {}
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as e:
@@ -253,7 +262,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         merged: dict[str, Any] = {}
         for node in nodes:
             merged.update(_flatten(node["ros__parameters"] or {}))
-        return {k: v for k, v in merged.items() if not k.startswith(("ros.", "hri."))}
+        return {k: v for k, v in merged.items() if not k.startswith(_OF_ROS)}
     return _flatten(tree)
 
 

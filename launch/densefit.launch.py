@@ -44,11 +44,11 @@ def generate_launch_description():
             arg("keypoints_topic", "", "keypoints (densefit_ros/KeypointsArray), or a list; empty: none"),
             arg("densepose_topic", "", "DensePose maps (Image: part, u, v), or a list; empty: none"),
             arg("initial_topic", "", "first estimates (densefit_ros/SmplBodyArray), or a list; empty: our own"),
-            arg("image_transport", "raw", "raw or compressed"),
+            arg("image_transport", "", "raw or compressed; empty: as in params_file (raw by default)"),
             arg("params_file", PathJoinSubstitution([SHARE, "config", "default.yaml"]), "YAML file of parameters"),
             arg("namespace", "", "namespace of the node; a list, as long as image_topic: a process for each camera"),
             arg("node_name", "densefit", "name of the node"),
-            arg("use_sim_time", "false", "take the time from /clock"),
+            arg("use_sim_time", "", "true: take the time from /clock; empty: as in params_file (false by default)"),
             arg("autostart", "true", "configure and activate at start; a node that cannot ends"),
             arg("rviz", "false", "show image, meshes and TF in rviz2"),
             arg("fixed_frame", "", "rviz: the optical frame of the camera; empty: as in densefit.rviz"),
@@ -77,9 +77,15 @@ def start(context, names):
         value("namespace"),
         value("node_name"),
     )
+    # Only what was asked for: these come after the file, and would hide what it says.
+    clock, transport = {}, {}
+    if value("use_sim_time"):
+        clock["use_sim_time"] = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
+    if value("image_transport"):
+        transport["ros.image_transport"] = value("image_transport")
     common = {
-        "use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool),
-        "ros.image_transport": value("image_transport"),
+        **clock,
+        **transport,
         # By the node itself, not by events of launch: those bring it up again after every configure by hand, and wait
         # for a node that has ended.
         "ros.autostart": ParameterValue(LaunchConfiguration("autostart"), value_type=bool),
@@ -101,13 +107,15 @@ def start(context, names):
         # Fast DDS 3 renamed the variable; setting both makes it read the file twice and complain.
         old = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
         name = "FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"
-        actions.insert(0, SetEnvironmentVariable(name, PathJoinSubstitution([SHARE, "config", "fastdds_image.xml"])))
+        if not os.environ.get(name):  # a robot's own profile knows its network better
+            actions.insert(0, SetEnvironmentVariable(name, PathJoinSubstitution([SHARE, "config", "fastdds_image.xml"])))
     frame = ["-f", value("fixed_frame")] if value("fixed_frame") else []
     actions.append(
         Node(
             package="rviz2",
             executable="rviz2",
             arguments=["-d", PathJoinSubstitution([SHARE, "rviz", "densefit.rviz"]), *frame],
+            parameters=[clock],
             # The first camera; displays of the others are added by hand.
             remappings=[("/camera/image_raw", plans[0].images[0]), *rviz_topics(plans[0].markers)],
             condition=IfCondition(LaunchConfiguration("rviz")),

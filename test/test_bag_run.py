@@ -15,11 +15,12 @@ from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from densefit_ros import cli
-from densefit_ros.errors import AssetError, DensefitError
+from densefit_ros.errors import AssetError, ConfigError, DensefitError
 from densefit_ros.offline.cameras import CameraChoice
-from densefit_ros.ros.bag.run import BagOptions, run
+from densefit_ros.ros.bag.run import BagOptions, main, run
 from densefit_ros.ros.bag.sink import TYPES, build
 from densefit_ros.ros.bagtypes import typestore
+from densefit_ros.ros.handler import Handler
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "test" / "ros"))
@@ -162,6 +163,38 @@ def test_depth_that_was_recorded_later_than_its_image_is_found(tmp_path):
     assert scales == ["depth", "depth", "prior", "depth"] and summary.faults["depth"][0] == 1
 
 
+def test_the_depth_of_the_image_before_is_not_taken_at_60_hz(tmp_path):
+    messages = [("/cam/camera_info", START_NS, info(START_NS))]
+    for i in range(6):
+        ns = START_NS + i * 16_666_667
+        messages += [("/cam/image_raw", ns, image(ns, grey())), ("/cam/depth", ns + 5_000_000, depth(ns, 1.0 + i))]
+    bag, engines = write(tmp_path / "in", messages), []
+
+    class Watching(FakeEngine):
+        def process(self, frame, *args):
+            engines.append(float(np.median(frame.depth_m)))
+            return super().process(frame, *args)
+
+    options = BagOptions(bag, tmp_path / "out", image_topic="/cam/image_raw", depth_topic="/cam/depth", progress=False)
+    assert run(options, Watching).answered == 6
+    assert engines == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+
+
+def test_settings_of_the_node_hold_for_bags(tmp_path, monkeypatch, capsys):
+    """From a file and from the command line; what a bag cannot give is refused."""
+    bag, file = write(tmp_path / "in", camera(2)), tmp_path / "mine.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    use_sim_time: true\n    ros: {tf_links: false, rectified: 'yes'}\n")
+    seen = []
+    monkeypatch.setattr("densefit_ros.ros.bag.run.Handler", lambda *a: seen.append(a[5]) or Handler(*a))
+    arguments = ["--bag", str(bag), "--out", str(tmp_path / "out"), "--quiet", "--config", str(file), "--fov", "60"]
+    assert main([*arguments, "--set", "ros.tf_smpl_joints=true"], FakeEngine) == 0
+    frames = {t.child_frame_id for t in read(tmp_path / "out")["/tf"][0][1].transforms}
+    assert len(frames) == 25 and "smpl_pelvis_abcde" in frames and "head_abcde" not in frames
+    assert seen == [True], "rectified: yes"
+    with pytest.raises(ConfigError, match="ros.keypoints is hri, but a bag is read for images and depth alone"):
+        main([*arguments, "--set", "ros.keypoints=hri"], FakeEngine)
+
+
 def test_faults_are_skipped_counted_and_named(tmp_path):
     good = [("/cam/image_raw", START_NS + i, image(START_NS + i, grey())) for i in (1, 2, 3)]
     kind, short = image(START_NS + 4, grey())
@@ -199,8 +232,10 @@ def test_what_a_bag_lacks_or_has_too_much_of_is_said(tmp_path):
     with pytest.raises(AssetError, match="exists already"):
         run(BagOptions(several, several, image_topic="/cam/image_raw"), FakeEngine)
     zero = [("/cam/image_raw", START_NS, image(START_NS, grey())), ("/cam/camera_info", START_NS, info(START_NS, 0 * K))]
-    with pytest.raises(AssetError, match="not one image .*all zero"):
-        run(BagOptions(write(tmp_path / "zero", zero), tmp_path / "o.mcap", progress=False), FakeEngine)
+    zero = write(tmp_path / "zero", zero)
+    for name in ("o.mcap", "out"):
+        with pytest.raises(AssetError, match="not one image .*all zero"):
+            run(BagOptions(zero, tmp_path / name, progress=False), FakeEngine)
     assert not (tmp_path / "out").exists() and not (tmp_path / "o.mcap").exists()
 
 

@@ -21,7 +21,9 @@ def bodies(result: FrameResult, topology_id: str) -> Fields:
 
 
 def first_estimates(result: FrameResult, body: Any) -> Fields:
-    """SmplBodyArray: everybody as first estimated, before refinement; what only the fit knows is empty or zero."""
+    """SmplBodyArray: everybody as first estimated, before refinement.
+
+    Covariance and iterations are zero and the fit error NaN; status and box are those of the refined body."""
     out = []
     if result.people:
         _, joints, _ = joint_transforms(body, BodyParams.stack([p.first_estimate for p in result.people]))

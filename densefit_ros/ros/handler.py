@@ -88,6 +88,8 @@ class Handler:
         boxes, estimates = self._boxes_of(job, calib), self._estimates_of(job)
         iuv = self._companion("densepose", job, lambda m: _iuv(m, frame.rgb.shape[:2], calib))
         frame = dataclasses.replace(frame, keypoints=self._keypoints_of(job, calib), iuv=iuv)
+        if self._ros().tf and not job.image.header.frame_id:
+            self._faults.report("frame_id", "images carry no frame_id, so nothing goes to /tf: set it in the driver")
         try:
             result = self._engine.process(frame, boxes, estimates, self._camera)
         except DensefitError as e:

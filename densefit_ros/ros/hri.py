@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import threading
+import time
 from collections import deque
 from typing import Any
 
@@ -25,6 +26,7 @@ from .external import HRI_POINTS
 from .hri_joints import joint_angles
 
 ROOT = "/humans/bodies"
+SILENT_S = 2.0  # a camera without an answer for this long sees nobody
 WAITING = 8  # answers that may wait for the executor before the oldest is dropped
 
 
@@ -46,6 +48,7 @@ class HriTopics:
         self._types, self._node, self._body = hri_messages(), node, body
         self._lock, self._waiting = threading.Lock(), deque[tuple[str, FrameResult, Header]](maxlen=WAITING)
         self._seen: dict[str, tuple[str, ...]] = {}  # by camera
+        self._answered_s: dict[str, float] = {}  # by camera, time.monotonic()
         self._publishers: dict[str, dict[str, Any]] = {}  # by body
         self._tracked = node.create_publisher(self._types.IdsList, f"{ROOT}/tracked", QoSProfile(depth=10))
         self._guard = node.create_guard_condition(self._publish_waiting)
@@ -62,9 +65,15 @@ class HriTopics:
             self._waiting.clear()
         if self._seen:
             self._seen = {}
-            self._remove_gone()
-            if self._node.context.ok():
-                self._tracked.publish(self._types.IdsList(header=Header(stamp=self._node.get_clock().now().to_msg())))
+            self._publish_remaining()
+
+    def forget_silent(self) -> None:
+        """Nobody is tracked by cameras that have fallen silent; on the executor's thread, now and then."""
+        now_s = time.monotonic()
+        silent = [c for c, ids in self._seen.items() if ids and now_s - self._answered_s[c] > SILENT_S]
+        if silent:
+            self._seen = {c: ids for c, ids in self._seen.items() if c not in silent}
+            self._publish_remaining()
 
     def destroy(self) -> None:
         """Remove every publisher."""
@@ -79,14 +88,23 @@ class HriTopics:
                     return
                 camera, result, header = self._waiting.popleft()
             self._seen[camera] = tuple(p.track_id for p in result.people)
-            ids = [i for seen in self._seen.values() for i in seen]
-            self._tracked.publish(self._types.IdsList(header=header, ids=ids))
+            self._answered_s[camera] = time.monotonic()
+            self._tracked.publish(self._types.IdsList(header=header, ids=self._ids()))
             self._remove_gone()
             for person in result.people:
                 self._publish_person(person, result, header)
 
+    def _ids(self) -> list[str]:
+        return [i for seen in self._seen.values() for i in seen]
+
+    def _publish_remaining(self) -> None:
+        self._remove_gone()
+        if self._node.context.ok():
+            header = Header(stamp=self._node.get_clock().now().to_msg())
+            self._tracked.publish(self._types.IdsList(header=header, ids=self._ids()))
+
     def _remove_gone(self) -> None:
-        present = {i for seen in self._seen.values() for i in seen}
+        present = set(self._ids())
         for body_id in [i for i in self._publishers if i not in present]:
             for publisher in self._publishers.pop(body_id).values():
                 self._node.destroy_publisher(publisher)

@@ -73,7 +73,7 @@ def make_companions(ros: RosConfig, on_add: Callable[[], None]) -> dict[str, Com
 
 
 class Inputs:
-    """Subscribes on construction; ``destroy`` unsubscribes."""
+    """Subscribes on construction; ``destroy`` unsubscribes.  ``image`` is the images' topic, ``topics`` says all in words."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Inputs:
             said.append(f"{name} {where}")
         # Images last: calibration and companions should be there first.
         self._listen(kind, image, self._on_image, QoSProfile(depth=ros.image_depth, reliability=reliability))
-        self.topics = ", ".join(said)
+        self.image, self.topics = image, ", ".join(said)
 
     def destroy(self) -> None:
         """Stop listening."""

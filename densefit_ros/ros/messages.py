@@ -1,4 +1,4 @@
-"""Results to messages of this package, and back where a tool needs it.  Stamps and frames are always the image's."""
+"""Results to messages of this package.  Stamps and frames are always the image's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from std_msgs.msg import Header
 
 from densefit_ros.msg import FrameTiming, MeshTopology, SmplBody, SmplBodyArray, SmplMesh, SmplMeshArray
 
-from ..types import BodyParams, FrameResult
+from ..types import FrameResult
 from . import fields
 
 _NS = 1_000_000_000
@@ -57,16 +57,6 @@ def timing_message(
     """Where the time went; ``counts`` are images received, answered, dropped."""
     said = fields.timing(result, total_ms, age_ms, counts)
     return FrameTiming(header=header, **{**said, "stage_ms": _array(said["stage_ms"])})
-
-
-def params_of(message: SmplBody) -> BodyParams:
-    """A body message back to parameters, a batch of one."""
-    return BodyParams(
-        np.asarray(message.betas, np.float32)[None],
-        np.asarray(message.global_orient, np.float32)[None],
-        np.asarray(message.body_pose, np.float32).reshape(1, 23, 3),
-        np.asarray(message.transl, np.float32)[None],
-    )
 
 
 def _body_array(said: fields.Fields, header: Header) -> SmplBodyArray:

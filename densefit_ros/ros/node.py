@@ -33,8 +33,8 @@ from .stream import Stream
 from .worker import Worker
 
 _OK, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-# Read once per activation; changing them later would need new subscriptions or publishers.
-_FIXED_WHILE_ACTIVE = frozenset(
+# Read from configure on; changing them later would need new subscriptions, publishers or timers.
+_FIXED_WHILE_CONFIGURED = frozenset(
     f"ros.{n}"
     for n in (
         "autostart",
@@ -51,6 +51,7 @@ _FIXED_WHILE_ACTIVE = frozenset(
         "output_reliability",
         "output_depth",
         "marker_faces",
+        "diagnostics_period_s",
     )
 )
 
@@ -67,7 +68,7 @@ class DensefitNode(LifecycleNode):
         self._engine: Engine | None = None
         self._streams: dict[str, Stream] = {}  # by camera, from configure to cleanup
         self._hri: HriTopics | None = None
-        self._worker: Worker[Job] | None = None  # while active
+        self._worker: Worker[Job] | None = None  # while active, and for as long as its last image takes
         self._enabled = True
         self.autostart_failed = False
         # Timers of the node itself go by the wall: with use_sim_time and no /clock yet, ROS time stands still.
@@ -103,7 +104,11 @@ class DensefitNode(LifecycleNode):
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start answering images."""
+        """Start answering images; fails while the last image before is still in the models, which are for one thread."""
+        if self._worker is not None:
+            self._stop()
+            if self._worker is not None:
+                return _FAILURE
         result = super().on_activate(state)
         # The models stay: a collector that walks them in the middle of a frame costs tens of milliseconds.
         gc.collect()
@@ -206,24 +211,27 @@ class DensefitNode(LifecycleNode):
     def _is_fixed_now(self, name: str) -> bool:
         if not _is_ours(name) or self._engine is None:
             return False
-        return name in _FIXED_WHILE_ACTIVE or not (name.startswith(params.PREFIX) or name in LIVE_SETTINGS)
+        return name in _FIXED_WHILE_CONFIGURED or not (name.startswith(params.PREFIX) or name in LIVE_SETTINGS)
 
     def _on_diagnostics(self) -> None:
         for stream in self._streams.values():
             stream.publish_diagnostics(self._enabled)
+        if self._hri is not None:
+            self._hri.forget_silent()
 
     def _stop(self) -> None:
         for stream in self._streams.values():
             stream.unsubscribe()
         if self._worker is not None:
-            if not self._worker.stop():
+            if self._worker.stop():
+                self._worker = None
+            else:
                 self.get_logger().error("the worker did not finish its image within 10 s")
-            self._worker = None
         for stream in self._streams.values():
             stream.deactivate()
         if self._hri is not None:
             self._hri.forget()
-        if self._engine is not None:
+        if self._engine is not None and self._worker is None:
             self._engine.reset()
 
     def _free(self) -> None:

@@ -41,9 +41,11 @@ class Outputs:
         qos = QoSProfile(depth=config.output_depth, reliability=reliable)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
+        def events(topic: str) -> Any:
+            return publisher_events(node.resolve_topic_name(topic), lambda text: faults.report("qos", text))
+
         def make(kind: Any, topic: str, profile: QoSProfile = qos) -> Any:
-            events = publisher_events(node.resolve_topic_name(topic), lambda text: faults.report("qos", text))
-            publisher = node.create_lifecycle_publisher(kind, topic, profile, event_callbacks=events)
+            publisher = node.create_lifecycle_publisher(kind, topic, profile, event_callbacks=events(topic))
             self._publishers.append(publisher)
             return publisher
 
@@ -57,7 +59,10 @@ class Outputs:
         self._overlay = make(Image, prefix + "overlay")
         self._topology = make(MeshTopology, prefix + "topology", latched)
         self._tf = make(TFMessage, "/tf", QoSProfile(depth=100))
-        self._diagnostics = make(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
+        # Not a lifecycle publisher: that would be silent, and leave the last "active" standing, while the node is inactive.
+        self._diagnostics = node.create_publisher(
+            DiagnosticArray, "/diagnostics", QoSProfile(depth=10), event_callbacks=events("/diagnostics")
+        )
         self._shapes = Markers(body, config.marker_faces)
         self._renderer: WarpRenderer | None = None
         self._due_s = {"markers": 0.0, "joint_markers": 0.0, "overlay": 0.0}
@@ -97,8 +102,9 @@ class Outputs:
     def destroy(self) -> None:
         """Remove the publishers from the node."""
         for publisher in self._publishers:
-            self._node.destroy_publisher(publisher)
+            self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
+        self._node.destroy_publisher(self._diagnostics)
 
     def _due(self, name: str, rate_hz: float, publisher: Any) -> bool:
         now = time.monotonic()

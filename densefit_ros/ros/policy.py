@@ -56,23 +56,28 @@ class _NoEngine:
 def interface(ros_args: Sequence[str]) -> Interface:
     """What the node has when it is active.  Raises ConfigError when the arguments do not let it become so."""
     import rclpy
+    from rclpy.exceptions import ParameterException
+    from rclpy.impl.implementation_singleton import rclpy_implementation
     from rclpy.lifecycle import TransitionCallbackReturn
 
     from .node import DensefitNode
 
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "OFF"  # nobody needs to see this node, Iron and newer
-    context = rclpy.Context()
-    rclpy.init(args=["densefit", "--ros-args", "--log-level", "warn", *ros_args], context=context, domain_id=DOMAIN)
-    node = DensefitNode(_NoEngine, context=context)
+    context, node = rclpy.Context(), None
     try:
+        rclpy.init(args=["densefit", "--ros-args", "--log-level", "warn", *ros_args], context=context, domain_id=DOMAIN)
+        node = DensefitNode(_NoEngine, context=context)
         ok = TransitionCallbackReturn.SUCCESS
         if node.trigger_configure() != ok or node.trigger_activate() != ok:
             raise ConfigError("the node cannot be activated with these arguments; the lines above say why")
         return interface_of(node, node.get_name(), node.get_namespace(), _of_bodies(node))
+    except (ParameterException, rclpy_implementation.RCLError) as e:
+        raise ConfigError(" ".join(str(e).split())) from e
     finally:
-        node.close()
-        node.destroy_node()
-        rclpy.shutdown(context=context)
+        if node is not None:
+            node.close()
+            node.destroy_node()
+        rclpy.try_shutdown(context=context)
 
 
 def interface_of(observer: Any, name: str, namespace: str, of_bodies: tuple[bool, bool] = (False, False)) -> Interface:

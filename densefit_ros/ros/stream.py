@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from .inputs import Inputs, is_rectified, make_companions
 from .outputs import Outputs
 from .params import RosConfig
 from .worker import Worker
+
+SILENT_S = 5.0  # without an image for this long an operator is told: a wrong topic, an unplugged camera
 
 
 class Stream:
@@ -29,6 +32,7 @@ class Stream:
         self._inputs: Inputs | None = None
         self._handler: Handler | None = None
         self._worker: Worker[Job] | None = None
+        self._heard, self._heard_s = 0, 0.0  # images received when they last moved on, and when that was
 
     def activate(self, worker: Worker[Job], enabled: Callable[[], bool]) -> str:
         """Subscribe; returns the topics in words."""
@@ -37,6 +41,7 @@ class Stream:
         companions = make_companions(ros, worker.wake)
         rectified = is_rectified(self._node, ros, self.camera)
         self._worker = worker
+        self._heard, self._heard_s = 0, time.monotonic()
         self._handler = Handler(
             self._engine, self._ros, self._publish, self.faults, self._stats, rectified, companions, self.camera
         )
@@ -78,6 +83,8 @@ class Stream:
     def publish_diagnostics(self, enabled: bool) -> None:
         """One status of this camera."""
         active = self._worker
+        if active is not None:
+            self._notice_silence(active.received[self.camera], enabled)
         values = {"state": "active" if active else "inactive", "enabled": str(enabled).lower(), **self._stats.values()}
         if active is not None:
             values["received"], values["dropped"] = str(active.received[self.camera]), str(active.dropped[self.camera])
@@ -88,6 +95,17 @@ class Stream:
         name = f"{self._node.get_fully_qualified_name().lstrip('/')}: {f'{self.camera} ' if self.camera else ''}tracker"
         device = self._engine.backends.get("device", "")
         self._outputs.publish_diagnostics(diagnostic_array(now, name, device, values, self.faults.snapshot()))
+
+    def _notice_silence(self, received: int, enabled: bool) -> None:
+        now_s = time.monotonic()
+        if received != self._heard or not enabled:
+            self._heard, self._heard_s = received, now_s
+        elif now_s - self._heard_s > SILENT_S and self._inputs is not None:
+            self.faults.report(
+                "no_image",
+                f"nothing on {self._inputs.image} for {now_s - self._heard_s:.0f} s: "
+                "check the topic's name, the driver and ros.image_transport",
+            )
 
     def _publish(self, result: Any, header: Any, rgb: Any, total_ms: float) -> None:
         worker = self._worker

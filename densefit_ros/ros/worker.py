@@ -39,10 +39,12 @@ class Worker(Generic[T]):
         self.finished: Counter[str] = Counter()
 
     def start(self) -> None:
-        """Start the thread; does nothing when it runs."""
+        """Start the thread; does nothing when it runs.  Not to be called after a ``stop`` that returned False."""
         with self._changed:
             if self._running:
                 return
+            if self._thread is not None:
+                raise RuntimeError("the worker's former thread has not ended: stop() must return True first")
             self._running = True
             for memory in (self._newest, self._held, self.received, self.dropped, self.finished):
                 memory.clear()
@@ -70,17 +72,19 @@ class Worker(Generic[T]):
             return self._changed.wait_for(lambda: not (self._newest or self._held or self._busy), timeout_s)
 
     def stop(self, timeout_s: float = 10.0) -> bool:
-        """Finish the item in hand, forget those waiting, end the thread.  False when it did not end in time."""
+        """Finish the item in hand, forget those waiting, end the thread.  False when it did not end in time: ask again."""
         with self._changed:
             self._running = False
             self._newest.clear()
             self._held.clear()
             self._changed.notify_all()
-        thread, self._thread = self._thread, None
-        if thread is None or thread is threading.current_thread():
-            return True
-        thread.join(timeout_s)
-        return not thread.is_alive()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
+            if thread.is_alive():
+                return False
+        self._thread = None
+        return True
 
     def _loop(self) -> None:
         while True:

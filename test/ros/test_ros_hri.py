@@ -118,6 +118,7 @@ def test_topics_come_and_go_with_people():
         assert client.until(lambda: not tracked[-1].ids and not present(), each=nobody), "publishers go with the person"
         before = len(client.got["/humans/bodies/abcde/roi"])
         assert client.until(lambda: len(client.got["/humans/bodies/abcde/roi"]) > before, each=client.send), "and come again"
+        assert client.until(lambda: not tracked[-1].ids and not present()), "nor does a camera that has stopped see anybody"
         assert node.stop() == 0, node.log
 
 

@@ -132,9 +132,12 @@ def run_file(arguments: dict[str, str], monkeypatch) -> tuple[list[Recorded], di
         ({"cameras": "left,right", "image_topic": "/l/image_raw,/r/image_raw", "depth_topic": "/l/d,/r/d"}, 1),
         ({"namespace": "left,right", "image_topic": "/l/image_raw,/r/image_raw", "rviz": "true", "fixed_frame": "f"}, 2),
         ({"autostart": "false", "image_profile": "false"}, 1),
+        ({"use_sim_time": "true", "image_transport": "compressed"}, 1),
     ],
 )
 def test_the_file_itself(arguments, nodes, monkeypatch):
+    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+        monkeypatch.delenv(name, raising=False)
     actions, values = run_file(arguments, monkeypatch)
     started = [a.kwargs for a in actions if type(a).__name__ == "Node"]
     trackers = [k for k in started if k["executable"] == "densefit_node"]
@@ -143,13 +146,22 @@ def test_the_file_itself(arguments, nodes, monkeypatch):
     assert kinds.count("SetEnvironmentVariable") == (0 if arguments.get("image_profile") == "false" else 1)
     for tracker in trackers:
         file, given = tracker["parameters"]
+        clock = {"use_sim_time": arguments["use_sim_time"]} if "use_sim_time" in arguments else {}
         assert {n: values[v.args[0].args[0]] for n, v in given.items() if isinstance(v, Recorded)} == {
-            "use_sim_time": "false",
+            **clock,
             "ros.autostart": arguments.get("autostart", "true"),
         }
+        assert given.get("ros.image_transport") == arguments.get("image_transport"), "else as in the file"
         own = {k: v for k, v in given.items() if not isinstance(v, Recorded)}
         params.merged(Config(), params.RosConfig(), own)  # each is a parameter of the node, in range
         assert dict(tracker["remappings"]) and yaml.safe_load(Path(file).read_text())
+
+
+def test_a_profile_of_the_robot_s_own_stays(monkeypatch):
+    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+        monkeypatch.setenv(name, "/robot/profile.xml")
+    actions, _ = run_file({}, monkeypatch)
+    assert not [a for a in actions if type(a).__name__ == "SetEnvironmentVariable"]
 
 
 def test_a_parameter_file_that_is_missing(monkeypatch):

@@ -5,7 +5,9 @@ import array
 import numpy as np
 import pytest
 from densefit_ros.msg import FrameTiming, MeshTopology, SmplBodyArray, SmplMeshArray
+from diagnostic_msgs.msg import DiagnosticStatus
 from harness import Client, NodeProcess, stamps
+from lifecycle_msgs.msg import Transition
 from rcl_interfaces.msg import Log, Parameter, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -154,8 +156,8 @@ def test_parameters(pair):
     assert change("ros.markers_rate_hz", double_value=30.0).successful
     assert change("track.lost_after_s", double_value=1.0).successful
     assert not change("ros.markers_rate_hz", double_value=-1.0).successful
-    refused = change("device", string_value="cuda")
-    assert not refused.successful and "takes effect in configure" in refused.reason
+    for refused in (change("device", string_value="cuda"), change("ros.diagnostics_period_s", double_value=0.3)):
+        assert not refused.successful and "takes effect in configure" in refused.reason
     assert client.more(BODIES)
 
 
@@ -167,6 +169,37 @@ def test_services(pair):
     assert client.falls_silent(BODIES)
     assert client.call(SetBool, "/densefit/enable", SetBool.Request(data=True)).success
     assert client.more(BODIES)
+
+
+def test_images_without_a_frame_id(pair):
+    """They are answered; that /tf stays empty is said."""
+    _, client = pair
+    client.listen(TFMessage, "/tf")
+
+    def send():
+        image = client.image()
+        image.header.frame_id = ""
+        client.send(image)
+
+    assert client.until(lambda: "nothing goes to /tf" in client.fault("frame_id"), each=send)
+    before = client.count("/tf")
+    assert client.more(BODIES, each=send) and client.count("/tf") <= before + 1
+
+
+def test_diagnostics_in_every_state():
+    """A camera that says nothing is a warning that names the topic; a node that is not active says so."""
+    args = ("-p", "ros.diagnostics_period_s:=0.2", "-r", "__node:=other", "-r", "image:=/wrong/image")
+    with NodeProcess(*args) as node, Client(node="/other") as client:
+        assert client.change_state(Transition.TRANSITION_CONFIGURE)
+        assert client.until(lambda: client.diagnostic("state", "other") == "inactive")
+        assert client.change_state(Transition.TRANSITION_ACTIVATE)
+        assert client.until(lambda: client.diagnostic("state", "other") == "active") and not client.fault("no_image", "other")
+        assert client.until(lambda: "nothing on /wrong/image" in client.fault("no_image", "other"), each=client.send)
+        levels = [s.level for m in client.got["/diagnostics"] for s in m.status if "other" in s.name]
+        assert levels[-1] == DiagnosticStatus.WARN
+        assert client.change_state(Transition.TRANSITION_DEACTIVATE)
+        assert client.until(lambda: client.diagnostic("state", "other") == "inactive")
+        assert node.stop() == 0, node.log
 
 
 def test_camera_restart(pair):

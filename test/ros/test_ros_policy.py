@@ -77,6 +77,14 @@ def test_bodies_of_rep_155_are_allowed_by_pattern():
     assert "/mine" in rules["who"] and "services reply" not in rules
 
 
+@pytest.mark.parametrize("args", [("-p", "ros.markers_rate_hz:=-1.0"), ("-p", "ros.depth:=7"), ("--params-file", "nosuch.yaml")])
+def test_arguments_that_ros_refuses(args):
+    command = [sys.executable, "-m", "densefit_ros.cli", "ros-policy", "--", *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and not done.stdout
+    assert args[1].partition(":=")[0] in done.stderr
+
+
 def test_arguments_that_the_node_refuses():
     command = [sys.executable, "-m", "densefit_ros.cli", "ros-policy", "--", "-p", "ros.cameras:=a,a"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90)

@@ -6,6 +6,8 @@ import threading
 import time
 from types import SimpleNamespace as Some
 
+import pytest
+
 from densefit_ros.ros.sync import BodyBuffers, StampBuffer
 from densefit_ros.ros.worker import Worker
 
@@ -116,6 +118,20 @@ def test_a_bug_is_reported_and_stop_is_prompt_even_while_waiting():
     assert r.errors == ["a: planted"] * 2 and r.answers == [("a", "bug")] * 2
 
 
+def test_a_stop_that_timed_out_is_asked_again_before_a_new_start():
+    release = threading.Event()
+    worker = Worker(lambda slot, item: release.wait(WAIT_S), lambda slot, error: None)
+    worker.start()
+    worker.submit("a", "long")
+    assert not worker.idle(0.1) and not worker.stop(0.05)
+    with pytest.raises(RuntimeError, match="has not ended"):
+        worker.start()
+    release.set()
+    assert worker.stop()
+    worker.start()
+    assert worker.stop()
+
+
 def test_messages_are_matched_by_stamp():
     woken = []
     buffer = StampBuffer(lambda: woken.append(1))
@@ -132,6 +148,20 @@ def test_messages_are_matched_by_stamp():
     for i in range(100):
         buffer.add(message(10**9 + i))
     assert buffer.match(33_000_000, 0.001) is None, "old messages are forgotten"
+
+
+def test_the_message_of_the_image_before_is_not_taken_for_its_own():
+    """At 60 Hz it lies within the slop of 20 ms, and the image's own comes 5 ms after the image."""
+    ms = 1_000_000
+    fast, early = StampBuffer(), StampBuffer()
+    for n in range(4):
+        if n:
+            assert fast.may_come(17 * n * ms, 0.02), n
+        fast.add(message(17 * n * ms))
+        assert not fast.may_come(17 * n * ms, 0.02)
+        early.add(message((33 * n - 12) * ms + 33 * ms))
+        assert n == 0 or not early.may_come((33 * n + 33) * ms, 0.02), "stamped 12 ms before each image: nothing nearer comes"
+    assert fast.may_come(17 * 4 * ms - ms, 0.02) and not fast.may_come(17 * 3 * ms + ms, 0.02)
 
 
 def test_bodies_come_and_go():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...config import Config, load_config, parse_overrides
+from ...config import Config, parse_overrides, read_settings
 from ...errors import AssetError, ConfigError
 from ...offline.cameras import CameraChoice, read_camera
 from ...render.warp_renderer import WarpRenderer
@@ -69,7 +70,7 @@ def run(options: BagOptions, make_engine: Callable[[Config], Engine] = PipelineE
         log.info("reading %s (%d images), camera_info %s", topics.image, total, topics.camera_info or "given")
         engine = make_engine(options.config)
         log.info("running: %s", ", ".join(f"{k} {v}" for k, v in engine.backends.items()))
-        with BagSink(options.out, engine.body, options.overlay, options.sqlite) as sink:
+        with BagSink(options.out, engine.body, options.ros, options.overlay, options.sqlite) as sink:
             loop = _Loop(options, engine, sink, topics.image, StampBuffer() if topics.depth else None)
             begin = time.perf_counter()
             try:
@@ -81,7 +82,10 @@ def run(options: BagOptions, make_engine: Callable[[Config], Engine] = PipelineE
                 seconds = time.perf_counter() - begin
     faults = {kind: (n, last) for kind, (n, last, _) in loop.faults.snapshot().items()}
     if not loop.answered:
-        options.out.unlink() if options.out.is_file() else None
+        if options.out.is_file():
+            options.out.unlink()
+        else:
+            shutil.rmtree(options.out)
         why = "; ".join(f"{kind}: {last}" for kind, (_, last) in faults.items()) or "there are none"
         raise AssetError(f"{options.bag}: not one image of {topics.image} could be answered: {why}")
     return BagSummary(loop.images, loop.answered, loop.people, loop.answered / max(seconds, 1e-9), faults)
@@ -138,6 +142,15 @@ def _progress(items: Any, total: int, options: BagOptions) -> Any:
     return tqdm(items, total=total or None, unit="image", disable=not options.progress, desc=options.bag.name, dynamic_ncols=True)
 
 
+def _check_sources(ros: RosConfig) -> None:
+    """Raise ConfigError for a setting that asks for what other programs say: of a bag only images and depth are read."""
+    for name, off in (("initial", False), ("detections", False), ("keypoints", "none"), ("densepose", False)):
+        value = getattr(ros, name)
+        if value != off:
+            said = f"ros.{name} is {value}, but a bag is read for images and depth alone"
+            raise ConfigError(f"{said}: --set ros.{name}={str(off).lower()}")
+
+
 def main(arguments: Sequence[str], make_engine: Callable[[Config], Engine] = PipelineEngine) -> int:
     """``densefit run --bag IN --out OUT``."""
     parser = argparse.ArgumentParser(
@@ -162,8 +175,10 @@ def main(arguments: Sequence[str], make_engine: Callable[[Config], Engine] = Pip
     args = parser.parse_args(list(arguments))
     if args.fov is not None and not 1 < args.fov < 179:
         raise ConfigError(f"--fov: expected 1 to 179 degrees, got {args.fov:g}")
-    changes = parse_overrides(args.set)
-    config, ros = merged(load_config(args.config), RosConfig(), {"ros.fov_deg": args.fov or 0.0, **changes})
+    changes = read_settings(args.config) if args.config else {}
+    changes |= {"ros.fov_deg": args.fov} if args.fov is not None else {}
+    config, ros = merged(Config(), RosConfig(), changes | parse_overrides(args.set))
+    _check_sources(ros)
     summary = run(
         BagOptions(
             bag=args.bag,

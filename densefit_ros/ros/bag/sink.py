@@ -24,6 +24,7 @@ from ...types import FrameResult
 from .. import fields
 from ..bagtypes import PACKAGE, typestore
 from ..links import frames
+from ..params import RosConfig
 
 NODE = "/densefit"
 TYPES = {
@@ -41,9 +42,9 @@ _FOREVER = QosTime(2147483647, 4294967295)
 class BagSink:
     """Writes answers.  ``path`` ending in .mcap becomes one file, anything else a rosbag2 folder; used with ``with``."""
 
-    def __init__(self, path: Path, body: Any, overlay: bool, sqlite: bool = False) -> None:
-        """Raises AssetError when the place is taken or cannot be written."""
-        self._path, self._body = path, body
+    def __init__(self, path: Path, body: Any, ros: RosConfig, overlay: bool = False, sqlite: bool = False) -> None:
+        """``ros`` says which frames go to /tf.  Raises AssetError when the place is taken or cannot be written."""
+        self._path, self._body, self._ros = path, body, ros
         single = path.suffix == ".mcap"
         self._folder = path.with_name(path.name + ".unfinished") if single else path
         if path.exists():
@@ -90,8 +91,8 @@ class BagSink:
         self._put(f"{NODE}/meshes", time_ns, {**head, **fields.meshes(result, self._body.topology_id)})
         # Nobody waits for an offline answer: its age is the time that it took.
         self._put(f"{NODE}/timing", time_ns, {**head, **fields.timing(result, total_ms, total_ms, (count, count, 0))})
-        if result.people and header.frame_id:
-            poses = frames(result, self._body, header.frame_id, links=True, smpl_joints=False)
+        if self._ros.tf and result.people and header.frame_id:
+            poses = frames(result, self._body, header.frame_id, self._ros.tf_links, self._ros.tf_smpl_joints)
             self._put("/tf", time_ns, {"transforms": [_transform(p, stamp) for p in poses]})
         if picture is not None:
             height, width = picture.shape[:2]
