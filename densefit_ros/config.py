@@ -37,7 +37,12 @@ class DetectConfig:
         choices=("auto", "network", "mediapipe", "hog", "none"),
     )
     onnx: str = _opt("", "finder network (.onnx); empty: the weights that ship with the package")
-    interval_s: float = _opt(1.0, "while fewer than track.max_people are tracked, search the image this often, s", 0.0, 3600.0)
+    interval_s: float = _opt(
+        1.0,
+        "while fewer than track.max_people are tracked, search the image this often (twice as often while nobody is), s",
+        0.0,
+        3600.0,
+    )
     min_score: float = _opt(0.5, "detections below this score are dropped", 0.0, 1.0)
 
 
@@ -96,7 +101,9 @@ class RegressConfig:
     mediapipe_task: str = _opt(
         "", "MediaPipe .task file for releases that do not carry the pose model; empty: the packaged model"
     )
-    min_confidence: float = _opt(0.3, "a new track needs at least this confidence of the first estimate", 0.0, 1.0)
+    min_confidence: float = _opt(
+        0.3, "a new track needs at least this confidence of the first estimate, and a tracked person to count as seen", 0.0, 1.0
+    )
     custom: CropNetworkConfig = field(default_factory=CropNetworkConfig)
 
 
@@ -165,7 +172,11 @@ class TrackConfig:
     )
     velocity_tau_s: float = _opt(0.1, "time constant of the velocity filter, s; 0 switches prediction off", 0.0, 10.0)
     min_inliers: float = _opt(
-        0.25, "share of displacement matches that must agree with the fit, or the frame counts as not seen", 0.0, 1.0
+        0.25,
+        "share of displacement matches that must agree with the fit, or the frame counts as not seen, where they alone speak for "
+        "the person: first estimates without keypoints (custom), or carried from one given estimate to the next",
+        0.0,
+        1.0,
     )
     appearance: bool = _opt(True, "learn each person's texture while tracking (personalisation)")
 
@@ -259,9 +270,12 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected a mapping of settings, got {type(tree).__name__}")
     nodes = [v for v in tree.values() if isinstance(v, dict) and "ros__parameters" in v]
     if nodes:
+        blocks = [node["ros__parameters"] or {} for node in nodes]
+        if len(nodes) != len(tree) or not all(isinstance(b, Mapping) for b in blocks):
+            raise ConfigError(f"{path}: expected a mapping under each ros__parameters, and nothing beside the nodes' names")
         merged: dict[str, Any] = {}
-        for node in nodes:
-            merged.update(_flatten(node["ros__parameters"] or {}))
+        for block in blocks:
+            merged.update(_flatten(block))
         return {k: v for k, v in merged.items() if not k.startswith(_OF_ROS)}
     return _flatten(tree)
 
@@ -284,9 +298,14 @@ def _replace(node: Any, path: list[str], value: Any) -> Any:
 
 def _checked(setting: Setting, value: Any) -> Any:
     kind = type(setting.value)
+    if kind is str and isinstance(value, bool) and {"on", "off"} & set(setting.choices):
+        value = "on" if value else "off"  # YAML's idea of these words
     if isinstance(value, str) and kind is not str:
-        # Command-line overrides arrive as text.
-        value = yaml.safe_load(value)
+        # Command-line overrides arrive as text, and YAML takes 1e-3 for one.
+        try:
+            value = float(value) if kind is float else yaml.safe_load(value)
+        except (ValueError, yaml.YAMLError):
+            pass  # named below
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not kind:

@@ -145,7 +145,9 @@ def _make_chart(config: Config, body: Any) -> Any:
 def _make_estimator(config: Config, body: Any, device: str) -> FirstEstimator:
     from .errors import BackendUnavailable
 
-    if config.regress.backend in ("auto", "mediapipe"):
+    # As with the finder: somebody who names a network wants it.
+    backend = "network" if config.regress.backend == "auto" and config.regress.onnx else config.regress.backend
+    if backend in ("auto", "mediapipe"):
         from .regress.lifting import make_mediapipe_estimator
 
         try:
@@ -153,10 +155,10 @@ def _make_estimator(config: Config, body: Any, device: str) -> FirstEstimator:
                 body, task_file=config.regress.mediapipe_task or None, max_persons=config.track.max_people
             )
         except BackendUnavailable as e:
-            if config.regress.backend == "mediapipe":
+            if backend == "mediapipe":
                 raise
             _log().info("first estimate: built-in network (%s)", e)
-    if config.regress.backend == "external":
+    if backend == "external":
         from .regress.carried import CarriedEstimator
 
         return CarriedEstimator()
@@ -165,7 +167,7 @@ def _make_estimator(config: Config, body: Any, device: str) -> FirstEstimator:
     from .regress.network_regressor import NetworkRegressor
     from .weights import weights_path
 
-    if config.regress.backend == "custom":
+    if backend == "custom":
         if not config.regress.onnx:
             raise ConfigError("regress.backend custom needs the regressor's file: set regress.onnx")
         return CropNetwork(body, _runtime(config, config.regress.onnx, device), config.regress.custom)

@@ -18,6 +18,7 @@ import numpy as np
 from .config import Config
 from .displace.decode import decode
 from .evidence.depth import depth_points
+from .evidence.keypoints import of_boxes
 from .geometry import crop as crops
 from .models import Models, load_models
 from .runtime.picture import SIZE_PX
@@ -47,9 +48,9 @@ def process(
     ``boxes_xywh`` (N,4) px, when given, replaces the built-in person finder in this frame; ``estimates``, of anybody in any
     order, replaces the finder, and the first estimate of the people whom it holds.  A stamp that is not newer than the last
     one drops all tracks: the camera's clock was set back, and a velocity across it would be nonsense.
-    Raises ShapeError when the image does not fit its camera.
+    Raises ShapeError when the image does not fit its camera, or what comes with it does not fit the image.
     """
-    find.check_frame(frame)
+    find.check_frame(frame, models.body.landmarks)
     times, config = _Stopwatch(), models.config
     state = find.restart_if_clock_went_back(state, frame.stamp_ns)
     before = {t.track_id: t for t in state.tracks}
@@ -98,7 +99,8 @@ def _first_estimates(
         crop = crops.extract(frame.rgb, np.reshape(squares, (-1, 4)), SIZE_PX)
     with times("regress"):
         if estimates is None:
-            estimate = find.first_estimate(models, crop, frame, tracks, boxes)
+            keypoints = None if frame.keypoints is None else of_boxes(frame.keypoints, boxes)
+            estimate = find.first_estimate(models, crop, frame, tracks, keypoints)
         else:
             estimate = given.first_estimate(models, crop, frame, tracks, boxes, estimates, given_boxes)
         crop, estimate = identify.settle(models, tracks, crop, estimate, frame)

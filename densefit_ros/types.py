@@ -195,7 +195,8 @@ class Keypoints:
 
 
 class FitStatus(IntEnum):
-    """How a fit ended.  Everything from REJECTED on means: the parameters are the start, unchanged."""
+    """How a fit ended.  From REJECTED on the parameters are the start, unchanged; one that is not finite
+    becomes the rest pose 3 m away."""
 
     CONVERGED = 0  # the last accepted step was below tolerance
     MAX_ITERATIONS = 1  # improved, and used up its iterations: the normal end of a real-time fit
@@ -266,7 +267,7 @@ class Estimate:
     params: BodyParams
     confidence: np.ndarray  # (P,) in [0,1]
     keypoints: Keypoints | None = None  # the 2D evidence that it was lifted from, if any
-    source: str = ""  # "network", "mediapipe", "keypoints", "external", "track"
+    source: str = ""  # "network", "custom", "mediapipe", "keypoints", "external", "track"
     feature: np.ndarray | None = None  # (P,C) image feature for conditional priors, if the source has one
     rot_sigma_rad: np.ndarray | None = None  # (P,24) rad, standard deviation of each local rotation, per axis
     sources: tuple[str, ...] = ()  # of each person, where they differ
@@ -286,7 +287,7 @@ class PersonResult:
     status: FitStatus
     params: BodyParams  # batch of one, refined
     first_estimate: BodyParams  # batch of one, before refinement, of this very frame
-    source: str  # where the first estimate came from: "network", "mediapipe", "external", "track"
+    source: str  # where the first estimate came from, as Estimate.source
     vertices: np.ndarray  # (V,3) m, refined, camera frame
     joints: np.ndarray  # (24,3) m, refined, camera frame
     joint_covariance: np.ndarray  # (24,3,3) m^2

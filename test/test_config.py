@@ -48,6 +48,26 @@ def test_illegal_values_name_what_was_expected(name, value, word):
     assert word in str(e.value)
 
 
+def test_words_and_numbers_that_yaml_reads_its_own_way(tmp_path):
+    p = tmp_path / "x.yaml"
+    p.write_text("runtime: {device_frame: off}\nfit: {prediction_t_sigma_m: 1e-3}")
+    assert load_config(p).runtime.device_frame == "off"
+    assert (
+        load_config(p).fit.prediction_t_sigma_m
+        == load_config(None, {"fit.prediction_t_sigma_m": "1e-3"}).fit.prediction_t_sigma_m
+    )
+    with pytest.raises(ConfigError, match="fit.iterations: expected int"):
+        load_config(None, {"fit.iterations": "[4"})
+
+
+@pytest.mark.parametrize("text", ["/**: {ros__parameters: 5}", "/**: {ros__parameters: {}}\nfit: {iterations: 7}"])
+def test_a_parameter_file_that_would_be_read_in_part(tmp_path, text):
+    p = tmp_path / "x.yaml"
+    p.write_text(text)
+    with pytest.raises(ConfigError, match="under each ros__parameters"):
+        load_config(p)
+
+
 def test_broken_yaml_is_one_line(tmp_path):
     p = tmp_path / "x.yaml"
     p.write_text("a: [1, 2")

@@ -216,11 +216,11 @@ def test_kernels_compile_for_cuda(tmp_path):
     """No GPU is needed for that."""
     import warp as wp
 
-    from densefit_ros.device_frame import image_kernels, match_kernels, pose_kernels
+    from densefit_ros.device_frame import image_kernels, match_kernels, mirror_kernels, pose_kernels
 
     if not hasattr(wp, "compile_aot_module"):
         pytest.skip("this Warp cannot compile without a device")
-    for module in (image_kernels, match_kernels, pose_kernels):
+    for module in (image_kernels, match_kernels, mirror_kernels, pose_kernels):
         wp.compile_aot_module(module, arch=86, use_ptx=True, module_dir=tmp_path)
     ptx = b"".join(p.read_bytes() for p in tmp_path.glob("*.ptx"))
     for kernel in (b"crop_pixels", b"read_estimate", b"fill_slots"):

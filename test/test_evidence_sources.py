@@ -12,7 +12,7 @@ from densefit_ros.body.model import pose
 from densefit_ros.errors import AssetError, ShapeError
 from densefit_ros.eval import metrics
 from densefit_ros.evidence import densepose
-from densefit_ros.evidence.keypoints import of_boxes, openpose_file, read_openpose
+from densefit_ros.evidence.keypoints import of_boxes, read_openpose
 from densefit_ros.fit.options import Anchor
 from densefit_ros.fit.solver import Fitter
 from densefit_ros.geometry import so3
@@ -64,8 +64,6 @@ def test_openpose_files_are_read_in_our_pixels(tmp_path):
     assert found.set_name == "openpose25"
     assert found.uv == pytest.approx(points[..., :2] + 0.5, abs=1e-4)
     assert found.confidence[0, 4] == 0 and found.confidence == pytest.approx(points[..., 2], abs=1e-6)
-    assert openpose_file(tmp_path, "somewhere/img_01.jpg") == tmp_path / "img_01_keypoints.json"
-    assert openpose_file(tmp_path, "img_02.jpg") is None
 
 
 def test_an_empty_scene_has_nobody(tmp_path):

@@ -109,21 +109,35 @@ def test_bad_keypoints_depth_and_anchors_are_ignored(scene):
     depth = DepthPoints(m.person, m.face, m.bary, np.full((len(m), 3), np.nan), np.ones((len(m), 3)), np.ones(len(m)))
     broken = BodyParams(*(np.full_like(getattr(start, n), np.nan) for n in NAMES))
     plain = fitter.solve(start, CAMERA, matches)
+    assert (plain.status < FitStatus.REJECTED).all()
     result = fitter.solve(start, CAMERA, matches, keypoints=keypoints, depth=depth, anchors=[Anchor(broken, 0.1, 0.1, 0.1)])
     assert _finite(result)
     assert vertex_error_mm(b, result.params, plain.params).max() < 0.5
 
 
-def test_depth_fixes_what_one_camera_cannot_see(scene):
-    rng, b, truth, matches, fitter = scene
-    far = replace(truth, t_camera_root=truth.t_camera_root + np.array([0, 0, 0.15], np.float32))
+def depth_of(b, truth, matches) -> DepthPoints:
+    """What a depth camera measures of the true bodies, at the points of ``matches``; a centimetre of noise is claimed."""
     vertices = pose(b, truth).vertices
     corners = vertices[matches.person[:, None], b.faces[matches.face]]
     xyz = np.einsum("nc,ncd->nd", matches.bary, corners)
     normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-12
-    depth = DepthPoints(matches.person, matches.face, matches.bary, xyz, normal, np.full(len(xyz), 100.0))
-    errors = []
+    return DepthPoints(matches.person, matches.face, matches.bary, xyz, normal, np.full(len(xyz), 100.0))
+
+
+def test_depth_alone_is_evidence(scene):
+    _, b, truth, matches, fitter = scene
+    far = replace(truth, t_camera_root=truth.t_camera_root + np.array([0, 0, 0.05], np.float32))
+    depth, anchors = depth_of(b, truth, matches), [Anchor(far, 0.02, 0.1, 1.0)]
+    result = fitter.solve(far, CAMERA, Correspondences.empty(), depth=depth, anchors=anchors, iterations=8)
+    assert (result.status < FitStatus.REJECTED).all()
+    assert vertex_error_mm(b, result.params, truth).max() < 0.5 * vertex_error_mm(b, far, truth).min()
+
+
+def test_depth_fixes_what_one_camera_cannot_see(scene):
+    rng, b, truth, matches, fitter = scene
+    far = replace(truth, t_camera_root=truth.t_camera_root + np.array([0, 0, 0.15], np.float32))
+    depth, errors = depth_of(b, truth, matches), []
     for evidence in (None, depth):
         result = fitter.solve(far, CAMERA, matches, depth=evidence, anchors=[Anchor(far, 0.05, 0.1, 1.0)], iterations=8)
         errors.append(vertex_error_mm(b, result.params, truth).max())
@@ -165,6 +179,13 @@ def test_pure_noise_is_rejected():
     assert rejected.mean() >= 0.9
     for i in np.flatnonzero(rejected):
         assert _same(result.params.person(i), truth.person(i))
+    # Evidence that was not believed teaches nothing, of the shape least of all.
+    nothing = fitter.solve(truth, CAMERA, Correspondences.empty(), anchors=[Anchor(truth, 0.1, 0.3, 0.05)])
+    shape = [r.information[rejected][:, -10:, -10:] for r in (result, nothing)]
+    np.testing.assert_allclose(shape[0], shape[1], rtol=1e-3, atol=1e-2)
+    # Joint limits are taken where the rejected body reached them.
+    spread = [np.sqrt(np.einsum("pjii->pj", r.joint_covariance)[rejected]) for r in (result, nothing)]
+    np.testing.assert_allclose(spread[0], spread[1], rtol=0.1)
 
 
 def test_guard_rules():

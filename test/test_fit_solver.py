@@ -11,7 +11,9 @@ from fit_helpers import CAMERA, body, draw_around, make_matches, perturb, random
 from densefit_ros.body.joints import landmark_positions
 from densefit_ros.body.model import pose
 from densefit_ros.errors import ConfigError, ShapeError
-from densefit_ros.fit.options import ROUGH, Anchor, Claim, FitOptions
+from densefit_ros.fit.lift import lift
+from densefit_ros.fit.options import ROUGH, Anchor, Claim, FitOptions, PoseGaussian
+from densefit_ros.fit.priors import make_prior
 from densefit_ros.fit.solver import Fitter
 from densefit_ros.geometry.camera import project
 from densefit_ros.types import BodyParams, Correspondences, FitStatus, Keypoints
@@ -205,7 +207,20 @@ def test_evidence_that_shares_its_errors_counts_less_in_the_covariance_only():
 
 
 @pytest.mark.parametrize(
-    "change", [{"iterations": 0}, {"covariance_share": 0.0}, {"robust_scale": -1.0}, {"dtype": "half"}, {"linear": "magic"}]
+    "change",
+    [
+        {"iterations": 0},
+        {"covariance_share": 0.0},
+        {"robust_scale": -1.0},
+        {"robust_scale": INF},
+        {"robust_start": INF},
+        {"damping_max": -1.0},
+        {"keypoint_sigma_px": 0.0},
+        {"robust_factor": 0.0},
+        {"part_correlation": 2.0},
+        {"dtype": "half"},
+        {"linear": "magic"},
+    ],
 )
 def test_bad_options_are_told(change):
     with pytest.raises(ConfigError):
@@ -227,3 +242,46 @@ def test_arrays_that_do_not_fit_are_told():
         fitter.solve(truth, CAMERA, matches, keypoints=Keypoints("coco17", np.zeros((2, 12, 2)), np.zeros((2, 12))))
     with pytest.raises(ShapeError, match="anchor for 2"):
         fitter.solve(truth, CAMERA, matches, anchors=[Anchor(random_params(rng, 1))])
+    with pytest.raises(ShapeError, match="of an anchor that fit"):
+        fitter.solve(truth, CAMERA, matches, anchors=[Anchor(truth, np.ones(23))])
+    body_of_21 = replace(truth, joint_rotvec=truth.joint_rotvec[:, :21])
+    one_place = replace(truth, t_camera_root=truth.t_camera_root[:1])
+    for start in (body_of_21, one_place, replace(truth, betas=np.zeros((2, 16)))):
+        with pytest.raises(ShapeError, match="for 2 persons"):
+            fitter.solve(start, CAMERA, matches)
+    for change in (
+        {"target_uv": matches.target_uv[:1]},
+        {"target_uv": np.zeros((len(matches), 3))},
+        {"person": matches.person.astype(float)},
+        {"sqrt_weight": matches.sqrt_weight[:-1]},
+    ):
+        with pytest.raises(ShapeError, match=f"expected .*{next(iter(change))}|of {len(matches)} points"):
+            fitter.solve(truth, CAMERA, replace(matches, **change))
+    prior = PoseGaussian(np.zeros((1, 23, 3)), np.zeros((1, 69, 69)), np.zeros(1))
+    with pytest.raises(ShapeError, match="pose prior of mean"):
+        fitter.solve(truth, CAMERA, matches, pose_gaussian=prior)
+    for name, count in (("dog12", 12), ("coco17", 12)):
+        with pytest.raises(ShapeError, match="keypoint sets|coco17 keypoints"):
+            lift(fitter, Keypoints(name, np.zeros((2, count, 2)), np.zeros((2, count))), CAMERA)
+    k = len(b.landmarks["coco17"].names)
+    endless = Keypoints("coco17", project(CAMERA, rng.normal(0, 0.4, (2, k, 3)) + [0, 0, 3]), np.full((2, k), np.inf))
+    assert np.isfinite(lift(fitter, endless, CAMERA).params.t_camera_root).all()
+
+
+def test_a_final_scale_above_the_first_does_not_let_the_cost_rise():
+    rng = np.random.default_rng(9)
+    b, truth = body(), random_params(rng, 1, 0.2)
+    matches = make_matches(rng, b, truth, 200, 20.0)
+    fitter = Fitter(b, max_persons=1, max_points=200, options=FitOptions(robust_scale=100.0, guard=False, damping=1e-2))
+    cost = fitter.solve(perturb(rng, truth, 10.0, 0.3, 0.05), CAMERA, matches, iterations=10).cost[0]
+    assert (np.diff(cost) <= 1e-6 * cost[0]).all()
+
+
+def test_the_fitters_own_prior_is_in_the_normal_equations():
+    rng = np.random.default_rng(10)
+    b, truth = body(), random_params(rng, 1, 0.3)
+    fitter = Fitter(b, max_persons=1, max_points=64, pose_prior=make_prior("gmm"))
+    matches = make_matches(rng, b, truth, 64, 1.0)
+    assert fitter.normal_equations(truth, CAMERA, matches)[2][0] == pytest.approx(
+        fitter.solve(truth, CAMERA, matches, iterations=1).cost[0, 0], rel=1e-5
+    )

@@ -14,13 +14,15 @@ from densefit_ros.config import Config, with_overrides
 from densefit_ros.errors import ShapeError
 from densefit_ros.fit.solver import FitOptions, Fitter
 from densefit_ros.geometry.camera import camera_from_fov, crop_camera, project
+from densefit_ros.geometry.crop import extract, square_around
 from densefit_ros.models import Models, load_models
 from densefit_ros.pipeline import initial_state, process
 from densefit_ros.regress.lifting import make_lifting
 from densefit_ros.render.protocol import Appearance
 from densefit_ros.render.warp_renderer import WarpRenderer
+from densefit_ros.steps.priors import scale_to_depth
 from densefit_ros.track import motion
-from densefit_ros.types import BodyParams, Crop, Detection, DisplacementField, Estimate, Frame, TrackingState
+from densefit_ros.types import BodyParams, Crop, Detection, DisplacementField, Estimate, Frame, Keypoints, TrackingState
 
 CAMERA = camera_from_fov(640, 480, 60.0)
 DT_NS = 33_333_333
@@ -219,6 +221,70 @@ def test_one_who_leaves_coasts_then_is_dropped_and_returns_under_a_new_name(part
     world.visible = {0}
     _, back = run(models, world, 15, state, 18)
     assert back[-1].people and back[-1].people[0].track_id != name
+
+
+def test_a_surer_false_box_does_not_keep_the_person_out(parts, body):
+    models, world = make(parts, body)
+    true = models.finder.detect
+
+    def with_a_poster(rgb, enough=1):
+        return [Detection(np.array([20, 20, 60, 120], np.float32), 0.99), *true(rgb, enough)]
+
+    models.finder.detect = with_a_poster
+    _, results = run(models, world, 3)
+    assert [len(r.people) for r in results] == [1, 1, 1] and results[0].people[0].box_xywh[0] > 100
+
+
+@pytest.mark.parametrize("reidentify_s", [0.0, 3.0])
+def test_one_who_is_found_and_not_seen_is_nobody(parts, body, reidentify_s):
+    """Whatever the setting for those who return."""
+    models, world = make(parts, body, **{"track.reidentify_s": reidentify_s})
+
+    class Garbage(OracleDisplacer):
+        def predict(self, crop, surface, seen=None):
+            field = super().predict(crop, surface)
+            return dataclasses.replace(field, flow=self.rng.normal(size=field.flow.shape).astype(np.float32) * 30)
+
+    _, results = run(dataclasses.replace(models, displacer=Garbage(world, body)), world, 4)
+    assert [len(r.people) for r in results] == [0] * 4
+
+
+def test_depth_moves_people_along_their_ray_wherever_the_model_has_its_pelvis(parts, body):
+    """SMPL's lies 0.2 m below the origin, the free body's in it."""
+    offset = np.array([0.0, -0.22, 0.03], np.float32)
+    shifted = dataclasses.replace(
+        body,
+        v_template=body.v_template + offset,
+        joint_template=body.joint_template + offset,
+        joint_shapedirs=body.joint_shapedirs,
+    )
+    models, world = make((Skinner(shifted), WarpRenderer(shifted), parts[2]), shifted)
+    params = world.truth(0)
+    posed = pose(shifted, params)
+    box = project(CAMERA, posed.vertices[0])
+    square = square_around(np.r_[box.min(0), np.ptp(box, axis=0)], 1.2)
+    frame = Frame(np.zeros((480, 640, 3), np.uint8), 0, CAMERA)
+    crop = extract(frame.rgb, square[None], 128)
+    depth = 1.4 * models.renderer.render_window(posed.vertices.astype(np.float32), [Appearance()], CAMERA).depth_m[0]
+    frame = dataclasses.replace(frame, depth_m=np.where(depth > 0, depth, np.nan).astype(np.float32))
+    moved, _, known = scale_to_depth(models, params, [], frame, crop)
+    before, after = posed.joints[0, 0], pose(shifted, moved).joints[0, 0]
+    assert known.all() and after[2] == pytest.approx(1.4 * before[2], rel=0.02)
+    np.testing.assert_allclose(project(CAMERA, after[None]), project(CAMERA, before[None]), atol=0.1)
+
+
+def test_what_comes_with_a_frame_must_fit_it(parts, body):
+    models, _ = make(parts, body)
+    frame = Frame(np.zeros((480, 640, 3), np.uint8), 0, CAMERA)
+    with pytest.raises(ShapeError, match="millimetres"):
+        process(models, initial_state(), dataclasses.replace(frame, depth_m=np.full((480, 640), 3500, np.uint16)))
+    for points in (
+        Keypoints("coco", np.zeros((1, 17, 2)), np.ones((1, 17))),
+        Keypoints("coco17", np.zeros((1, 17, 2)), np.ones((1, 16))),
+        Keypoints("coco17", np.zeros((17, 2)), np.ones((1, 17))),
+    ):
+        with pytest.raises(ShapeError, match="keypoints"):
+            process(models, initial_state(), dataclasses.replace(frame, keypoints=points))
 
 
 def test_a_clock_that_goes_back_starts_afresh(parts, body):

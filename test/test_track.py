@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -56,6 +58,17 @@ def test_velocity_does_not_depend_on_the_frame_rate():
             v, b = motion.update_velocity(v, b, after, dt, 0.1), after
         results.append(v.rot_rad_s[5, 0])
     assert results == pytest.approx([1.0, 1.0], abs=0.02)
+
+
+def test_what_coasting_missed_is_not_taken_for_speed():
+    """Half a metre a second; a second out of sight, in which the prediction stops."""
+    dt, x = 1 / 30, lambda t: dataclasses.replace(BodyParams.rest(1), t_camera_root=np.float32([[0.5 * t, 0, 3]]))
+    v = motion.Velocity.zero()
+    for i in range(30):
+        v = motion.update_velocity(v, x(i * dt), x((i + 1) * dt), dt, 0.1)
+    coasted, faded = motion.predict(x(1.0), v, 1.0 - dt), motion.faded(v, 1.0 - dt)
+    v = motion.update_velocity(faded, coasted, x(2.0), dt, 0.1, since_s=1.0)
+    assert 0.2 < v.t_m_s[0] < 0.6
 
 
 def test_coasting_stops():

@@ -58,7 +58,7 @@ def read_arrays(path: Path) -> dict[str, object]:
     if size > MAX_FILE_BYTES:
         raise AssetError(f"{path}: {size >> 20} MB is too large for a body model (limit {MAX_FILE_BYTES >> 20} MB)")
     if path.suffix == ".npz":
-        return _read_npz(path)
+        return read_npz(path)
     if path.suffix == ".pkl":
         data = restricted_load(path)
         if not isinstance(data, dict):
@@ -67,7 +67,8 @@ def read_arrays(path: Path) -> dict[str, object]:
     raise AssetError(f"{path}: expected a .npz or .pkl body model, got '{path.suffix}'")
 
 
-def _read_npz(path: Path) -> dict[str, object]:
+def read_npz(path: Path) -> dict[str, object]:
+    """All arrays of a .npz, without pickle and of bounded size.  Raises AssetError."""
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
@@ -173,8 +174,9 @@ def _skin(weights: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _regressor(matrix: np.ndarray, path: Path) -> scipy.sparse.csr_matrix:
     total = matrix.sum(1)
-    if np.abs(total - 1.0).max() > 1e-2:
-        raise AssetError(f"{path}: J_regressor row {int(np.argmax(np.abs(total - 1.0)))} sums to {total.max():.4g}, expected 1")
+    worst = int(np.argmax(np.abs(total - 1.0)))
+    if abs(total[worst] - 1.0) > 1e-2:
+        raise AssetError(f"{path}: J_regressor row {worst} sums to {total[worst]:.4g}, expected 1")
     return scipy.sparse.csr_matrix(matrix.astype(np.float32))
 
 

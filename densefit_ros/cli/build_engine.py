@@ -32,9 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
     for name in args.networks:
         path = weights_path(f"{name}.onnx") if name in SHIPPED else Path(name)
         begin = time.monotonic()
-        if args.precision == "int8":
+        precision = "fp16" if name == "finder" else args.precision  # as the tracker loads it, whatever runtime.precision is
+        if precision == "int8":
             quantise(path, cache, args.crops)
-        runtime = tensorrt_backend.TensorRTRuntime(path, args.precision, cache)
+        runtime = tensorrt_backend.TensorRTRuntime(path, precision, cache)
         print(f"{path.name}: {runtime.name} ready in {cache}, {time.monotonic() - begin:.0f} s")
     return 0
 

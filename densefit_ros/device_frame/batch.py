@@ -188,6 +188,8 @@ class Batch:
                           self.down.device.affine, GRID, STRIDE_PX, SIZE_PX, parts.width, parts.height,
                           DecodeOptions().depth_edge_m, up.limits, up.active, target, weight),
             self._command(match_kernels.count_rows, n * GRID, weight, GRID, in_row),
+            self._command(match_kernels.thin, n * GRID, in_row, GRID, self.fitter.max_points, weight),
+            self._command(match_kernels.count_rows, n * GRID, weight, GRID, in_row),
             self._command(match_kernels.count_parts, n * NUM_JOINTS, weight, face, self.fit.face_part, GRID, STRIDE_PX, SIZE_PX,
                           of_part),
             self._command(match_kernels.fill_slots, n * GRID, target, weight, in_row, face, bary, self.fit.face_class,

@@ -149,7 +149,7 @@ def pack_rendering(
     least_color: float,
     out: wp.array(dtype=float),
 ):
-    """The displacement network's second input, as displace/displacer.py packs it."""
+    """The displacement network's third input, the rendering,, as displace/displacer.py packs it."""
     i = wp.tid()
     o = 10 * i
     if face_id[i] < 0:

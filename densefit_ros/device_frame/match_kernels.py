@@ -83,6 +83,32 @@ def count_rows(weight: wp.array(dtype=float), grid: int, out: wp.array(dtype=int
 
 
 @wp.kernel
+def thin(row_count: wp.array(dtype=int), grid: int, slots: int, weight: wp.array(dtype=float)):
+    """Of a person's matches beyond ``slots`` an even choice stays; one thread per row of cells.
+
+    Slot s keeps the match of rank round(s (total - 1) / (slots - 1)); no rank is asked for twice.
+    """
+    i = wp.tid()
+    p = i / grid
+    r = i - p * grid
+    rank = int(0)  # noqa: UP018
+    total = int(0)  # noqa: UP018
+    for j in range(grid):
+        n = row_count[p * grid + j]
+        if j < r:
+            rank += n
+        total += n
+    if total <= slots:
+        return
+    for c in range(grid):
+        if weight[i * grid + c] > 0.0:
+            slot = (rank * (slots - 1) + (total - 1) / 2) / (total - 1)
+            if (2 * slot * (total - 1) + slots - 1) / (2 * (slots - 1)) != rank:
+                weight[i * grid + c] = 0.0
+            rank += 1
+
+
+@wp.kernel
 def count_parts(
     weight: wp.array(dtype=float),
     face_id: wp.array(dtype=int),
@@ -131,7 +157,7 @@ def fill_slots(
     out_weight: wp.array(dtype=float),
     out_share: wp.array(dtype=float),
 ):
-    """One thread per row of cells: its matches go to the person's slots in order; more than ``slots`` are thinned evenly."""
+    """One thread per row of cells: its matches, of which a person has no more than ``slots``, go to the slots in order."""
     i = wp.tid()
     p = i / grid
     r = i - p * grid
@@ -142,8 +168,7 @@ def fill_slots(
         if j < r:
             rank += n
         total += n
-    kept = wp.min(total, slots)
-    for s in range(kept + r, slots, grid):  # the empty slots, shared among the rows
+    for s in range(total + r, slots, grid):  # the empty slots, shared among the rows
         out_weight[p * slots + s] = 0.0
         out_kind[p * slots + s] = _PLANE
         out_face[p * slots + s] = 0
@@ -151,22 +176,15 @@ def fill_slots(
     for c in range(grid):
         cell = i * grid + c
         if weight[cell] > 0.0:
-            slot = rank
-            if total > slots:
-                # Slot s holds the match of rank round(s (total - 1) / (slots - 1)); no rank is asked for twice.
-                slot = (rank * (slots - 1) + (total - 1) / 2) / (total - 1)
-                if (2 * slot * (total - 1) + slots - 1) / (2 * (slots - 1)) != rank:
-                    slot = -1
-            if slot >= 0:
-                pixel = p * size * size + (r * stride + stride / 2) * size + c * stride + stride / 2
-                o = p * slots + slot
-                f = face_id[pixel]
-                out_face[o] = f
-                out_class[o] = face_class[f]
-                out_kind[o] = _PIXEL
-                out_bary[o] = bary[pixel]
-                out_target[o] = wp.vec3(target[cell][0], target[cell][1], 0.0)
-                out_weight[o] = weight[cell]
-                together = of_part[p * NUM_JOINTS + face_part[f]]
-                out_share[o] = share / (1.0 + float(together - 1) * part_correlation)
+            pixel = p * size * size + (r * stride + stride / 2) * size + c * stride + stride / 2
+            o = p * slots + rank
+            f = face_id[pixel]
+            out_face[o] = f
+            out_class[o] = face_class[f]
+            out_kind[o] = _PIXEL
+            out_bary[o] = bary[pixel]
+            out_target[o] = wp.vec3(target[cell][0], target[cell][1], 0.0)
+            out_weight[o] = weight[cell]
+            together = of_part[p * NUM_JOINTS + face_part[f]]
+            out_share[o] = share / (1.0 + float(together - 1) * part_correlation)
             rank += 1

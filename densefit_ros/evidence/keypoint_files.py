@@ -49,7 +49,8 @@ class KeypointFiles:
         OpenPose names the frames of ``walk.mp4`` ``walk_000000000000``; COCO's ``image_id`` may be the frame's number.
         """
         stem = Path(file).stem
-        names = (f"{stem}_{frame:012d}", f"{frame:012d}", str(frame)) if is_video else (stem, file)
+        # COCO's pictures are named by their number with zeros in front, its results by the number alone.
+        names = (f"{stem}_{frame:012d}", f"{frame:012d}", str(frame)) if is_video else (stem, file, stem.lstrip("0"))
         return next((self._by_name[n] for n in names if n in self._by_name), None)
 
 
@@ -67,8 +68,8 @@ def _read_coco(path: Path) -> Mapping[str, Keypoints]:
     people: dict[str, list[np.ndarray]] = {name: [] for name in names.values()}
     people = defaultdict(list, people)
     for i, row in enumerate(rows):
-        if not isinstance(row, dict) or "image_id" not in row:
-            raise AssetError(f"{path}: expected 'image_id' in entry {i}")
+        if not isinstance(row, dict) or not isinstance(row.get("image_id"), (int, str)):
+            raise AssetError(f"{path}: expected 'image_id', a number or a name, in entry {i}")
         flat, deep = row.get("keypoints") or None, row.get("keypoints_3d") or None
         if flat is None and deep is None:
             continue  # an object of another kind, or a person without points

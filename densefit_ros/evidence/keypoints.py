@@ -97,12 +97,6 @@ def stacked(people: list[np.ndarray], path: Path) -> Keypoints:
     )
 
 
-def openpose_file(folder: str | Path, image_name: str) -> Path | None:
-    """The file that OpenPose writes for an image, or None when there is none."""
-    path = Path(folder) / f"{Path(image_name).stem}_keypoints.json"
-    return path if path.is_file() else None
-
-
 def of_boxes(keypoints: Keypoints, boxes_xywh: np.ndarray, min_share: float = 0.5) -> Keypoints:
     """One row per box (N,4): the person most of whose seen points lie in it; each person goes to one box.
 

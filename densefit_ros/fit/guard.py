@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from ..types import FitResult, FitStatus
 from .options import FitOptions
-from .outcome import Squared, keep_start
+from .outcome import Squared
 
 
 @dataclass(frozen=True)
@@ -44,15 +43,14 @@ def keeps_result(start: Support, result: Support, options: FitOptions) -> bool:
     return gained and start.inlier_share - result.inlier_share <= options.guard_inlier_loss
 
 
-def apply(result: FitResult, residuals, staged, options: FitOptions) -> FitResult:
-    """Persons whose result the evidence does not support keep their start, with status REJECTED.
+def believed(residuals: list[tuple[Squared, Squared]], options: FitOptions) -> np.ndarray:
+    """(P,) bool: False where the evidence does not speak for the result.
 
-    residuals: those of :func:`densefit_ros.fit.outcome.residuals`.
+    residuals: those of :func:`densefit_ros.fit.outcome.residuals`.  People with depth points alone are not judged: a sensor's
+    points do not lie as a network's matches may.
     """
-    status = result.status.copy()
+    out = np.ones(len(residuals), bool)
     for i, (start, final) in enumerate(residuals):
-        if status[i] < FitStatus.REJECTED and not keeps_result(support(start, options), support(final, options), options):
-            status[i] = FitStatus.REJECTED
-    if (status == result.status).all():
-        return result
-    return replace(result, status=status, params=keep_start(result.params, staged, status >= FitStatus.REJECTED))
+        if options.guard and len(start.dense) + len(start.keypoints):
+            out[i] = keeps_result(support(start, options), support(final, options), options)
+    return out

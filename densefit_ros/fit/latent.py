@@ -34,8 +34,10 @@ def solve_latent(fitter: Fitter, prior: VPoserPrior, start: BodyParams, camera, 
                  weight: float = 1.0, damping: float = 1e-3, **evidence) -> LatentResult:  # fmt: skip
     """Fit one person.  ``weight`` is on |z|^2; evidence as in ``Fitter.normal_equations``.
 
-    The start is first moved onto the decoder's manifold, so its cost there is what the history begins with.
+    The start is first moved onto the decoder's manifold, so its cost there is what the history begins with.  Robust scale is
+    the fitter's ``robust_scale`` throughout.
     """
+    fitter = fitter.with_options(robust_start=fitter.options.robust_scale)
     state = reference.from_params(start)
     z, _ = prior.nearest(start.joint_rotvec[0])
     state = _decoded(prior, state, z)

@@ -6,6 +6,8 @@ tracker's first frame a regressor is better and faster; this makes the fit usabl
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..body.joints import landmark_positions
@@ -28,6 +30,13 @@ def lift(fitter: Fitter, keypoints: Keypoints, camera: Camera, iterations: int |
     each person; persons without enough keypoints have status NO_EVIDENCE or INVALID_START.
     """
     persons = len(keypoints.uv)
+    marks = fitter.body.landmarks.get(keypoints.set_name)
+    if marks is None:
+        raise ShapeError(f"expected one of the keypoint sets {sorted(fitter.body.landmarks)}, got {keypoints.set_name!r}")
+    shapes, count = (np.shape(keypoints.uv), np.shape(keypoints.confidence)), len(marks.names)
+    if shapes != ((persons, count, 2), (persons, count)):
+        raise ShapeError(f"expected {keypoints.set_name} keypoints (P,{count},2) and confidence (P,{count}), got {shapes}")
+    keypoints = replace(keypoints, confidence=np.clip(np.nan_to_num(keypoints.confidence), 0, 1))
     if persons > fitter.max_persons:
         raise ShapeError(f"expected at most {fitter.max_persons} persons, got {persons}: raise max_persons")
     sigma = np.full(NUM_JOINTS, ROT_SIGMA_RAD)

@@ -62,7 +62,7 @@ class FitOptions:
     damping_min: float = 1e-6  # float32 keeps about seven digits: less damping is lost in rounding
     damping_max: float = 1e6
     tolerance: float = 1e-5  # relative decrease of the cost of an accepted step that counts as converged
-    min_matches: int = 6  # usable matches and keypoints below which a person keeps its start
+    min_matches: int = 6  # usable matches, depth points and keypoints below which a person keeps its start
     z_min_m: float = 0.05  # points nearer than this do not project
     guard: bool = True  # keep the start when the result is not supported by the evidence
     guard_inlier_min: float = 0.1  # share of the evidence that must lie within inlier_sigma of a result, or it is noise
@@ -79,10 +79,15 @@ class FitOptions:
     linear: str = "auto"  # "lapack" (host in the loop, CPU only), "tile" (all on the device, one graph)
 
     def __post_init__(self) -> None:
-        positive = ("robust_scale", "robust_start", "direction_sigma", "shape_sigma", "limit_sigma_rad", "damping", "damping_min")
-        for name in positive + ("z_min_m", "keypoint_sigma_share", "keypoint_scale_ratio", "inlier_sigma"):
+        positive = ("robust_scale", "robust_start", "direction_sigma", "shape_sigma", "limit_sigma_rad", "damping")
+        positive += ("damping_min", "damping_max", "z_min_m", "keypoint_sigma_share", "keypoint_scale_ratio", "inlier_sigma")
+        for name in positive:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"fit.{name} must be positive, got {getattr(self, name)}")
+        if INF in (self.robust_scale, self.robust_start):
+            raise ConfigError("fit.robust_scale and robust_start must be finite: a large number (1e6) switches robustness off")
+        if self.keypoint_sigma_px is not None and not self.keypoint_sigma_px > 0:
+            raise ConfigError(f"fit.keypoint_sigma_px must be positive or None, got {self.keypoint_sigma_px}")
         if not 0 < self.independent_share <= 1 or not 0 <= self.part_correlation <= 1:
             got = f"{self.independent_share} and {self.part_correlation}"
             raise ConfigError(f"fit expects independent_share in (0, 1] and part_correlation in [0, 1], got {got}")

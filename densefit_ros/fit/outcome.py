@@ -99,7 +99,7 @@ class Squared(NamedTuple):
 def residuals(fitter, staged) -> list[tuple[Squared, Squared]]:
     """Of every person, at the start and at the result.
 
-    Depth points are left out: they are measured in other units, by another sensor.
+    Depth points are left out: the guard judges what a network said.
     """
     b, n = fitter._b, staged.points
     cur = b.cur.pull()
@@ -128,8 +128,11 @@ def residuals(fitter, staged) -> list[tuple[Squared, Squared]]:
     return out
 
 
-def collect(fitter, plan, staged, steps: int, residuals: list) -> FitResult:
-    """Read the result, decide the status of every person, and give starts back unchanged where nothing was gained."""
+def collect(fitter, plan, staged, steps: int, residuals: list, believed: np.ndarray) -> FitResult:
+    """Read the result, decide the status of every person, and give starts back unchanged where nothing was gained.
+
+    Persons whose result is not ``believed`` (P,) bool keep their start, with status REJECTED and nothing learnt from evidence.
+    """
     b, p, options = fitter._b, staged.persons, fitter.options
     cur = b.cur.pull()[:p]
     done, accepted = b.done.pull()[:p].copy(), b.accepted.pull()[:p].copy()
@@ -149,6 +152,8 @@ def collect(fitter, plan, staged, steps: int, residuals: list) -> FitResult:
     status[~staged.valid_start | behind] = FitStatus.INVALID_START
     finite = np.isfinite(rotvec).all((1, 2)) & np.isfinite(params.t_camera_root).all(1) & np.isfinite(params.betas).all(1)
     status[~finite & (status < FitStatus.REJECTED)] = FitStatus.STALLED
+    rejected = ~believed & (status < FitStatus.REJECTED)
+    status[rejected] = FitStatus.REJECTED
     params = keep_start(params, staged, status >= FitStatus.REJECTED)
 
     # Uncertainty at the result: data scaled by how large its residuals turned out, priors as promised.
@@ -158,11 +163,12 @@ def collect(fitter, plan, staged, steps: int, residuals: list) -> FitResult:
     jacobian = b.joint_jacobian.pull()[: p * NUM_JOINTS * N].reshape(p, NUM_JOINTS, N, 3)
     if not np.isfinite(gram.sum() + prior.sum() + jacobian.sum()):  # a start that could not be evaluated
         gram, prior, jacobian = (np.nan_to_num(a, posinf=0.0, neginf=0.0) for a in (gram, prior, jacobian))
+    gram[rejected] = prior[rejected]
     inliers, scaled = np.zeros(p, np.float32), np.empty(gram.shape)
     # Errors that evidence has in common leave no residuals: small ones then do not mean that the errors are small.
     least = 0.25 if options.covariance_share == 1.0 else 1.0
     for i in range(p):
-        e = residuals[i][1].dense
+        e = residuals[i][0 if rejected[i] else 1].dense
         inliers[i] = np.count_nonzero(e < options.inlier_sigma**2) / max(len(e), 1)
         unknowns = N - float(np.sum(prior[i].diagonal() / np.maximum(gram[i].diagonal(), 1e-12)))
         variance = noise_variance(e, float(options.robust_scale), min(max(unknowns, 0.0), N))

@@ -52,12 +52,13 @@ def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOpt
     def rec(kernel, dim, *args):
         return wp.launch(kernel, dim=dim, inputs=list(args), device=device, record_cmd=True)
 
+    widest = max(options.robust_start, options.robust_scale)  # no step may be judged at a narrower scale than the start's
     scale_args = (b.scale, f(options.robust_factor), f(options.robust_scale))
     extra_stride = shape.extra_chunks * CHUNK_ROWS
     inv = lambda s: 0.0 if s == INF else 1.0 / s  # noqa: E731
     load = [
         rec(k.state.load, 24 * p, p, b.rotvec, b.in_beta, b.in_t, body.joint_template, body.joint_shapedirs,
-            b.cur, b.local, b.beta, b.t, b.rest, f(options.robust_start / options.robust_factor), b.scale),
+            b.cur, b.local, b.beta, b.t, b.rest, f(widest / options.robust_factor), b.scale),
         rec(k.state.rotations, NUM_JOINTS * capacity * MAX_ANCHORS, b.anchors, 24 * capacity, b.anchor_rotvec, b.anchor_rotation),
     ]  # fmt: skip
     if shape.points:
@@ -143,7 +144,7 @@ def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOpt
         return out
 
     begin = [
-        rec(k.solve.begin, p, p, history + 1, f(options.damping), f(options.robust_start), b.gram, b.prior_cost, b.pose_cost,
+        rec(k.solve.begin, p, p, history + 1, f(options.damping), f(widest), b.gram, b.prior_cost, b.pose_cost,
             b.cur, b.scale, b.damping, b.growth, b.cost, b.done, b.accepted, b.iteration, b.history)
     ]  # fmt: skip
     if shape.points:

@@ -109,8 +109,20 @@ def stage_chunks(b, groups: np.ndarray, counts: np.ndarray, persons: int, extra_
     b.chunk_rows.host[: rows.size], b.chunk_groups.host[: rows.size] = rows.reshape(-1), filled.reshape(-1)
 
 
+def _check(points: Correspondences | DepthPoints, **shapes: tuple[int, ...]) -> None:
+    """Raise ShapeError unless every array belongs to the same N points."""
+    n = len(points.person)
+    wanted = {"person": (n,), "face": (n,), "bary": (n, 3), "sqrt_weight": (n,), **{k: (n, *s) for k, s in shapes.items()}}
+    for name, shape in wanted.items():
+        got = np.asarray(getattr(points, name))
+        if got.shape != shape or (name in ("person", "face") and n and got.dtype.kind not in "iu"):
+            kind = "integer " if name in ("person", "face") else ""
+            raise ShapeError(f"expected {kind}{name} {shape} of {n} points, got {got.shape} {got.dtype}")
+
+
 def _pixels(m: Correspondences, padded: bool):
     """``padded``: with the shapes that planes have."""
+    _check(m, target_uv=(2,))
     target, normal = np.asarray(m.target_uv), np.zeros((len(m.person), 3 if padded else 0))
     if padded:
         target = np.concatenate([target, normal[:, :1]], 1)
@@ -118,6 +130,7 @@ def _pixels(m: Correspondences, padded: bool):
 
 
 def _planes(d: DepthPoints):
+    _check(d, xyz_m=(3,), normal=(3,))
     return (
         np.asarray(d.person), np.asarray(d.face), np.asarray(d.bary), np.asarray(d.xyz_m), np.asarray(d.sqrt_weight),
         np.asarray(d.normal),

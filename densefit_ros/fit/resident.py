@@ -82,7 +82,7 @@ class ResidentFit:
             evidence=is_pixel.reshape(everyone, -1).sum(1) + keys.reshape(everyone, -1).sum(1),
         )  # fmt: skip
         residuals = outcome.residuals(fitter, staged)
-        result = outcome.collect(fitter, self._plan, staged, self._steps, residuals)
-        result = guard.apply(result, residuals, staged, fitter.options) if fitter.options.guard else result
+        believed = guard.believed(residuals, fitter.options)
+        result = outcome.collect(fitter, self._plan, staged, self._steps, residuals, believed)
         rows = {f.name: getattr(result, f.name)[:count] for f in dataclasses.fields(FitResult) if f.name != "params"}
         return FitResult(params=BodyParams.stack([result.params.person(i) for i in range(count)]), **rows)

@@ -93,10 +93,7 @@ class Fitter:
         if not 1 <= steps <= HISTORY:
             raise ShapeError(f"expected 1 to {HISTORY} iterations, got {steps}")
         staged = self._stage(start, camera, matches, keypoints, depth, anchors)
-        if pose_gaussian is None and self.pose_prior is not None:
-            rotvec = self._b.rotvec.host[: 24 * count].reshape(count, 24, 3)[:, 1:]
-            pose_gaussian = self.pose_prior.gaussian(rotvec.astype(np.float64), pose_context)
-        plan = self._plan(staged, keypoints, pose_gaussian)
+        plan = self._plan(staged, keypoints, self._expanded(pose_gaussian, pose_context, count))
         self._run(plan, staged, steps)
         return self._answer(plan, staged, steps)
 
@@ -122,6 +119,13 @@ class Fitter:
             tuple(a.claim for a in anchors),
         )  # fmt: skip
 
+    def _expanded(self, given: PoseGaussian | None, context: np.ndarray | None, persons: int) -> PoseGaussian | None:
+        """The given pose prior, or the fitter's own around the staged start."""
+        if given is not None or self.pose_prior is None:
+            return given
+        rotvec = self._b.rotvec.host[: 24 * persons].reshape(persons, 24, 3)[:, 1:]
+        return self.pose_prior.gaussian(rotvec.astype(np.float64), context)
+
     def _landmark_set(self, name: str):
         if name not in self._landmarks:
             from . import buffers
@@ -138,6 +142,9 @@ class Fitter:
 
         b, p = self._b, staged.persons
         if gaussian is not None:
+            shapes = np.shape(gaussian.mean), np.shape(gaussian.precision)
+            if shapes != ((p, 23, 3), (p, 69, 69)):
+                raise ShapeError(f"expected a pose prior of mean ({p},23,3) and precision ({p},69,69), got {shapes}")
             b.pose_mean.host[: 23 * p] = np.asarray(gaussian.mean).reshape(-1, 3)
             b.pose_precision.host[: 4761 * p] = np.asarray(gaussian.precision).reshape(-1)
         else:
@@ -205,8 +212,7 @@ class Fitter:
 
     def _answer(self, plan, staged: stage.Staged, steps: int) -> FitResult:
         residuals = outcome.residuals(self, staged)
-        result = outcome.collect(self, plan, staged, steps, residuals)
-        return guard.apply(result, residuals, staged, self.options) if self.options.guard else result
+        return outcome.collect(self, plan, staged, steps, residuals, guard.believed(residuals, self.options))
 
     # -- for tests and for fits in another chart -----------------------------------------------------------------------
 
@@ -216,13 +222,13 @@ class Fitter:
         The gradient is half the derivative of the cost; unknowns as in ``FitResult.information``.
         """
         anchors = evidence.pop("anchors", ())
-        gaussian = evidence.pop("pose_gaussian", None)
+        gaussian, context = evidence.pop("pose_gaussian", None), evidence.pop("pose_context", None)
         keypoints, depth = evidence.pop("keypoints", None), evidence.pop("depth", None)
         if evidence:
-            raise ShapeError(f"expected keypoints, depth, anchors or pose_gaussian, got {sorted(evidence)}")
+            raise ShapeError(f"expected keypoints, depth, anchors, pose_gaussian or pose_context, got {sorted(evidence)}")
         staged = self._stage(start, camera, matches, keypoints, depth, anchors)
-        plan = self._plan(staged, keypoints, gaussian)
         p = staged.persons
+        plan = self._plan(staged, keypoints, self._expanded(gaussian, context, p))
         self._b.inbox.upload()
         self._b.outbox.fresh = False
         for launch in plan.load + plan.evaluation + plan.begin:

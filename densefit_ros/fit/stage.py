@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from ..body.model import check_params
 from ..errors import ShapeError
 from ..types import NUM_JOINTS, BodyParams, Camera, Keypoints
 from .layout import MAX_ANCHORS, MAX_LIMBS
@@ -34,8 +35,8 @@ class Staged:
 
 
 def stage_start(buffers, start: BodyParams) -> np.ndarray:
-    """Parameters of the start; persons whose start is not finite get the rest pose and False."""
-    p = len(start.betas)
+    """Parameters of the start; persons whose start is not finite get the rest pose and False.  Raises ShapeError."""
+    p = check_params(start)
     rot = np.concatenate([np.asarray(start.root_rotvec).reshape(p, 1, 3), np.asarray(start.joint_rotvec).reshape(p, 23, 3)], 1)
     t = np.asarray(start.t_camera_root)
     betas = np.asarray(start.betas)
@@ -134,7 +135,7 @@ def stage_anchors(buffers, anchors, persons: int, capacity: int) -> None:
 
 def _stage_anchor(b, anchor: Anchor, a: int, persons: int, capacity: int) -> None:
     p = anchor.params
-    if len(p.betas) != persons:
+    if check_params(p) != persons:
         raise ShapeError(f"expected an anchor for {persons} persons, got {len(p.betas)}")
     joints = slice(a * capacity * NUM_JOINTS, (a * capacity + persons) * NUM_JOINTS)
     people = slice(a * capacity, a * capacity + persons)
@@ -149,7 +150,10 @@ def _stage_anchor(b, anchor: Anchor, a: int, persons: int, capacity: int) -> Non
         s = np.asarray(sigma, np.float64)
         if not s.min() > 0:
             raise ShapeError(f"expected positive standard deviations of an anchor, got a minimum of {s.min()}")
-        weight[:] = 1.0 / s
+        try:
+            weight[:] = 1.0 / s
+        except ValueError as error:
+            raise ShapeError(f"expected standard deviations of an anchor that fit {weight.shape}, got {s.shape}") from error
         if not np.isfinite(value.sum()):
             good = np.isfinite(value).all(-1)
             value[~good] = 0.0

@@ -11,7 +11,7 @@ from .layout import GROUP, GROUPS, LIMBS, PAIRS, ROW, SHARED, WIDTH, column_in_r
 
 
 def place_of_block() -> np.ndarray:
-    """(42,8,16) where each entry of the Gram matrix's blocks lies in the normal matrix; -1: padding, or above the diagonal."""
+    """(21,16,16) where each entry of the Gram matrix's blocks lies in the normal matrix; -1: padding, or above the diagonal."""
     column = np.full(ROW, -1)
     column[column_in_row()] = np.arange(WIDTH)
     out = np.full((PAIRS, GROUP, GROUP), -1, np.int32)

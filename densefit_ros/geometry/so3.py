@@ -1,7 +1,7 @@
 """Rotations between the two forms used here: rotation vectors (``rotvec``, rad) and matrices (``rotmat``).
 
 Convention: column vectors, ``x_parent = rotmat @ x_child``; ``exp`` is Rodrigues' formula; a body is updated by
-multiplication from the left, ``rotmat <- exp(delta) @ rotmat`` (see METHOD in docs).  All functions accept any leading
+multiplication from the left, ``rotmat <- exp(delta) @ rotmat`` (docs/FIT.md).  All functions accept any leading
 batch shape and keep the dtype.
 """
 

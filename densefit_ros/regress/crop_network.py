@@ -134,9 +134,9 @@ class CropNetwork:
         matrices = []
         for name, joints in parts:
             value = np.asarray(outputs[name], np.float64)
-            if value.size != len(value) * joints * width:
+            if value.size != len(value) * joints * width or not np.isfinite(value).all():
                 raise ShapeError(
-                    f"{self.runtime.path}: expected '{name}' with {joints} x {width} numbers a person "
+                    f"{self.runtime.path}: expected finite '{name}' with {joints} x {width} numbers a person "
                     f"({self._options.rotations}), got {value.shape}"
                 )
             matrices.append(to_matrix(value.reshape(len(value), joints, width)))

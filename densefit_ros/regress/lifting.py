@@ -115,7 +115,9 @@ class LiftingRegressor:
         self, keypoints: Keypoints, camera: Camera, warm: Sequence[BodyParams]
     ) -> tuple[BodyParams, np.ndarray, np.ndarray]:
         """Parameters, rotation sigmas (P,24) rad, and how well the keypoints agree with a body (P,) in [0,1]."""
-        finder = self._starts.setdefault(keypoints.set_name, StartFinder(self._body, keypoints.set_name))
+        if keypoints.set_name not in self._starts:
+            self._starts[keypoints.set_name] = StartFinder(self._body, keypoints.set_name)
+        finder = self._starts[keypoints.set_name]
         start = finder.start(keypoints, camera)
         people = [start.person(i) for i in range(len(start))]
         for i, prediction in enumerate(warm):

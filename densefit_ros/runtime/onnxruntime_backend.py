@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import AssetError, BackendUnavailable
+from ..errors import AssetError, BackendUnavailable, ConfigError
 from .engine_cache import default_cache_dir
 from .protocol import TensorSpec, check_inputs
 
@@ -81,6 +81,8 @@ class OnnxRuntime:
         cuda = (PROVIDERS["cuda"], on_stream)
         if self._provider == "cuda":
             return [cuda, cpu]
+        if self._precision == "int8":
+            raise ConfigError("onnxruntime-tensorrt runs fp16 or fp32, not int8: set runtime.backend tensorrt")
         self._cache_dir.mkdir(parents=True, exist_ok=True)
         folder = str(self._cache_dir)
         engines = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": folder, "trt_timing_cache_enable": "1",
@@ -124,16 +126,6 @@ class OnnxRuntime:
         check_inputs(self, inputs)
         feed = {name: np.ascontiguousarray(inputs[name]) for name in self.inputs}
         return dict(zip(self._names, self._session.run(self._names, feed)))
-
-
-def available_providers() -> tuple[str, ...]:
-    """Short names of the providers that this machine's onnxruntime was built with; empty without onnxruntime."""
-    try:
-        ort = _import()
-    except BackendUnavailable:
-        return ()
-    have = ort.get_available_providers()
-    return tuple(short for short, full in PROVIDERS.items() if full in have)
 
 
 def _import():

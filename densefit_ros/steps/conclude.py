@@ -28,6 +28,7 @@ from ..types import (
     Measured,
     PersonResult,
     PosedBody,
+    TrackingState,
 )
 from .find import box_of
 
@@ -80,6 +81,8 @@ def people(
             track = tracking.measured(
                 last, fit.params.person(i), fit.information[i], fit.joint_covariance[i], frame.stamp_ns, config.track
             )
+        elif predicted.state is TrackingState.DETECTED:
+            continue  # found, and then not seen in this very image
         else:
             track = predicted
         if not tracking.is_lost(track, frame.stamp_ns, config.track):

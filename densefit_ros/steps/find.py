@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..body.joints import Landmarks
 from ..config import Config
 from ..errors import ShapeError
-from ..evidence.keypoints import boxes_of_keypoints, of_boxes
+from ..evidence.keypoints import boxes_of_keypoints
 from ..geometry import crop as crops
 from ..geometry.camera import project
 from ..models import Models
@@ -23,13 +24,18 @@ from ..types import (
     Crop,
     Estimate,
     Frame,
+    Keypoints,
 )
 
+SPARE = 2  # boxes looked at beyond the people there is room for: not every box is a person
 MIN_OVERLAP = 0.3  # a detection that overlaps a track this much is that track's person
 
 
-def check_frame(frame: Frame) -> None:
-    """Raise ShapeError unless the image is (H,W,3) uint8 and as large as its camera says."""
+def check_frame(frame: Frame, landmarks: Mapping[str, Landmarks]) -> None:
+    """Raise ShapeError unless the image is (H,W,3) uint8, as large as its camera says, and what comes with it fits to it.
+
+    ``landmarks``: the body's keypoint sets by name.
+    """
     rgb, camera = frame.rgb, frame.camera
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ShapeError(f"expected an (H,W,3) uint8 image, got {rgb.shape} {rgb.dtype}")
@@ -38,8 +44,16 @@ def check_frame(frame: Frame) -> None:
             f"the image is {rgb.shape[1]}x{rgb.shape[0]} but its camera is {camera.width}x{camera.height}: "
             "camera_info belongs to another resolution"
         )
-    if frame.depth_m is not None and frame.depth_m.shape != rgb.shape[:2]:
-        raise ShapeError(f"expected depth aligned to the image, {rgb.shape[:2]}, got {frame.depth_m.shape}")
+    if frame.depth_m is not None and (frame.depth_m.shape != rgb.shape[:2] or frame.depth_m.dtype.kind != "f"):
+        got = f"{frame.depth_m.shape} {frame.depth_m.dtype}"
+        raise ShapeError(f"expected depth aligned to the image, {rgb.shape[:2]}, in m as floats, got {got} (millimetres?)")
+    k = frame.keypoints
+    if k is not None:
+        if k.set_name not in landmarks:
+            raise ShapeError(f"expected keypoints of one of the sets {sorted(landmarks)}, got {k.set_name!r}")
+        count, shapes = len(landmarks[k.set_name].names), (np.shape(k.uv), np.shape(k.confidence))
+        if shapes != ((len(k.uv), count, 2), (len(k.uv), count)):
+            raise ShapeError(f"expected {k.set_name} keypoints (P,{count},2) and confidence (P,{count}), got {shapes}")
     if frame.iuv is not None and (frame.iuv.shape != rgb.shape or frame.iuv.dtype != np.uint8):
         raise ShapeError(f"expected a DensePose map {rgb.shape} uint8 of this image, got {frame.iuv.shape} {frame.iuv.dtype}")
 
@@ -78,7 +92,7 @@ def newcomers(
     """Boxes (N,4) px of people who are not tracked yet.
 
     Given boxes and given keypoints are always used; the built-in finder looks at most every ``detect.interval_s`` and only
-    while there is room for another person.
+    while there is room for another person.  SPARE more boxes than there is room for are looked at.
     """
     config = models.config
     room = config.track.max_people - len(track_boxes)
@@ -94,7 +108,7 @@ def newcomers(
         found = [d.box_xywh for d in found if d.score >= config.detect.min_score]
         boxes = np.reshape(found, (-1, 4)).astype(np.float32)
     _, free = association.assign(track_boxes, boxes, MIN_OVERLAP)
-    return boxes[free[: max(room, 0)]], state
+    return boxes[free[: room + SPARE if room > 0 else 0]], state
 
 
 def checked_boxes(boxes_xywh: np.ndarray) -> np.ndarray:
@@ -118,16 +132,16 @@ def _search_is_due(state: TrackerState, stamp_ns: int, config: Config) -> bool:
     return state.searched_ns is None or (stamp_ns - state.searched_ns) * 1e-9 >= interval_s
 
 
-def first_estimate(models: Models, crop: Crop, frame: Frame, tracks: Sequence[Track], boxes: np.ndarray) -> Estimate:
+def first_estimate(models: Models, crop: Crop, frame: Frame, tracks: Sequence[Track], keypoints: Keypoints | None) -> Estimate:
     """One estimate per crop; tracks come first in the batch, and their predictions help sources that can use them.
 
-    Given keypoints are lifted; whose they are is told by ``boxes`` (P,4) px, of which the crops are windows.
+    ``keypoints``, given ones in the order of the crops, are lifted.
     """
     if not len(crop.rgb):
         return Estimate(BodyParams.rest(0), np.zeros(0, np.float32))
     warm = [t.params for t in tracks]
-    if frame.keypoints is not None:
-        return models.lifting.estimate(of_boxes(frame.keypoints, boxes), crop, frame.camera, warm)
+    if keypoints is not None:
+        return models.lifting.estimate(keypoints, crop, frame.camera, warm)
     own = crops.at_size(frame.rgb, crop, models.estimator.size_px)
     return models.estimator.estimate(own, frame.camera, warm=warm)
 
@@ -135,10 +149,14 @@ def first_estimate(models: Models, crop: Crop, frame: Frame, tracks: Sequence[Tr
 def admit(
     models: Models, state: TrackerState, tracks: Sequence[Track], estimate: Estimate, stamp_ns: int
 ) -> tuple[TrackerState, list[Track], list[int]]:
-    """Start tracks for newcomers with enough confidence.  Returns the batch's tracks and the rows of it that stay."""
+    """Start tracks for newcomers with enough confidence, as far as there is room.
+
+    Returns the batch's tracks and the rows of it that stay.
+    """
     everyone, kept = list(tracks), list(range(len(tracks)))
     for i in range(len(tracks), len(estimate.params)):
-        if estimate.confidence[i] >= models.config.regress.min_confidence:
+        room = models.config.track.max_people - len(everyone)
+        if room > 0 and estimate.confidence[i] >= models.config.regress.min_confidence:
             belief = shape.ShapeBelief.prior(models.config.fit.betas_sigma)
             state, track = tracking.birth(state, estimate.params.person(i), belief, neutral_appearance(models.body), stamp_ns)
             everyone.append(track)

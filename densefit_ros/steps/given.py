@@ -57,7 +57,9 @@ def first_estimate(
     mine = dict(pairs)  # window -> given estimate
     rest = [i for i in range(len(boxes)) if i not in mine]
     tracked = [tracks[i] for i in rest if i < len(tracks)]
-    own = find.first_estimate(models, find.take_crop(crop, rest), frame, tracked, boxes[rest])
+    # Whose keypoints they are is settled among all windows: else one person's go to the neighbour of somebody given as well.
+    everyone = None if frame.keypoints is None else of_boxes(frame.keypoints, boxes)
+    own = find.first_estimate(models, find.take_crop(crop, rest), frame, tracked, _of_windows(everyone, rest))
     if not mine:
         return own
     # Rows of (own, given) one below the other, for each window.
@@ -67,7 +69,7 @@ def first_estimate(
     return Estimate(
         BodyParams.stack([both.person(r) for r in rows]),
         np.concatenate([own.confidence, given.confidence])[rows].astype(np.float32),
-        _keypoints(own.keypoints, rest, frame, boxes),
+        _keypoints(own.keypoints, rest, len(boxes)) if everyone is None else everyone,
         source=given.source,
         rot_sigma_rad=sigma[rows],
         sources=tuple(given.source_of(mine[i]) if i in mine else own.source_of(rest.index(i)) for i in range(len(boxes))),
@@ -92,18 +94,22 @@ def _sigma(estimate: Estimate) -> np.ndarray:
     return np.full((len(estimate.params), 24), NOMINAL_ROT_SIGMA_RAD, np.float32)
 
 
-def _keypoints(own: Keypoints | None, rest: Sequence[int], frame: Frame, boxes: np.ndarray) -> Keypoints | None:
-    """Keypoints of all windows: those that our own estimate of the ``rest`` was made from, and those of the frame."""
-    if frame.keypoints is not None:
-        everyone = of_boxes(frame.keypoints, boxes)
-    elif own is None:
+def _of_windows(keypoints: Keypoints | None, windows: Sequence[int]) -> Keypoints | None:
+    if keypoints is None:
         return None
-    else:
-        shape = (len(boxes), own.uv.shape[1])
-        xyz = None if own.direction_xyz is None else np.zeros((*shape, 3), np.float32)
-        everyone = Keypoints(own.set_name, np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32), xyz)
-    if own is not None and own.set_name == everyone.set_name:
-        everyone.uv[list(rest)], everyone.confidence[list(rest)] = own.uv, own.confidence
-        if everyone.direction_xyz is not None and own.direction_xyz is not None:
-            everyone.direction_xyz[list(rest)] = own.direction_xyz
+    xyz = keypoints.direction_xyz
+    rows = list(windows)
+    return Keypoints(keypoints.set_name, keypoints.uv[rows], keypoints.confidence[rows], None if xyz is None else xyz[rows])
+
+
+def _keypoints(own: Keypoints | None, rest: Sequence[int], count: int) -> Keypoints | None:
+    """Keypoints of ``count`` windows: those that our own estimate of the ``rest`` was made from."""
+    if own is None:
+        return None
+    shape = (count, own.uv.shape[1])
+    xyz = None if own.direction_xyz is None else np.zeros((*shape, 3), np.float32)
+    everyone = Keypoints(own.set_name, np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32), xyz)
+    everyone.uv[list(rest)], everyone.confidence[list(rest)] = own.uv, own.confidence
+    if xyz is not None:
+        xyz[list(rest)] = own.direction_xyz
     return everyone

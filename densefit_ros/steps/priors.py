@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..body.model import rest_joints
 from ..config import Config
 from ..displace.decode import DecodeOptions
 from ..evidence.depth import distance_ratio
@@ -106,15 +107,14 @@ def scale_to_depth(
     ratio = distance_ratio(frame.depth_m, face_id, rendered_m, crop.image_from_crop)
     known = np.isfinite(ratio)
     scale = np.where(known, ratio, 1.0)[:, None].astype(np.float32)
-
-    def moved(body: BodyParams) -> BodyParams:
-        return dataclasses.replace(body, t_camera_root=body.t_camera_root * scale)
-
-    moved_params = moved(params)
+    # It is the pelvis that stays on its ray; t_camera_root leads there from where the body model has it at rest.
+    pelvis = rest_joints(models.body, params.betas)[:, 0]
+    moved_t = (scale * (params.t_camera_root + pelvis) - pelvis).astype(np.float32)
+    moved_params = dataclasses.replace(params, t_camera_root=moved_t)
     # One view's distance is a guess, a measured one is not: both anchors now stand where the depth put the start.
     return (
         moved_params,
-        [dataclasses.replace(a, params=dataclasses.replace(a.params, t_camera_root=moved_params.t_camera_root)) for a in anchors],
+        [dataclasses.replace(a, params=dataclasses.replace(a.params, t_camera_root=moved_t)) for a in anchors],
         known,
     )
 

@@ -66,7 +66,7 @@ def make_pairs(
 def pack_rendering(
     rgb: np.ndarray, depth_m: np.ndarray, normals: np.ndarray, vertex_colors: np.ndarray, face_id: np.ndarray
 ) -> np.ndarray:
-    """The network's second input (P,S,S,10) float32 from the planes of a rendering."""
+    """The network's input ``rendering`` (P,S,S,10) float32 from the planes of a rendering."""
     covered = face_id >= 0
     out = np.empty(rgb.shape[:3] + (10,), np.float32)
     out[..., :3] = rgb

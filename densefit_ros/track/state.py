@@ -85,7 +85,9 @@ def measured(
         params=params,
         velocity=before.velocity
         if fresh
-        else motion.update_velocity(before.velocity, before.params, params, dt_s, config.velocity_tau_s),
+        else motion.update_velocity(
+            before.velocity, before.params, params, dt_s, config.velocity_tau_s, (stamp_ns - before.measured_ns) * 1e-9
+        ),
         shape=shape.update(before.shape, params.betas[0], information, 1 / 30 if fresh else dt_s),
         joint_covariance=joint_covariance,
         stamp_ns=stamp_ns,

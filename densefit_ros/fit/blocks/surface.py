@@ -3,7 +3,7 @@
 A surface point is a convex combination of skinned vertices.  What does not move during a solve is gathered once per
 point and joint (``gather``): rest position, weight, derivative by shape.  Summed over the joints above and at k, ``S_k``
 (skinning weight) and ``y_k`` (weighted position) give the point's derivative by a turn about joint k,
-``-[y_k - S_k p_k]_x``: METHOD, "Analytic Jacobian".  Pose blendshapes are in the model, not in the derivative.
+``-[y_k - S_k p_k]_x``: see docs/FIT.md.  Pose blendshapes are in the model, not in the derivative.
 
 pixel: r = sqrt_weight (project(x) - target), 2 rows.  plane: r = sqrt_weight normal . (x - target), 1 row and a zero row.
 Both are robust (Geman-McClure, in sigmas), and each point counts with its share (FitOptions.independent_share).

@@ -1,4 +1,4 @@
-"""Reading prior files: arrays only, checked for shape and finiteness."""
+"""Arrays of prior files, checked for shape and finiteness."""
 
 from __future__ import annotations
 
@@ -7,15 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import AssetError
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a .npz, without pickle."""
-    try:
-        with np.load(path, allow_pickle=False) as f:
-            return {k: f[k] for k in f.files}
-    except (OSError, ValueError) as error:
-        raise AssetError(f"expected a .npz of arrays at {path}, got {type(error).__name__}: {error}") from error
 
 
 def array(data: dict, key: str, shape: tuple[int | None, ...], path: Path) -> np.ndarray:

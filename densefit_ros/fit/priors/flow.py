@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import ShapeError
+from ...body.assets import read_npz
+from ...errors import AssetError, ShapeError
 from ..options import PoseGaussian
 from . import mlp
-from .files import array, read_npz
+from .files import array
 
 D = 69
 MAX_LOG_SCALE = 2.0
@@ -47,11 +48,13 @@ class FlowPrior:
         d = read_npz(path)
         mask = array(d, "mask", (None, D), path)
         n, context = len(mask), array(d, "context_mean", (None,), path)
+        scale, context_scale = array(d, "scale", (D,), path), array(d, "context_scale", (len(context),), path)
+        if not (scale > 0).all() or not (context_scale > 0).all():
+            raise AssetError(f"expected positive scales in {path}")
         w1 = array(d, "w1", (n, None, D + len(context)), path)
         h = w1.shape[1]
         return FlowPrior(
-            array(d, "mean", (D,), path), array(d, "scale", (D,), path), context,
-            array(d, "context_scale", (len(context),), path),
+            array(d, "mean", (D,), path), scale, context, context_scale,
             mask, w1, array(d, "b1", (n, h), path), array(d, "w2", (n, h, h), path), array(d, "b2", (n, h), path),
             array(d, "w3", (n, 2 * D, h), path), array(d, "b3", (n, 2 * D), path),
         )  # fmt: skip

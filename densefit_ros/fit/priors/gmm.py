@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ...body.assets import read_npz
 from ...errors import AssetError
 from ..options import PoseGaussian
-from .files import array, read_npz
+from .files import array
 
 
 class GmmPrior:
@@ -44,7 +45,10 @@ class GmmPrior:
         covariances = array(data, "covars", (len(means), 69, 69), path)
         if np.linalg.eigvalsh(covariances).min() <= 0:
             raise AssetError(f"expected positive definite covariances in {path}")
-        return GmmPrior(means, covariances, array(data, "weights", (len(means),), path))
+        weights = array(data, "weights", (len(means),), path)
+        if not (weights > 0).all():
+            raise AssetError(f"expected positive weights in {path}")
+        return GmmPrior(means, covariances, weights)
 
     def _terms(self, rotvec: np.ndarray) -> np.ndarray:
         d = np.asarray(rotvec, np.float64).reshape(-1, 1, 69) - self.means

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ...body.assets import read_npz
 from ...errors import AssetError
 from ...geometry import so3
 from ..options import PoseGaussian
 from . import mlp
-from .files import array, read_npz
+from .files import array
 
 JOINTS = 21  # all but the hands
 POSE = 3 * JOINTS
