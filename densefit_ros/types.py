@@ -128,7 +128,7 @@ class Surface:
 class DisplacementField:
     """Where each rendered pixel should go in the image, on a grid ``stride`` crop pixels apart.
 
-    Cell (r, c) belongs to the crop position ``((c + .5) * stride, (r + .5) * stride)``.
+    Cell (r, c) belongs to the crop position ``(c * stride + stride // 2 + .5, r * stride + stride // 2 + .5)``: a pixel's centre.
     """
 
     flow: np.ndarray  # (P,2,h,w) crop px: (du, dv)

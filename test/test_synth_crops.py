@@ -145,6 +145,21 @@ def test_rendering_channels(engine, batch):
     assert not pairs.visible[batch.visible_share == 0].any()
 
 
+def test_live_textures_have_the_colours_of_the_picture(engine):
+    """Or are the grey of somebody just found; true colours are far from a picture's light and exposure."""
+    engine = quiet(engine)
+    b = make_crops(np.random.default_rng(9), engine, 12, 128)
+    half, far = STRIDE_PX // 2, {}
+    for live in (0.0, 1.0):
+        pairs = make_pairs(np.random.default_rng(3), engine, b, b.params, live=live)
+        rgb = pairs.rendering[:, half::STRIDE_PX, half::STRIDE_PX, :3]
+        picture = b.rgb[:, half::STRIDE_PX, half::STRIDE_PX] / 255
+        grey = np.array([np.ptp(rgb[i][pairs.valid[i]]) < 1e-3 for i in range(12)])
+        difference = [np.abs(rgb[i] - picture[i])[pairs.visible[i]].mean() for i in np.flatnonzero(~grey & b.labelled)]
+        far[live] = grey.mean(), np.mean(difference)
+    assert 0.2 < far[1.0][0] < 0.7 and far[1.0][1] < 0.5 * far[0.0][1], far
+
+
 def test_another_person_in_front_makes_points_invisible(engine):
     engine = quiet(engine)
     b = make_crops(np.random.default_rng(8), engine, 2, 192)

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 from train_helpers import inputs  # noqa: E402
 
 from densefit_ros.errors import AssetError  # noqa: E402
+from densefit_ros.regress.decode import ray_rotation  # noqa: E402
 from densefit_ros.train.export import load_trained  # noqa: E402
 from densefit_ros.train.joint import JointNet, JointTask  # noqa: E402
 from densefit_ros.train.parallel import run_together  # noqa: E402
@@ -91,12 +92,47 @@ def test_joint_batches_stay_consistent_when_mirrored():
     which = rng.random(4) < 0.5
     assert which.any() and not which.all()
     np.testing.assert_allclose(out["cam"][:, :2], out["joints_uv"][:, 0], atol=1e-5)  # the pelvis stays the pelvis
+    rays = ray_rotation(out["intrinsics"].astype(np.float64))
+    np.testing.assert_allclose(rays, out["ray_rotmat"], atol=1e-6)  # of the centre that the shift by a pixel leaves
+    mirror = np.diag([-1.0, 1.0, 1.0])
+    in_camera = [b["ray_rotmat"] @ b["rotmat"][:, 0] for b in (batch, out)]
+    np.testing.assert_allclose(in_camera[1][which], mirror @ in_camera[0][which] @ mirror, atol=1e-5)
     np.testing.assert_array_equal(out["rendering"][~which], batch["rendering"][~which])
     for i in np.flatnonzero(which):
         covered, before = out["rendering"][i, :, :, :, 7] > 0, batch["rendering"][i, :, :, :, 7] > 0
         np.testing.assert_array_equal(covered[:, :, 1:], before[:, :, ::-1][:, :, :-1])
         # Column x of the picture goes where the joint at x goes: S - x.
         np.testing.assert_allclose(out["joints_uv"][i, 0, 0] - 1 / 64, -batch["joints_uv"][i, 0, 0], atol=1e-6)
+
+
+def test_every_other_easy_batch_has_the_true_texture(monkeypatch):
+    from densefit_ros.train import sources
+
+    given: list[bool] = []
+    pairs = sources.make_pairs
+
+    def spy(rng, engine, crops, start, looks, live):
+        given.append(looks is not None)
+        return pairs(rng, engine, crops, start, looks, live)
+
+    monkeypatch.setattr(sources, "make_pairs", spy)
+    for easy in (0.5, 1.0):
+        source = sources.JointSource(seed=5, count=2, size=64, easy=easy, subjects=4, starts=1)
+        given.clear()
+        for index in range(8):
+            source.batch(index)
+        worn = [g for index, g in enumerate(given) if source.is_easy(index)]
+        assert sum(worn) == len(worn) // 2 and sum(given) == sum(worn), easy
+
+
+def test_a_finder_steps_on_the_batch_that_was_asked_for():
+    from densefit_ros.train.config import TrainConfig
+    from densefit_ros.train.data import Loader
+    from densefit_ros.train.finder import make_finder_task
+
+    c = TrainConfig(task="finder", out="", batch=2, made=4, data={"subjects": 4})
+    loader = Loader(make_finder_task(c).spec, c.seed, chunk=1, reuse=1, split=c.made // c.batch)
+    assert len(next(iter(loader))["image"]) == 2
 
 
 def _gradients(scale, peers):

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,6 +123,32 @@ def test_a_failing_worker_is_reported_with_its_reason():
         take(Loader(spec(fail_at=1), 7, 1, 1, workers=1), 3)
 
 
+def test_workers_end_with_a_trainer_that_was_killed():
+    code = (
+        "import time, multiprocessing as m; from test_train_loop import spec; from densefit_ros.train.data import Loader\n"
+        "if __name__ == '__main__':\n"
+        "    loader = Loader(spec(), 7, 2, 1, workers=1); next(iter(loader))\n"
+        "    print(m.active_children()[0].pid, flush=True); time.sleep(60)"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "trainer.py"
+        script.write_text(code)
+        paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        trainer = subprocess.Popen(
+            [sys.executable, script], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
+        )
+        try:
+            worker = Path("/proc") / trainer.stdout.readline().strip()
+            assert worker.name.isdigit() and worker.exists()
+        finally:
+            trainer.kill()
+            trainer.wait()
+        end = time.monotonic() + 30
+        while worker.exists() and time.monotonic() < end:
+            time.sleep(0.2)
+        assert not worker.exists()
+
+
 def config(out, **kwargs):
     values = {"task": "displacement", "out": str(out), "steps": 8, "batch": 4, "made": 4, "chunk": 2, "bf16": False}
     values |= {"validation_batches": 2, "validate_minutes": 100.0, "log_steps": 2, "lr": 5e-3, "network": SMALL}
@@ -169,6 +201,12 @@ def test_a_broken_batch_is_skipped_not_learned(tmp_path):
     batch["flow"] = np.full_like(batch["flow"], np.nan)
     assert t.train_step(batch)["skipped"] == 1.0
     assert all(torch.equal(before[k], v) for k, v in t.net.named_parameters())
+    # What reaches the running statistics does not stay in them, nor in the average.
+    batch = ToySource(1).batch(0)
+    batch["rendering"] = np.full_like(batch["rendering"], np.nan)
+    assert t.train_step(batch)["skipped"] == 1.0 and t.train_step(ToySource(1).batch(1))["skipped"] == 0.0
+    for net in (t.net, t.average):
+        assert all(torch.isfinite(v).all() for v in net.state_dict().values())
 
 
 def test_a_run_leaves_its_records(tmp_path):

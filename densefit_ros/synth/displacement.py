@@ -6,15 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..body.model import rest_joints
+from ..render.appearance import neutral_appearance, update_appearance
 from ..render.protocol import Appearance
 from ..types import BodyParams, Surface
 from .clothing import skin
 from .crops import CropBatch
 from .engine import SynthEngine
 from .lighting import sample_lights, shade
-from .perturb import corrupt_appearance
+from .perturb import corrupt_appearance, disturb
 
 STRIDE_PX = 4  # of the network's output grid; the contract of densefit_ros.displace says the same
+_LEARNT_DEG = 5.0  # a joint: how far the body may have been off that a live texture was learnt with
 _CLOTH_M = 0.045  # how far behind the dressed surface a point of the body may lie and still count as seen
 
 
@@ -37,30 +40,52 @@ def make_pairs(
     batch: CropBatch,
     disturbed: BodyParams,
     appearances: tuple[Appearance, ...] | None = None,
+    live: float = 0.0,
 ) -> DisplacementPairs:
     """Render the disturbed bodies into the crops and find where each rendered surface point really is.
 
-    Bodies are rendered as the tracker does it: without clothes' geometry, coloured by a corrupted texture (drawn here
-    unless ``appearances`` are given) that has the light of other moments baked in.
+    Bodies are rendered as the tracker does it: without clothes' geometry, coloured by ``appearances``, or by such as a track
+    may have.  Of the latter the share ``live`` are like those of a live track, learnt from the picture by a body a little off,
+    or, one in three, the grey of somebody just found; the others are the true colours, corrupted, with the light of other
+    moments baked in.
     """
     count, size = len(batch), batch.size
+    relight = np.zeros(count, bool)
     if appearances is None:
-        appearances = tuple(corrupt_appearance(rng, a, engine.atlas) for a in batch.appearances)
-        relight = True
-    else:
-        relight = False
+        appearances, relight = _worn(rng, engine, batch, live)
     naked = [None] * count
     vertices, _ = skin(engine.wardrobe, disturbed, naked)
     truth, _ = skin(engine.wardrobe, batch.params, naked)
     scene = engine.renderer.render_window(vertices, appearances, batch.crop_cameras, size, size, np.arange(count, dtype=np.int32))
     rendering = pack_rendering(scene.rgb, scene.depth_m, scene.normals, scene.vertex_colors, scene.face_id)
-    if relight:
-        _bake_light(rng, rendering, scene.normals, scene.face_id >= 0, batch)
+    _bake_light(rng, rendering, scene.normals, (scene.face_id >= 0) & relight[:, None, None], batch)
     flow, valid, visible = true_flow(engine, batch, truth, scene.face_id, scene.bary)
     surface = Surface(
         scene.face_id, scene.bary, scene.depth_m, scene.normals, rendering[..., :3], scene.vertex_colors, batch.image_from_crop
     )
     return DisplacementPairs(batch.rgb, rendering, flow, valid, visible, surface, disturbed)
+
+
+def _worn(
+    rng: np.random.Generator, engine: SynthEngine, batch: CropBatch, live: float
+) -> tuple[tuple[Appearance, ...], np.ndarray]:
+    """Colours such as tracks have, and (P,) bool whether light is still to be baked in."""
+    kind = rng.random(len(batch)) if live > 0 else np.ones(len(batch))
+    looks = [corrupt_appearance(rng, a, engine.atlas) for a in batch.appearances]
+    for i in np.flatnonzero(kind < live / 3):
+        looks[i] = Appearance()
+    learnt = np.flatnonzero((kind >= live / 3) & (kind < live))
+    if len(learnt):
+        pelvis = rest_joints(engine.body, batch.params.betas)[:, 0]
+        wearer = disturb(rng, batch.params, pelvis, degrees=rng.uniform(0, _LEARNT_DEG, len(batch)))
+        vertices, _ = skin(engine.wardrobe, wearer, [None] * len(batch))
+        depth_m = engine.renderer.render_depth(vertices, batch.cameras, batch.image_from_crop, batch.size)[1]
+        for i in learnt:
+            looks[i] = update_appearance(
+                engine.body, neutral_appearance(engine.body), vertices[i], batch.rgb[i], batch.image_from_crop[i],
+                batch.cameras[i], depth_m[i], batch.size,
+            )  # fmt: skip
+    return tuple(looks), kind >= live
 
 
 def pack_rendering(

@@ -120,10 +120,11 @@ class Sensor:
             out = np.repeat(out.mean(-1, keepdims=True), 3, -1)
         sigma = float(rng.choice([rng.uniform(0, 3), rng.uniform(3, 7)], p=[0.8, 0.2]))
         side = self._bank.shape[1]
-        x, y = rng.integers(side - size + 1, size=2) if side >= size else (0, 0)
-        noise = self._bank[rng.integers(len(self._bank)), y : y + size, x : x + size]
-        if noise.shape == out.shape:
-            out = out + sigma * noise
+        x, y = rng.integers(max(side - size, 0) + 1, size=2)
+        noise = self._bank[rng.integers(len(self._bank))]
+        # Pictures larger than the bank see it repeated.
+        columns, rows = (x + np.arange(size)) % side, (y + np.arange(size)) % side
+        out = out + sigma * (noise[y : y + size, x : x + size] if size <= side else noise[rows[:, None], columns])
         out = np.clip(out, 0, 255).astype(np.uint8)
         if rng.random() < 0.6:
             ok, data = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(28, 96))])

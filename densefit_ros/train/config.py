@@ -16,7 +16,7 @@ TASKS = ("joint", "displacement", "regressor", "finder")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of one run.  Defaults are those of the shipped weights."""
+    """Settings of one run; docs/MODEL_CARD.md has those that made the shipped weights."""
 
     task: str  # one of TASKS
     out: str  # directory of the run

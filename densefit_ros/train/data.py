@@ -152,11 +152,16 @@ def _work(spec: SourceSpec, first: int, stride: int, out: Any) -> None:
 
     cv2.setNumThreads(1)
     try:
-        source = spec.build()
-        index = first
-        while os.getppid() != 1:  # an orphan's parent is init: the trainer was killed
-            out.put(source.batch(index))
+        source, trainer = spec.build(), multiprocessing.parent_process()
+        index, batch = first, source.batch(first)
+        while trainer.is_alive():
+            try:
+                out.put(batch, timeout=5.0)
+            except queue.Full:
+                continue
             index += stride
+            batch = source.batch(index)
+        out.cancel_join_thread()  # nobody will read what is left
     except Exception as error:  # crosses a process border: the trainer raises it again with its text
         out.put(f"{type(error).__name__}: {error}")
         raise

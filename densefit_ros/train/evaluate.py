@@ -1,7 +1,7 @@
 """Held-out numbers of exported networks, for the model card: ``densefit train evaluate``.
 
-Everything runs as in the tracker: through the ONNX file, decoding and the fit.  Subjects, photographs and seeds are those
-of validation plus one, so neither training nor the choice of the best weights has seen them.
+Everything runs as in the tracker: through the ONNX file, decoding and the fit.  Neither training nor the choice of the best
+weights has seen these looks, poses and seeds; the photographs behind them are validation's, which training has not seen.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..synth.perturb import disturb
 from ..types import BodyParams, Crop, DisplacementField
 from ..weights import weights_path
 from .reliability import Curve, Pool, plot
-from .sources import _People
+from .sources import EVALUATION_SUBJECT, _People
 from .tasks import VALIDATION_SEED, displacement_metrics
 
 SEED = VALIDATION_SEED + 1
@@ -51,7 +51,7 @@ def evaluate_regressor(
 
     ``curves`` receives the reliability of its rotations' standard deviations and of its confidence.
     """
-    source = _People(SEED, _BATCH, held_out=True, backgrounds=backgrounds)
+    source = _People(SEED, _BATCH, held_out=True, first_subject=EVALUATION_SUBJECT, backgrounds=backgrounds)
     runtime = Mirrored(OnnxRuntime(path))
     rows: dict[str, list[np.ndarray]] = {}
     told, shown = [], []
@@ -112,7 +112,7 @@ def evaluate_displacement(
 
     ``curves`` receives the reliability of the stated standard deviations, by the kind of start.
     """
-    source = _People(SEED, _BATCH, held_out=True, backgrounds=backgrounds)
+    source = _People(SEED, _BATCH, held_out=True, first_subject=EVALUATION_SUBJECT, backgrounds=backgrounds)
     config = Config()
     fitter, options = Fitter(source.body, max_persons=_BATCH, options=fit_options(config)), decode_options(config)
     fields: list[tuple[np.ndarray, ...]] = []

@@ -118,7 +118,7 @@ def move_boxes(boxes: np.ndarray, kind: np.ndarray, affine: np.ndarray) -> tuple
 
 def make_finder_task(config: TrainConfig) -> FinderTask:
     """The task of a run.  Held-out scenes have other subjects and photographs."""
-    kwargs = {"count": config.batch, **config.data}
+    kwargs = {"count": config.made, **config.data}
     train = SourceSpec(__name__, "FinderSource", {"seed": config.seed, **kwargs})
     held_out = SourceSpec(__name__, "FinderSource", {"seed": VALIDATION_SEED, "held_out": True, **kwargs})
     return FinderTask(train, held_out)

@@ -125,6 +125,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.net.train()
+        kept = [b.clone() for b in self.net.buffers()]
         tensors = to_tensors(batch, c.device)
         with torch.autocast(c.device, torch.bfloat16, enabled=c.bf16):
             total, parts = self.task.loss(self._forward, tensors, self.progress())
@@ -138,6 +139,9 @@ class Trainer:
         if finite:
             self.optimizer.step()
             self._update_average()
+        else:  # the forward pass has written it into the running statistics already
+            for buffer, value in zip(self.net.buffers(), kept):
+                buffer.copy_(value)
         self.step += 1
         return {"loss": float(total.detach()), "grad": float(norm) if finite else 0.0, "skipped": float(not finite)} | {
             k: float(v) for k, v in parts.items()

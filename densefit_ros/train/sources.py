@@ -34,6 +34,7 @@ from ..synth.perturb import disturb
 from ..types import BodyParams
 from .data import Batch
 
+EVALUATION_SUBJECT = HELDOUT_SUBJECT + 200_000  # nobody whom validation, which chooses the weights, has looked at
 # One person in sight and nothing in front: what a first phase learns the match from.
 EASY = CropOptions(negative_share=0.0, crowd_share=0.0, occluder_share=0.0, visible_box_share=0.0, scale_high=1.1)
 _COLOUR_SUM = 1.1  # body.vertex_colors spans [0.1, 1]
@@ -50,6 +51,7 @@ class _People:
         seed: int,
         count: int,
         held_out: bool = False,
+        first_subject: int | None = None,
         subjects: int = 800,
         backgrounds: Sequence[str] | None = None,
         device: str = "cpu",
@@ -64,7 +66,7 @@ class _People:
             self.body,
             make_renderer(self.body, "warp", device),
             photographs,
-            first_subject=HELDOUT_SUBJECT if held_out else 0,
+            first_subject=(HELDOUT_SUBJECT if held_out else 0) if first_subject is None else first_subject,
             subjects=subjects,
             cache=subjects,
             options=CropOptions(),
@@ -207,14 +209,21 @@ class JointSource(_People):
     A rendering costs half of what a picture does, and has other disturbances and another texture every time.  Those of
     :func:`pair_batch` have the starts on their second axis.  Where the path of a trained regressor is given, the share
     ``estimated`` of all starts is its answer to the crop: the errors that displacements will have to mend, and no noise model
-    makes.  ``degrees`` fixes the size of the disturbances.
+    makes.  ``live``: see :func:`densefit_ros.synth.displacement.make_pairs`.  ``degrees`` fixes the size of the disturbances.
     """
 
     def __init__(
-        self, *args, starts: int = 2, regressor: str = "", estimated: float = 0.5, degrees: float | None = None, **kwargs
+        self,
+        *args,
+        starts: int = 2,
+        regressor: str = "",
+        estimated: float = 0.5,
+        live: float = 0.0,
+        degrees: float | None = None,
+        **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.starts, self.estimated, self.degrees = starts, estimated, degrees
+        self.starts, self.estimated, self.live, self.degrees = starts, estimated, live, degrees
         self._regressor = OnnxRuntime(Path(regressor)) if regressor else None
 
     def batch(self, index: int) -> Batch:
@@ -227,8 +236,10 @@ class JointSource(_People):
             start = disturb(rng, crops.params, pelvis, degrees=self.degrees)
             if self._regressor is not None:
                 start = self._some_estimates(rng, crops, start)
-            looks = crops.appearances if k == self.starts - 1 and self.is_easy(index) and index % 2 else None
-            pair = pair_batch(make_pairs(rng, self.engine, crops, start, looks))
+            # int(index * easy) counts the easy batches before this one.
+            true_look = self.is_easy(index) and int(index * self.easy) % 2 == 1
+            looks = crops.appearances if k == self.starts - 1 and true_look else None
+            pair = pair_batch(make_pairs(rng, self.engine, crops, start, looks, self.live))
             # No track looks at a crop with nobody in its middle; such pairs have the largest errors and would lead the loss.
             pair["valid"] &= crops.labelled[:, None, None]
             made.append(pair)
@@ -260,6 +271,10 @@ class JointSource(_People):
         out["intrinsics"][which, 2] += 1 / side
         out["cam"][which, 0] += 1 / side
         out["joints_uv"][which, :, 0] += 1 / side
+        # Another centre is another viewing ray, in whose frame the root's rotation is given: 0.3 to 0.6 degrees.
+        ray = ray_rotation(out["intrinsics"][which].astype(np.float64)).astype(np.float32)
+        out["rotmat"][which, 0] = np.swapaxes(ray, 1, 2) @ out["ray_rotmat"][which] @ out["rotmat"][which, 0]
+        out["ray_rotmat"][which] = ray
         out["image"] = recolour(out["image"], rng)
         return out | {n: pairs[n].reshape(batch[n].shape) for n in names}
 

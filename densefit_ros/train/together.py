@@ -32,7 +32,7 @@ from ..synth.displacement import DisplacementPairs, make_pairs
 from ..synth.perturb import disturb
 from ..types import NUM_JOINTS, BodyParams, Camera, Correspondences, Crop, DisplacementField, Estimate, Keypoints
 from .intervals import interval
-from .sources import _People
+from .sources import EVALUATION_SUBJECT, _People
 from .tasks import VALIDATION_SEED
 
 SEED = VALIDATION_SEED + 2
@@ -179,7 +179,7 @@ def evaluate_together(
 ) -> dict[str, dict[str, float]]:
     """Per scenario the mean vertex error of each way in mm, and by how much both exceed the better one (95 % interval)."""
     config = config or Config()
-    source = _People(SEED, BATCH, held_out=True, backgrounds=backgrounds)
+    source = _People(SEED, BATCH, held_out=True, first_subject=EVALUATION_SUBJECT, backgrounds=backgrounds)
     fitter = Fitter(source.body, max_persons=BATCH, max_points=config.fit.max_points, options=fit_options(config))
     out = {}
     for name, first, noise, field in scenarios(displacer):

@@ -20,7 +20,7 @@ from ..synth.displacement import DisplacementPairs
 from ..synth.perturb import disturb
 from ..types import BodyParams, Crop, Surface
 from .intervals import interval
-from .sources import _People
+from .sources import EVALUATION_SUBJECT, _People
 from .tasks import VALIDATION_SEED, displacement_metrics
 
 SEED = VALIDATION_SEED + 1
@@ -32,7 +32,7 @@ class Variants:
     """Scores of named conditions.  Starts are ``START_DEG`` off; displacing, decoding and fitting as in the tracker."""
 
     def __init__(self, displacer: Displacer, backgrounds: Sequence[str] | None = None) -> None:
-        self.source = _People(SEED, BATCH, held_out=True, backgrounds=backgrounds)
+        self.source = _People(SEED, BATCH, held_out=True, first_subject=EVALUATION_SUBJECT, backgrounds=backgrounds)
         config = Config()
         self._displacer, self._decode_options = displacer, decode_options(config)
         self._fitter = Fitter(self.source.body, max_persons=BATCH, options=fit_options(config))
