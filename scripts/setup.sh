@@ -46,10 +46,14 @@ check_system() {
   [ ${#missing[@]} -eq 0 ] || die "system packages are missing; install them with: sudo apt-get install ${missing[*]}"
 }
 
+version='import sys; print("%d.%d" % sys.version_info[:2])'
 make_venv() {
   local flags=()
   apt_ros && flags=(--system-site-packages)
   [ -x "$venv/bin/python" ] || "$python" -m venv "${flags[@]}" "$venv"
+  local is wanted
+  is=$("$venv/bin/python" -c "$version") wanted=$("$python" -c "$version")
+  [ "$is" = "$wanted" ] || die "./.venv is of Python $is, asked for is $wanted: run make distclean first"
 }
 
 base_packages() { pip setuptools wheel numpy && pip $(read_deps); }
@@ -67,8 +71,9 @@ ros_packages() {
 mediapipe_packages() {
   "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info >= (3, 13))' ||
     { say "  no wheels for this Python: the built-in network finds the people"; return 0; }
-  pip absl-py attrs flatbuffers protobuf matplotlib
-  pip --no-deps mediapipe || say "  no wheel for this machine: the built-in network finds the people"
+  [ "$(uname -m)" = x86_64 ] ||
+    { say "  no wheels for $(uname -m): the built-in network finds the people"; return 0; }
+  pip absl-py attrs flatbuffers protobuf matplotlib && pip --no-deps mediapipe
 }
 
 test_packages() { pip $(deps_of dev) colcon-common-extensions && pip --no-deps smplx anny roma && pip requests safetensors pillow; }

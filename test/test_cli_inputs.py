@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import yaml
 
 from densefit_ros.errors import AssetError, CameraError
-from densefit_ros.geometry.camera import project
+from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.offline.cameras import CameraChoice, read_camera
 from densefit_ros.offline.results import _plain, read_boxes
 from densefit_ros.offline.sources import open_source
@@ -105,6 +107,32 @@ def test_ros_calibration_shifts_pixel_centres(tmp_path):
     # A dumped CameraInfo message has flat names.
     flat = {"width": 640, "height": 480, "k": _calibration()["camera_matrix"]["data"], "d": []}
     assert read_camera(_write(tmp_path / "flat.yaml", flat)).for_size(640, 480).camera == camera
+
+
+def test_boxes_and_given_estimates_pass_the_lens(tmp_path):
+    from densefit_ros.offline.cameras import Calibrated
+    from densefit_ros.offline.results import _box_in_picture
+
+    bent = Calibrated(camera_from_fov(640, 480, 70.0), np.array([-0.3, 0.08, 0.0, 0.0, 0.0]), False)
+    rng = np.random.default_rng(0)
+    xyz = rng.uniform([-1.2, -0.9, 2.0], [1.2, 0.9, 2.4], (500, 3))
+    taken, plain = bent.to_picture(xyz), project(bent.camera, xyz)
+    box = np.r_[taken.min(0), np.ptp(taken, axis=0)][None]
+    x, y, w, h = bent.boxes_from_picture(box)[0]
+    assert x <= plain[:, 0].min() + 1 and y <= plain[:, 1].min() + 1
+    assert x + w >= plain[:, 0].max() - 1 and y + h >= plain[:, 1].max() - 1 and w > box[0, 2] + 10
+    np.testing.assert_allclose(_box_in_picture(SimpleNamespace(vertices=xyz), bent), box[0], atol=0.1)
+    straight = dataclasses.replace(bent, distortion=None)
+    np.testing.assert_array_equal(straight.boxes_from_picture(box), box)
+
+
+def test_a_camera_file_as_ros2_topic_echo_writes_it(tmp_path):
+    path = tmp_path / "camera.yaml"
+    path.write_text(yaml.safe_dump(_calibration()) + "---\n")
+    assert read_camera(path).calibration["width"] > 0
+    path.write_text(yaml.safe_dump({**_calibration(), "distortion_coefficients": 0.1}))
+    with pytest.raises(CameraError, match="distortion_coefficients"):
+        read_camera(path)
 
 
 def test_lens_distortion_is_removed_and_put_back(tmp_path):

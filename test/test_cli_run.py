@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -138,6 +139,22 @@ def test_boxes_reach_their_pictures_and_set_the_number_of_people(tmp_path, pipel
     assert pipeline.config.track.max_people == 3 and pipeline.config.regress.min_confidence == 0
     _run(pipeline, tmp_path / "in", tmp_path / "out2", boxes=boxes, overrides=("track.max_people",))
     assert pipeline.config.track.max_people == Config().track.max_people
+
+
+def test_settings_of_a_file_are_the_users_own_where_they_differ_from_the_defaults(tmp_path, monkeypatch):
+    seen = []
+
+    def stop(options):
+        seen.append(options.overrides)
+        raise AssetError("enough")
+
+    monkeypatch.setattr(offline, "run", stop)
+    mine, default = tmp_path / "mine.yaml", Path(__file__).parents[1] / "config" / "default.yaml"
+    mine.write_text("fit: {iterations: 7}\ntrack: {max_people: 1}\n")
+    for file in (mine, default):
+        arguments = ["run", str(tmp_path), "--out", str(tmp_path / "out"), "--config", str(file)]
+        assert cli.main([*arguments, "--set", "fit.max_points=60"]) == 2
+    assert seen == [("fit.iterations", "fit.max_points"), ("fit.max_points",)]
 
 
 def test_a_video_makes_a_video(tmp_path, pipeline):

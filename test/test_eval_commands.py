@@ -50,11 +50,19 @@ def test_evidences_and_priors_make_a_table(tmp_path, capsys, dataset, make):
     assert (out / "samples.csv").read_text().startswith(before) and len(_rows(out)) == len(rows) + 1
 
 
+def test_settings_that_have_an_option_of_their_own_are_refused(tmp_path, capsys):
+    for name, flag in (("displace.passes", "--passes"), ("fit.iterations", "--iterations")):
+        assert _run(tmp_path / "out", tmp_path, tmp_path, "emdb", "--set", f"{name}=1") == 2
+        assert f"this command takes {flag}" in capsys.readouterr().err
+
+
 def test_frames_of_a_sequence_have_time_metrics(tmp_path):
     root, bodies = mini._emdb(tmp_path / "data", good_frames_mask=np.ones(mini.FRAMES))
     assert _run(tmp_path / "out", root, bodies, "emdb", "--evidence", "gt-joints", "--split", "emdb1") == 0
     table = json.loads((tmp_path / "out" / "summary.json").read_text())["table"]
     assert {"acceleration_m_s2", "jitter_10m_s3", "bone_mm"} <= set(table["gt-joints"])
+    mean, low, high = table["gt-joints"]["jitter_10m_s3"]
+    assert mean > 0 and low is high is None, "one sequence: no interval over sequences"
 
 
 def test_rich_has_joints_but_no_true_surface(tmp_path, capsys):

@@ -287,6 +287,15 @@ def test_smplx_joints_are_those_of_the_same_tree():
     assert got == pytest.approx(joints[0, :22], abs=1e-5)
 
 
+def test_stride_keeps_every_camera_and_person_of_the_frames_it_keeps(tmp_path):
+    paths = _rich(tmp_path)
+    everything = Rich(*paths).keys
+    frames = sorted({k.rpartition("/")[2] for k in everything})
+    for stride in (2, 3):
+        kept = [k for k in everything if k.rpartition("/")[2] in frames[::stride]]
+        assert list(Rich(*paths, stride=stride).keys) == kept
+
+
 def test_stride_thins_the_frames(tmp_path):
     assert len(ThreeDPW(*_threedpw(tmp_path), stride=2)) == 2
 

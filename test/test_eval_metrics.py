@@ -134,6 +134,8 @@ def test_interval_holds_the_mean_and_skips_nan():
     mean, low, high = metrics.mean_interval(values)
     assert low < mean < high and high - low == pytest.approx(4 * 5 / np.sqrt(400), rel=0.3)
     assert all(np.isnan(metrics.mean_interval(np.array([np.nan]))))
+    mean, *bounds = metrics.mean_interval(values, ["one"] * len(values))
+    assert mean == pytest.approx(np.nanmean(values)) and np.isnan(bounds).all(), "one sequence says nothing of others"
 
 
 def test_frames_of_one_sequence_are_no_independent_sample():

@@ -12,6 +12,7 @@ The whole grid takes minutes: ``--out FILE --resume`` goes on where an earlier r
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from ..body.assets import load_body
 from ..body.model import BodyModel
-from ..errors import ConfigError
+from ..errors import BackendUnavailable, ConfigError
 from ..fit.options import FitOptions
 from ..fit.solver import Fitter
 from ..types import FitStatus
@@ -197,11 +198,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall", help="cpu: the thread's own time, for busy machines")
     a = parser.parse_args(argv)
+    try:
+        persons, points = tuple(int(p) for p in a.persons.split(",")), tuple(a.points.split(","))
+        if min(persons) < 1 or any(p != "all" and int(p) < 1 for p in points):
+            raise ValueError
+    except ValueError:
+        parser.error(f"--points and --persons: expected positive numbers, or all points; got {a.points} and {a.persons}")
+    if not a.no_baselines and importlib.util.find_spec("torch") is None:
+        raise BackendUnavailable(
+            "the baselines are written in torch, which is not installed: pip install torch, or --no-baselines"
+        )
+    if a.out is not None:
+        a.out.parent.mkdir(parents=True, exist_ok=True)
     threadpool_limits(1, user_api="blas")  # as the tracker sets it, and so that all methods run on one core
     if a.resume and a.out is None:
         parser.error("--resume needs --out")
     settings = Settings(
-        tuple(a.points.split(",")), tuple(int(p) for p in a.persons.split(",")), a.repeats, a.problems, not a.no_baselines,
+        points, persons, a.repeats, a.problems, not a.no_baselines,
         device=a.device, clock=a.clock,
     )  # fmt: skip
     save = None if a.out is None else lambda r: a.out.write_text(json.dumps(r, indent=1) + "\n")  # minutes: keep what is done

@@ -28,7 +28,7 @@ def commit() -> str:
     root = Path(__file__).resolve().parents[2]
     try:
         head = _git(root, "rev-parse", "--short=12", "HEAD")
-        dirty = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "densefit_ros/fit", "densefit_ros/bench")
+        dirty = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "densefit_ros")
         return head + ("+" if dirty else "")
     except (OSError, subprocess.CalledProcessError):
         from densefit_ros import __version__

@@ -170,4 +170,5 @@ def _cell(metric: str, value: Sequence[float | None] | None) -> str:
     if value is None or value[0] is None:
         return ""
     digits = 3 if metric.startswith("pck") else 2 if metric.endswith(("m_s2", "m_s3")) else 1
-    return f"{value[0]:.{digits}f} [{value[1]:.{digits}f}, {value[2]:.{digits}f}]"
+    mean = f"{value[0]:.{digits}f}"
+    return mean if value[1] is None else f"{mean} [{value[1]:.{digits}f}, {value[2]:.{digits}f}]"

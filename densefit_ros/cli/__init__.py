@@ -132,7 +132,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser, without_camera: str) -> 
 
 
 def _run(args: argparse.Namespace, source: Path, boxes: Path | None, independent: bool) -> int:
-    from ..config import load_config, parse_overrides
+    from ..config import Config, load_config, parse_overrides, read_settings, settings
     from ..offline.cameras import CameraChoice, read_camera
     from ..offline.given import NOMINAL_SIGMA_DEG, GivenFiles
     from ..offline.run import RunOptions, run
@@ -143,6 +143,9 @@ def _run(args: argparse.Namespace, source: Path, boxes: Path | None, independent
     sigma = getattr(args, "sigma", None)
     if sigma is not None and not 0.1 <= sigma <= 180:
         raise ConfigError(f"--sigma: expected 0.1 to 180 degrees, got {sigma:g}")
+    # A copy of config/default.yaml names everything: what it leaves as it was is not the user's wish.
+    usual = {s.name: s.value for s in settings(Config())}
+    changed = [n for n, v in (read_settings(args.config) if args.config else {}).items() if n in usual and v != usual[n]]
     summary = run(
         RunOptions(
             source=source,
@@ -158,7 +161,7 @@ def _run(args: argparse.Namespace, source: Path, boxes: Path | None, independent
                 NOMINAL_SIGMA_DEG if sigma is None else sigma,
                 args.densepose,
             ),
-            overrides=tuple(overrides),
+            overrides=(*changed, *overrides),
             progress=not args.quiet,
         )
     )
@@ -184,7 +187,7 @@ def doctor_command(arguments: list[str]) -> int:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """``--config FILE`` and ``--set name=value``."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML, like config/densefit.yaml")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML, like config/default.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting, e.g. fit.iterations=6")
 
 

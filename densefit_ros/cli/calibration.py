@@ -11,6 +11,7 @@ from ..body.assets import load_body
 from ..body.model import rest_joints
 from ..detect.contract import FINDER_CONTRACT, HEIGHT_PX, WIDTH_PX
 from ..displace.contract import DISPLACEMENT_CONTRACT
+from ..errors import AssetError
 from ..regress.contract import REGRESSOR_CONTRACT
 from ..render.factory import make_renderer
 from ..runtime.onnxruntime_backend import OnnxRuntime
@@ -29,9 +30,12 @@ SEED = 20
 
 
 def network_of(inputs: set[str]) -> NetworkContract:
-    """Which network has these inputs."""
+    """Which network has these inputs.  Raises AssetError."""
     contracts = (REGRESSOR_CONTRACT, DISPLACEMENT_CONTRACT, FINDER_CONTRACT)
-    return next(c for c in contracts if set(c.inputs) == inputs)
+    found = next((c for c in contracts if set(c.inputs) == inputs), None)
+    if found is None:
+        raise AssetError(f"expected a regressor, displacement or finder network, got one with inputs {', '.join(sorted(inputs))}")
+    return found
 
 
 def regressor_of(displacement: Path) -> Path:

@@ -79,6 +79,9 @@ def read_job(args: argparse.Namespace) -> Job:
         if getattr(args, what) < 1:
             raise ConfigError(f"--{what}: expected 1 or more, got {getattr(args, what)}")
     overrides = parse_overrides(args.set)
+    for name, flag in (("displace.passes", "--passes"), ("fit.iterations", "--iterations")):
+        if name in overrides:
+            raise ConfigError(f"--set {name}: this command takes {flag} (its defaults are not the tracker's, see docs/EVAL.md)")
     if args.regressor:
         overrides["regress.backend"] = args.regressor
     if not {"displacement", "pipeline"} & set(evidence):
@@ -165,6 +168,6 @@ def _settings(job: Job) -> dict[str, Any]:
 
 
 def _core(config: Config) -> list[Any]:
-    """Settings that change a number; devices and runtimes only change the time that it takes."""
-    idle = ("device", "runtime", "displace.enabled", "detect", "track")
+    """Settings that change a number."""
+    idle = ("runtime.threads", "runtime.device_frame", "displace.enabled", "detect", "track")
     return [s for s in settings(config) if not s.name.startswith(idle)]

@@ -115,7 +115,7 @@ def mean_interval(
     """Mean and 95 % bootstrap interval of a sample; NaN entries are left out.  -> (mean, low, high).
 
     With ``groups``, one label per value, whole groups are drawn: frames of one sequence err alike, and to take them for
-    independent makes intervals far too narrow.
+    independent makes intervals far too narrow.  Of a single group nothing is known but the mean: the bounds are NaN.
     """
     values = np.asarray(values, np.float64).ravel()
     good = np.isfinite(values)
@@ -125,6 +125,8 @@ def mean_interval(
     labels = np.arange(len(values)) if groups is None else np.asarray(groups)[good]
     number = np.unique(labels, return_inverse=True)[1]
     total, count = np.bincount(number, values), np.bincount(number)
+    if len(total) < 2:
+        return float(values.mean()), float("nan"), float("nan")
     drawn = np.random.default_rng(seed).integers(0, len(total), (rounds, len(total)))
     means = total[drawn].sum(1) / count[drawn].sum(1)
     return float(values.mean()), float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5))

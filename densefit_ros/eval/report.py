@@ -85,18 +85,20 @@ def temporal(
         last = runs[-1][-1] if runs else None
         follows = last is not None and last["sequence"] == p["sequence"] and last["frame"] + 1 == p["frame"]
         runs[-1].append(p) if follows else runs.append([p])
-    acceleration, jitter, bones = [], [], []
+    measured: dict[str, list[np.ndarray]] = {n: [] for n in TEMPORAL}
+    sequences: dict[str, list[str]] = {n: [] for n in TEMPORAL}
     for run in runs:
         if len(run) < 4:
             continue
         found, truth = (np.array([p[n] for p in run]) / 1000 for n in (which, "truth"))
         fps = float(run[0]["fps"])
-        acceleration.append(metrics.acceleration_error_m_s2(found, truth, fps))
-        jitter.append(metrics.jitter_10m_s3(found, fps))
+        values = [metrics.acceleration_error_m_s2(found, truth, fps), metrics.jitter_10m_s3(found, fps)]
         if parents is not None and len(parents) == found.shape[1]:
-            bones.append(metrics.bone_length_variation_mm(found, np.asarray(parents)))
-    pairs = zip(TEMPORAL, (acceleration, jitter, bones))
-    return {n: metrics.mean_interval(np.concatenate(v)) for n, v in pairs if v}
+            values.append(metrics.bone_length_variation_mm(found, np.asarray(parents)))
+        for name, one in zip(TEMPORAL, values):
+            measured[name].append(np.ravel(one))
+            sequences[name] += [run[0]["sequence"]] * np.size(one)
+    return {n: metrics.mean_interval(np.concatenate(v), sequences[n]) for n, v in measured.items() if v}
 
 
 def markdown(summary: Summary, dataset: str, protocol: PointsProtocol, first: str) -> str:
@@ -162,7 +164,8 @@ def _cell(metric: str, value: tuple[float, float, float] | None) -> str:
     if value is None or not np.isfinite(value[0]):
         return ""
     digits = 3 if metric.startswith("pck") else 2 if metric.endswith(("m_s2", "m_s3")) else 1
-    return f"{value[0]:.{digits}f} [{value[1]:.{digits}f}, {value[2]:.{digits}f}]"
+    mean = f"{value[0]:.{digits}f}"
+    return f"{mean} [{value[1]:.{digits}f}, {value[2]:.{digits}f}]" if np.isfinite(value[1]) else mean
 
 
 def _number(value: float) -> float | None:

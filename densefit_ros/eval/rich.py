@@ -58,7 +58,7 @@ class Rich:
         if not sequences:
             raise AssetError(f"{folder}: no sequences: expected the RICH download with bodies/{split}/<sequence>")
         self._genders = self._read_genders()
-        self._rows = [row for s in sequences for row in self._of_sequence(s, split)][::stride]
+        self._rows = [row for s in sequences for row in self._of_sequence(s, split, stride)]
         if not self._rows:
             raise AssetError(f"{self._root / 'images' / split}: no picture belongs to a body of {folder}")
         self.keys = tuple(row.key for row in self._rows)
@@ -72,19 +72,21 @@ class Rich:
     def __iter__(self) -> Iterator[Sample]:
         return (self._sample(row) for row in self._rows)
 
-    def _of_sequence(self, folder: Path, split: str) -> list[_Row]:
+    def _of_sequence(self, folder: Path, split: str, stride: int) -> list[_Row]:
+        """Every person and camera of every ``stride``-th frame."""
         pictures: dict[int, list[tuple[str, Path]]] = {}
         for path in sorted((self._root / "images" / split / folder.name).glob("cam_*/*")):
             frame, _, camera = path.stem.partition("_")
             if path.suffix.lower() in PICTURE_SUFFIXES and frame.isdigit() and camera.isdigit():
                 pictures.setdefault(int(frame), []).append((camera, path))
-        rows = []
+        rows: list[_Row] = []
         for body_file in sorted(folder.glob("*/*.pkl")):
             if not body_file.parent.name.isdigit():
                 raise AssetError(f"{body_file}: expected the folder of a frame number, got '{body_file.parent.name}'")
             frame = int(body_file.parent.name)
             rows += [_Row(folder.name, frame, body_file.stem, c, body_file, p) for c, p in pictures.get(frame, ())]
-        return rows
+        kept = set(sorted({row.frame for row in rows})[::stride])
+        return [row for row in rows if row.frame in kept]
 
     def _read_genders(self) -> dict[str, str]:
         """``resource/gender.json``: {"001": "female", ...}; without it everybody is neutral."""

@@ -57,6 +57,16 @@ class Calibrated:
         plain = cv2.undistortPoints(taken, _k(self.camera), self.distortion, P=_k(self.camera))
         return (plain + ROS_PIXEL_SHIFT_PX).reshape(uv.shape).astype(uv.dtype)
 
+    def boxes_from_picture(self, boxes_xywh: np.ndarray) -> np.ndarray:
+        """Boxes (N,4) of the picture as it was taken: the smallest around where the lens's pinhole sees their borders."""
+        if self.distortion is None or not len(boxes_xywh):
+            return boxes_xywh
+        along = np.linspace(0, 1, 9)
+        ends = np.concatenate([np.zeros(9), np.ones(9)])
+        border = np.concatenate([np.stack([np.tile(along, 2), ends], 1), np.stack([ends, np.tile(along, 2)], 1)])  # (36,2)
+        uv = self.from_picture(boxes_xywh[:, None, :2] + border * boxes_xywh[:, None, 2:])
+        return np.concatenate([uv.min(1), np.ptp(uv, axis=1)], 1)
+
 
 @dataclass(frozen=True, eq=False)
 class CameraChoice:
@@ -98,7 +108,7 @@ def read_camera(path: str | Path) -> CameraChoice:
     """
     path = Path(path)
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = next(iter(yaml.safe_load_all(path.read_text())), None)  # "ros2 topic echo" ends its document with ---
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
         raise CameraError(f"cannot read the camera file {path}: {str(e).splitlines()[0]}") from e
     if not isinstance(tree, dict):
@@ -108,7 +118,7 @@ def read_camera(path: str | Path) -> CameraChoice:
     model = tree.get("distortion_model", "plumb_bob") or "plumb_bob"
     d = tree.get("distortion_coefficients", tree.get("d", tree.get("D", [])))
     d = d.get("data", []) if isinstance(d, dict) else d
-    if d and any(d):
+    if np.any(_numbers(d, path, "distortion_coefficients", tuple(range(15)))):
         if model not in MODELS:
             raise CameraError(f"{path}: expected distortion_model {' or '.join(MODELS)}, got {model}: rectify the pictures first")
         d = _numbers(d, path, "distortion_coefficients", MODELS[model])

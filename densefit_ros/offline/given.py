@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -80,12 +81,17 @@ class InitialEstimates:
         height, width = item.rgb.shape[:2] if item.rgb is not None else (0, 0)
         return source_camera(people[0], width, height) if people and width else None
 
-    def estimate(self, item: Item, camera: Camera, body: BodyModel) -> Estimate:
-        """Everybody in the picture, for our camera: same pixel of the pelvis, same size."""
-        bodies = []
+    def estimate(self, item: Item, calibrated: Calibrated, body: BodyModel) -> Estimate:
+        """Everybody in the picture, for our camera: same pixel of the pelvis, same size.  Files know nothing of lenses."""
+        camera, bodies = calibrated.camera, []
         for person in self.people(item):
             pelvis = body.joint_template[0] + body.joint_shapedirs[0] @ person.params.betas[0]
             source = source_camera(person, camera.width, camera.height)
+            x, y, z = person.params.t_camera_root[0].astype(np.float64) + pelvis
+            if z > 0:
+                uv = np.array([source.fx * x / z + source.cx, source.fy * y / z + source.cy])
+                du, dv = calibrated.from_picture(uv) - uv
+                source = dataclasses.replace(source, cx=source.cx + du, cy=source.cy + dv)
             bodies.append(in_camera(person.params, source, camera, pelvis))
         count = len(bodies)
         sigma = np.full((count, NUM_JOINTS), self._sigma_rad, np.float32)

@@ -1,8 +1,8 @@
 """results.jsonl: one line per picture and person.
 
 Keys of a line: ``file`` (name), ``frame`` (of a video; the number of a picture otherwise), ``id`` (stable over a track),
-``box_xywh`` (px, of the refined mesh), ``status`` (how the fit ended), ``source`` of the first estimate, and the bodies
-``first_estimate`` and ``refined``.  Keys of a body: ``joints_px`` (24 x 2), ``joints_m`` (24 x 3), ``betas`` (10),
+``box_xywh`` (px, of the refined mesh), ``status`` (how the fit ended), ``tracking_state``, ``source`` of the first estimate, and
+the bodies ``first_estimate`` and ``refined``.  Keys of a body: ``joints_px`` (24 x 2), ``joints_m`` (24 x 3), ``betas`` (10),
 ``root_rotvec`` (3), ``joint_rotvec`` (23 x 3), ``t_camera_root`` (3).
 
 Pixels are those of the input picture; pixel centres lie at half-integers, so (0, 0) is the outer corner of the first pixel
@@ -42,13 +42,19 @@ def person_record(file: str, frame: int, person: PersonResult, first_joints_m: n
         "file": file,
         "frame": frame,
         "id": person.track_id,
-        "box_xywh": _plain(person.box_xywh, 2),
+        "box_xywh": _plain(_box_in_picture(person, camera), 2),
         "status": FitStatus(person.status).name,
         "tracking_state": person.tracking_state.name,
         "source": person.source,
         "first_estimate": body_record(person.first_estimate, first_joints_m, camera),
         "refined": body_record(person.params, person.joints, camera),
     }
+
+
+def _box_in_picture(person: PersonResult, camera: Calibrated) -> np.ndarray:
+    uv = camera.to_picture(person.vertices)
+    uv = uv[np.isfinite(uv).all(1)]
+    return np.concatenate([uv.min(0), np.ptp(uv, axis=0)]) if len(uv) else np.zeros(4)
 
 
 def read_boxes(path: str | Path, names: set[str]) -> dict[str, np.ndarray]:

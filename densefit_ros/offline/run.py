@@ -81,10 +81,10 @@ def run(options: RunOptions, load: Callable[[Config], Models] = load_models) -> 
         config = with_overrides(config, given.overrides_for(config, initial.most, options.overrides))
     try:
         options.out.mkdir(parents=True, exist_ok=True)
+        models = load(config)  # first: where that fails, the results of before stay
         results_file = open(options.out / "results.jsonl", "w")
     except OSError as e:
         raise AssetError(f"cannot write to {options.out}: {e.strerror}") from e
-    models = load(config)
     log.info("running: %s", ", ".join(f"{k} {v}" for k, v in models.backends.items()))
     with results_file, _Overlays(options.out, source, models.body) as overlays:
         loop = _Loop(models, options, boxes, keypoints, initial, source)
@@ -179,9 +179,9 @@ class _Loop:
             keypoints=self._keypoints_of(item, calibrated),
             iuv=given.iuv_of(self._options.given, item, calibrated),
         )
-        estimates = self._initial.estimate(item, calibrated.camera, self._models.body) if self._initial else None
+        estimates = self._initial.estimate(item, calibrated, self._models.body) if self._initial else None
         begin = time.perf_counter()
-        self._state, result = process(self._models, self._state, frame, self._boxes_of(item), estimates)
+        self._state, result = process(self._models, self._state, frame, self._boxes_of(item, calibrated), estimates)
         self.frame_ms.append((time.perf_counter() - begin) * 1e3)
         for stage, ms in result.stage_ms.items():
             self._stages.setdefault(stage, []).append(ms)
@@ -201,12 +201,12 @@ class _Loop:
             return Keypoints("openpose25", np.zeros((0, 25, 2), np.float32), np.zeros((0, 25), np.float32))
         return projected(dataclasses.replace(found, uv=calibrated.from_picture(found.uv)), calibrated.camera)
 
-    def _boxes_of(self, item: Item) -> np.ndarray | None:
+    def _boxes_of(self, item: Item, camera: Calibrated) -> np.ndarray | None:
         # The boxes of a video are those of its first frame; from there on the tracks know better.
         if self._boxes is None or item.file not in self._boxes or item.file in self._given:
             return None
         self._given.add(item.file)
-        return self._boxes[item.file]
+        return camera.boxes_from_picture(self._boxes[item.file])
 
     def summary(self, results: Path, overlay_path: Path) -> RunSummary:
         stages = {k: float(np.median(v)) for k, v in self._stages.items()}
