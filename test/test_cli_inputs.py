@@ -48,6 +48,12 @@ def _write(path, tree):
     return path
 
 
+def test_numbered_pictures_come_as_they_count(tmp_path):
+    for name in ("frame_10.jpg", "frame_2.jpg", "frame_1.jpg", "7.jpg", "a.jpg"):
+        _picture(tmp_path / name)
+    assert [i.file for i in open_source(tmp_path)] == ["7.jpg", "a.jpg", "frame_1.jpg", "frame_2.jpg", "frame_10.jpg"]
+
+
 def test_a_folder_gives_its_pictures_in_order(tmp_path):
     for name, shade in (("b.png", 30), ("a.jpg", 60), ("c.JPG", 90)):
         _picture(tmp_path / name, shade)

@@ -229,7 +229,7 @@ def test_the_lens_is_taken_out_of_keypoints_as_out_of_the_picture():
     assert np.isnan(bent.from_picture(taken)[0, 3]).all() and np.isfinite(bent.from_picture(taken)[0, 4]).all()
 
 
-def test_two_people_change_places_and_keep_their_names():
+def test_two_people_listed_in_any_order_keep_their_names():
     """Given keypoints alone carry a track from frame to frame: finder and estimator are never asked."""
     config = with_overrides(Config(), {"track.max_people": 2, "displace.enabled": False, "detect.backend": "none"})
     models = dataclasses.replace(load_models(with_overrides(config, {"regress.backend": "network"})), estimator=None)

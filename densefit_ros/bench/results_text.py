@@ -49,7 +49,11 @@ def eval_text(result: Record) -> str:
         _row(["---"] * (len(names) + 1)),
     ]
     lines += [_row([label, *(_cell(m, row.get(m)) for m in names)]) for label, row in table.items()]
-    lines += ["", _row(["evidence", "refinement, median ms", "how fits ended", "EPE over zero's"]), _row(["---"] * 4)]
+    lines += [
+        "",
+        _row(["evidence", "evidence and refinement, median ms", "how fits ended", "EPE over zero's"]),
+        _row(["---"] * 4),
+    ]
     for label, ms in result["refine_ms_median"].items():
         ended = ", ".join(f"{k.lower()} {100 * v:.0f} %" for k, v in result["status"][label].items())
         ratio = result.get("epe_ratio", {}).get(label)

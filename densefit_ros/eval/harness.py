@@ -67,7 +67,7 @@ class Row:
     prior: str
     confidence: float
     status: str
-    ms: float  # refinement alone, all passes
+    ms: float  # making the evidence and refining, all passes; made from the truth, that costs rendering it
     epe_px: float  # of the displacements in the first pass, crop px; NaN where there are none, or no truth
     zero_px: float
     first: Score

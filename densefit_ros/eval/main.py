@@ -78,6 +78,8 @@ def read_job(args: argparse.Namespace) -> Job:
     for what in ("stride", "count", "iterations", "passes"):
         if getattr(args, what) < 1:
             raise ConfigError(f"--{what}: expected 1 or more, got {getattr(args, what)}")
+    if args.limit is not None and args.limit < 1:
+        raise ConfigError(f"--limit: expected 1 or more, got {args.limit}")
     overrides = parse_overrides(args.set)
     for name, flag in (("displace.passes", "--passes"), ("fit.iterations", "--iterations")):
         if name in overrides:

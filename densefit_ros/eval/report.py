@@ -116,7 +116,7 @@ def markdown(summary: Summary, dataset: str, protocol: PointsProtocol, first: st
     ]
     for row, values in summary.table.items():
         lines.append(f"| {row} | " + " | ".join(_cell(m, values.get(m)) for m in names) + " |")
-    lines += ["", "| evidence | refinement, median ms | how fits ended | EPE over zero's |", "|---|---|---|---|"]
+    lines += ["", "| evidence | evidence and refinement, median ms | how fits ended | EPE over zero's |", "|---|---|---|---|"]
     for name, ms in summary.refine_ms.items():
         ended = ", ".join(f"{k.lower()} {100 * v:.0f} %" for k, v in summary.status[name].items())
         lines.append(f"| {name} | {ms:.1f} | {ended} | {_ratio(summary.epe_ratio.get(name))} |")

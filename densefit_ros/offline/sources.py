@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -38,13 +39,18 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Item]: ...
 
 
+def _as_counted(path: Path) -> list[Any]:
+    """Sorting key: frame_2 before frame_10."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", path.name))]
+
+
 def open_source(path: str | Path) -> Source:
     """A video file, a picture, or a folder of pictures.  Raises AssetError, naming what was found instead."""
     path = Path(path)
     if not path.exists():
         raise AssetError(f"{path}: no such file or folder")
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in PICTURES)
+        files = sorted((p for p in path.iterdir() if p.is_file() and p.suffix.lower() in PICTURES), key=_as_counted)
         if not files:
             others = ", ".join(sorted({p.suffix or "no suffix" for p in path.iterdir() if p.is_file()})) or "nothing"
             raise AssetError(f"{path}: expected pictures ({', '.join(PICTURES)}), found {others}")

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ..body.joints import SMPL_PARENTS
 from ..body.model import BodyModel
 from ..errors import ShapeError
 from ..render.protocol import Appearance
@@ -20,8 +19,6 @@ PALETTE = np.array(
     [[86, 180, 233], [240, 160, 40], [60, 190, 140], [214, 120, 180], [240, 228, 66], [110, 130, 230], [230, 110, 70]], np.uint8
 )
 AMBIENT = 0.35
-SHIFT_BITS = 4  # sub-pixel drawing in OpenCV
-_JOINT_EDGES = tuple((j, p) for j, p in enumerate(SMPL_PARENTS) if p >= 0)
 
 
 def color_of(track_id: str) -> np.ndarray:
@@ -58,31 +55,6 @@ def draw_mesh(
     light = AMBIENT + (1 - AMBIENT) * np.clip(-normals[mask][:, 2], 0, 1)
     shaded = palette[person[mask]].astype(np.float32) * light[:, None]
     out[mask] = np.clip((1 - alpha) * rgb[mask] + alpha * shaded + 0.5, 0, 255).astype(np.uint8)
-    return out
-
-
-def draw_skeleton(
-    rgb: np.ndarray,
-    joints_px: np.ndarray,
-    color: np.ndarray | Sequence[int] = (255, 255, 255),
-    edges: Sequence[tuple[int, int]] = _JOINT_EDGES,
-    visible: np.ndarray | None = None,
-) -> np.ndarray:
-    """Bones as lines and joints as dots.  joints_px (K,2) with pixel centres at half-integers; default edges: SMPL's tree."""
-    out = _image(rgb).copy()
-    points = np.asarray(joints_px, np.float64)
-    shown = np.isfinite(points).all(1) & (np.abs(points).max(1, initial=0.0) < 1e5)
-    if visible is not None:
-        shown &= np.asarray(visible, bool)
-    fixed = np.zeros(points.shape, np.int64)
-    fixed[shown] = np.round((points[shown] - 0.5) * (1 << SHIFT_BITS)).astype(np.int64)
-    thick = max(1, round(min(rgb.shape[:2]) / 240))
-    ink = tuple(int(c) for c in color)
-    for a, b in edges:
-        if max(a, b) < len(points) and shown[a] and shown[b]:
-            cv2.line(out, _xy(fixed[a]), _xy(fixed[b]), ink, thick, cv2.LINE_AA, SHIFT_BITS)
-    for k in np.flatnonzero(shown):
-        cv2.circle(out, _xy(fixed[k]), (thick + 1) << SHIFT_BITS, ink, -1, cv2.LINE_AA, SHIFT_BITS)
     return out
 
 
@@ -136,7 +108,3 @@ def _image(rgb: np.ndarray) -> np.ndarray:
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ShapeError(f"expected an (H,W,3) uint8 image, got {rgb.shape} {rgb.dtype}")
     return np.ascontiguousarray(rgb)
-
-
-def _xy(point: np.ndarray) -> tuple[int, int]:
-    return int(point[0]), int(point[1])
