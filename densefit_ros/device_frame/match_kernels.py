@@ -82,6 +82,19 @@ def count_rows(weight: wp.array(dtype=float), grid: int, out: wp.array(dtype=int
     out[i] = n
 
 
+@wp.func
+def count_before(row_count: wp.array(dtype=int), p: int, r: int, grid: int):
+    """Matches of person p in the rows above r, and in all rows."""
+    above = int(0)  # noqa: UP018
+    total = int(0)  # noqa: UP018
+    for j in range(grid):
+        n = row_count[p * grid + j]
+        if j < r:
+            above += n
+        total += n
+    return wp.vec2i(above, total)
+
+
 @wp.kernel
 def thin(row_count: wp.array(dtype=int), grid: int, slots: int, weight: wp.array(dtype=float)):
     """Of a person's matches beyond ``slots`` an even choice stays; one thread per row of cells.
@@ -91,13 +104,9 @@ def thin(row_count: wp.array(dtype=int), grid: int, slots: int, weight: wp.array
     i = wp.tid()
     p = i / grid
     r = i - p * grid
-    rank = int(0)  # noqa: UP018
-    total = int(0)  # noqa: UP018
-    for j in range(grid):
-        n = row_count[p * grid + j]
-        if j < r:
-            rank += n
-        total += n
+    before = count_before(row_count, p, r, grid)
+    rank = before[0]
+    total = before[1]
     if total <= slots:
         return
     for c in range(grid):
@@ -161,13 +170,9 @@ def fill_slots(
     i = wp.tid()
     p = i / grid
     r = i - p * grid
-    rank = int(0)  # noqa: UP018
-    total = int(0)  # noqa: UP018
-    for j in range(grid):
-        n = row_count[p * grid + j]
-        if j < r:
-            rank += n
-        total += n
+    before = count_before(row_count, p, r, grid)
+    rank = before[0]
+    total = before[1]
     for s in range(total + r, slots, grid):  # the empty slots, shared among the rows
         out_weight[p * slots + s] = 0.0
         out_kind[p * slots + s] = _PLANE

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def of_boxes(keypoints: Keypoints, boxes_xywh: np.ndarray, min_share: float = 0.
     return rows_of(keypoints, owner)
 
 
-def rows_of(keypoints: Keypoints, rows: np.ndarray) -> Keypoints:
+def rows_of(keypoints: Keypoints, rows: np.ndarray | Sequence[int]) -> Keypoints:
     """The people ``rows`` (N,) in that order; -1 stands for nobody: zeros."""
     rows = np.asarray(rows, np.int64)
 

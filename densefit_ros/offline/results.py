@@ -52,6 +52,8 @@ def person_record(file: str, frame: int, person: PersonResult, first_joints_m: n
 
 
 def _box_in_picture(person: PersonResult, camera: Calibrated) -> np.ndarray:
+    if camera.distortion is None:
+        return person.box_xywh
     uv = camera.to_picture(person.vertices)
     uv = uv[np.isfinite(uv).all(1)]
     return np.concatenate([uv.min(0), np.ptp(uv, axis=0)]) if len(uv) else np.zeros(4)

@@ -10,7 +10,7 @@ import numpy as np
 from ..body.joints import Landmarks
 from ..config import Config
 from ..errors import ShapeError
-from ..evidence.keypoints import boxes_of_keypoints
+from ..evidence.keypoints import boxes_of_keypoints, rows_of
 from ..geometry import crop as crops
 from ..geometry.camera import project
 from ..models import Models
@@ -173,17 +173,11 @@ def take_crop(crop: Crop, kept: Sequence[int]) -> Crop:
 def take_estimate(estimate: Estimate, kept: Sequence[int]) -> Estimate:
     """The estimates of some persons."""
     k = list(kept)
-    keypoints = estimate.keypoints
-    if keypoints is not None:
-        xyz = keypoints.direction_xyz
-        keypoints = dataclasses.replace(
-            keypoints, uv=keypoints.uv[k], confidence=keypoints.confidence[k], direction_xyz=None if xyz is None else xyz[k]
-        )
     return dataclasses.replace(
         estimate,
         params=BodyParams.stack([estimate.params.person(i) for i in k]),
         confidence=estimate.confidence[k],
-        keypoints=keypoints,
+        keypoints=None if estimate.keypoints is None else rows_of(estimate.keypoints, k),
         feature=None if estimate.feature is None else estimate.feature[k],
         rot_sigma_rad=None if estimate.rot_sigma_rad is None else estimate.rot_sigma_rad[k],
         sources=tuple(estimate.sources[i] for i in k) if estimate.sources else (),

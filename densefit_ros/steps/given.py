@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..evidence import densepose
-from ..evidence.keypoints import of_boxes
+from ..evidence.keypoints import of_boxes, rows_of
 from ..geometry.camera import project
 from ..models import Models
 from ..track import association
@@ -59,7 +59,9 @@ def first_estimate(
     tracked = [tracks[i] for i in rest if i < len(tracks)]
     # Whose keypoints they are is settled among all windows: else one person's go to the neighbour of somebody given as well.
     everyone = None if frame.keypoints is None else of_boxes(frame.keypoints, boxes)
-    own = find.first_estimate(models, find.take_crop(crop, rest), frame, tracked, _of_windows(everyone, rest))
+    own = find.first_estimate(
+        models, find.take_crop(crop, rest), frame, tracked, None if everyone is None else rows_of(everyone, rest)
+    )
     if not mine:
         return own
     # Rows of (own, given) one below the other, for each window.
@@ -92,14 +94,6 @@ def _sigma(estimate: Estimate) -> np.ndarray:
     if estimate.rot_sigma_rad is not None:
         return estimate.rot_sigma_rad
     return np.full((len(estimate.params), 24), NOMINAL_ROT_SIGMA_RAD, np.float32)
-
-
-def _of_windows(keypoints: Keypoints | None, windows: Sequence[int]) -> Keypoints | None:
-    if keypoints is None:
-        return None
-    xyz = keypoints.direction_xyz
-    rows = list(windows)
-    return Keypoints(keypoints.set_name, keypoints.uv[rows], keypoints.confidence[rows], None if xyz is None else xyz[rows])
 
 
 def _keypoints(own: Keypoints | None, rest: Sequence[int], count: int) -> Keypoints | None:
