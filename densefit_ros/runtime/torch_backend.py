@@ -59,7 +59,7 @@ class TorchRuntime:
             ) from error
         net.load_state_dict(_state(net, model, path))
         self._device = torch.device(device)
-        self._net = net.eval().to(self._device)
+        self.network = net.eval().to(self._device)
         if device == "cpu":
             torch.set_num_threads(max(1, int(threads)))
         self.name = f"torch:{device}"
@@ -72,7 +72,7 @@ class TorchRuntime:
         torch = self._torch
         with torch.inference_mode():
             tensors = [torch.from_numpy(np.ascontiguousarray(inputs[n])).to(self._device, non_blocking=True) for n in self.inputs]
-            results = self._net(*tensors)
+            results = self.network(*tensors)
         return {name: value.float().cpu().numpy() for name, value in zip(self.outputs, results)}
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], stream: int) -> Callable[[], None]:
@@ -84,7 +84,7 @@ class TorchRuntime:
 
         def run_pass() -> None:
             with torch.no_grad(), on_stream:
-                for name, value in zip(self.outputs, self._net(*sources)):
+                for name, value in zip(self.outputs, self.network(*sources)):
                     if name in targets:
                         targets[name].copy_(value)
 

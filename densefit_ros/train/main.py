@@ -1,4 +1,4 @@
-"""``densefit train joint|displacement|regressor|finder|average|plot ...``."""
+"""``densefit train joint|displacement|regressor|finder|average|restore|plot ...``."""
 
 from __future__ import annotations
 
@@ -52,6 +52,10 @@ def main(argv: list[str] | None = None) -> int:
         from .average import main as average
 
         return average(argv[1:])
+    if argv[:1] == ["restore"]:
+        from .restore import main as restore
+
+        return restore(argv[1:])
     if argv[:1] == ["card"]:
         from .card import main as card
 
@@ -122,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     plot = tasks.add_parser("plot", help="draw the curves of a run")
     plot.add_argument("run", help="directory of the run")
     tasks.add_parser("average", help="the mean of several runs' weights")
+    tasks.add_parser("restore", help="make the networks that ship trainable again")
     tasks.add_parser("evaluate", help="held-out numbers of exported networks")
     tasks.add_parser("card", help="write the measured part of the model card")
     tasks.add_parser("preview", help="write a contact sheet of training samples")

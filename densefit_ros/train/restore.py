@@ -1,0 +1,126 @@
+"""The networks that ship, made trainable again: ``densefit train restore --out RUN``.
+
+ONNX files hold the inference form: batch normalisation is folded into the convolutions, and heads that only training asks
+for are gone.  Here every convolution gets a normalisation back whose statistics are measured on synthetic pictures, so the
+restored network computes what the files do and goes on learning from there (``--init RUN/best.pt``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..runtime.picture import check_pair
+from ..runtime.torch_backend import TorchRuntime
+from ..weights import weights_path
+from .config import TrainConfig, commit
+from .data import Batch
+from .joint import JointNet
+from .loop import save_checkpoint, to_tensors
+from .tasks import make_task
+
+# Root mean square of a restored filter.  Behind it comes a normalisation, so its scale is no part of the function; it sets how
+# far a step of Adam turns it, and folded filters, scaled by their channels' statistics, would all turn at different speeds.
+_FILTER_RMS = 0.05
+PARTS = ("regressor", "displacement")
+
+
+def restore(regressor: Path, displacement: Path, batches: Iterable[Batch]) -> JointNet:
+    """A trainable network of the two files' weights, with statistics of the pictures and renderings of ``batches``.
+
+    ``batches`` as JointSource makes them.  Heads that only training asks for start anew.  Raises AssetError when a file is
+    not of this version's networks, or the two were not trained together.
+    """
+    check_pair(regressor, displacement)
+    folded = {part: TorchRuntime(path).network for part, path in zip(PARTS, (regressor, displacement))}
+    net = JointNet(**{part: {k: v for k, v in n.config.items() if k != "fused"} for part, n in folded.items()})
+    state = net.state_dict()
+    for part, n in folded.items():
+        state |= {f"{part}.{name}": value for name, value in n.state_dict().items() if f"{part}.{name}" in state}
+    pairs = _normalised(net)
+    for conv, norm in pairs.items():
+        part, _, name = conv.partition(".")
+        bias = folded[part].state_dict()[f"{name}.bias"]
+        # A normalisation that changes nothing but adds the folded bias.
+        state |= {f"{norm}.weight": torch.ones_like(bias), f"{norm}.bias": bias, f"{norm}.running_mean": torch.zeros_like(bias)}
+        state[f"{norm}.running_var"] = torch.full_like(bias, 1.0 - net.get_submodule(norm).eps)
+    net.load_state_dict(state)
+    net.eval()
+    for conv, (mean, variance) in _statistics(net, pairs, batches).items():
+        _renormalise(net.get_submodule(conv), net.get_submodule(pairs[conv]), mean, variance)
+    return net
+
+
+def _normalised(net: nn.Module) -> dict[str, str]:
+    """Convolutions with a normalisation behind them, by name, and its name."""
+    out = {}
+    for name, module in net.named_modules():
+        layers = list(module) if isinstance(module, nn.Sequential) else []
+        for i, (first, second) in enumerate(zip(layers, layers[1:])):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                out[f"{name}.{i}"] = f"{name}.{i + 1}"
+    return out
+
+
+def _statistics(net: JointNet, pairs: dict[str, str], batches: Iterable[Batch]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and variance per channel of what each convolution answers, over all pixels of all batches."""
+    sums: dict[str, Tensor] = {}
+
+    def gather(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], answer: Tensor) -> None:
+            x = answer.double().transpose(0, 1).flatten(1)
+            count = torch.full((len(x),), float(x.shape[1]), dtype=torch.double)
+            sums[name] = sums.get(name, 0.0) + torch.stack([count, x.sum(1), (x * x).sum(1)])
+
+        return hook
+
+    hooks = [net.get_submodule(name).register_forward_hook(gather(name)) for name in pairs]
+    with torch.inference_mode():
+        for batch in batches:
+            t = to_tensors({name: batch[name] for name in ("image", "intrinsics", "rendering")}, "cpu")
+            net(t["image"], t["intrinsics"], t["rendering"])
+    for hook in hooks:
+        hook.remove()
+    means = {name: (s[1] / s[0], s[2] / s[0]) for name, s in sums.items()}
+    return {name: (mean.float(), (square - mean**2).clamp(min=0.0).float()) for name, (mean, square) in means.items()}
+
+
+def _renormalise(conv: nn.Conv2d, norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    """Give filters their scale, and the normalisation behind them statistics and parameters that leave the function as it is."""
+    with torch.no_grad():
+        # A filter that answers nothing stays as it is.
+        scale = _FILTER_RMS / conv.weight.square().mean((1, 2, 3)).sqrt().clamp(min=1e-6)
+        conv.weight *= scale[:, None, None, None]
+        norm.running_mean.copy_(scale * mean)
+        norm.running_var.copy_(scale**2 * variance)
+        norm.weight.copy_(torch.sqrt(norm.running_var + norm.eps) / scale)
+        norm.bias += mean
+
+
+def main(argv: list[str]) -> int:
+    """``densefit train restore --out RUN``: best.pt of the networks that ship, validated."""
+    parser = argparse.ArgumentParser(prog="densefit train restore", description="The networks that ship, made trainable again.")
+    parser.add_argument("--regressor", type=Path, default=weights_path("regressor.onnx"), help="ONNX file")
+    parser.add_argument("--displacement", type=Path, default=weights_path("displacement.onnx"), help="ONNX file")
+    parser.add_argument("--batches", type=int, default=24, help="batches of 32 that statistics are measured on")
+    parser.add_argument("--data", type=json.loads, default={}, help="JSON object of arguments of the sample source")
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder for best.pt and provenance.json")
+    args = parser.parse_args(argv)
+    task = make_task(TrainConfig("joint", str(args.out), data={"starts": 1, **args.data}))
+    source = task.spec.build()
+    net = restore(args.regressor, args.displacement, (source.batch(i) for i in range(args.batches)))
+    held_out = task.validation_spec.build()
+    metrics = task.validate(net, [held_out.batch(i) for i in range(TrainConfig("joint", "").validation_batches)], "cpu")
+    made = {"commit": commit(), "seed": 0, "step": 0, "metrics": metrics}
+    args.out.mkdir(parents=True, exist_ok=True)
+    save_checkpoint({**made, "weights": net.state_dict(), "network": net.config, "task": "joint"}, args.out / "best.pt")
+    provenance = {**made, "restored": [str(args.regressor), str(args.displacement)]}
+    (args.out / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+    print("  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+    return 0
