@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -40,6 +41,12 @@ def test_a_run_measures_people_in_sight_and_unseen(tmp_path, capsys):
     stated = [np.mean(rows[name]["stated_mm"]) for name in rows]
     assert stated == sorted(stated) and stated[0] > 5  # who is not seen becomes less certain
     assert (tmp_path / "o" / "covariance.png").stat().st_size > 5000
+
+
+def test_without_matplotlib_there_are_numbers_and_no_picture(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert track_covariance.plot({"a": (np.ones((4, 24, 3)), np.tile(np.eye(3), (4, 24, 1, 1)))}, tmp_path / "p.png") is None
+    assert "matplotlib is not installed" in caplog.text and not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_measured_is_told(monkeypatch):

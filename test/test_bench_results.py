@@ -71,17 +71,25 @@ def test_good_records_are_kept_and_others_are_not(docs, ran, monkeypatch):
     _main(docs)
     assert len(ran) == 1  # nothing has changed
     _main(docs, "--again", "people")
-    _main(docs, "--limit", "5")
-    assert len(ran) == 3 and ran[-1][-2:] == ["--limit", "5"]
-    folders = {c[c.index("--out") + 1] for c in ran}
-    assert len(folders) == 2  # a trial does not mix with the whole
-    _main(docs)
-    assert len(ran) == 4  # a trial is no record of the whole
+    assert len(ran) == 2
     monkeypatch.setattr(results, "weights_id", lambda: "other")
     _main(docs)
-    assert len(ran) == 5
+    assert len(ran) == 3
     _main(docs, "--no-run")
-    assert len(ran) == 5
+    assert len(ran) == 3
+
+
+def test_a_trial_leaves_records_and_text_alone(docs, ran):
+    _main(docs)
+    before = {p: p.read_bytes() for p in docs.rglob("*") if p.is_file()}
+    _main(docs, "--limit", "5")
+    assert len(ran) == 2 and ran[-1][-2:] == ["--limit", "5"]
+    assert len({c[c.index("--out") + 1] for c in ran}) == 2  # a trial's samples do not mix with the whole run's
+    assert all(p.read_bytes() == data for p, data in before.items())
+    record = json.loads((docs / "work" / "trial" / "results" / "people.json").read_text())
+    assert record["command"][-2:] == ["--limit", "5"]
+    _main(docs)
+    assert len(ran) == 2
 
 
 def test_what_goes_wrong_is_said(docs, ran):

@@ -50,6 +50,17 @@ def test_evidences_and_priors_make_a_table(tmp_path, capsys, dataset, make):
     assert (out / "samples.csv").read_text().startswith(before) and len(_rows(out)) == len(rows) + 1
 
 
+def test_a_run_of_other_weights_is_not_continued(tmp_path, capsys, monkeypatch):
+    root, bodies = mini._emdb(tmp_path / "data")
+    more = ("--evidence", "none", "--split", "emdb1", "--limit", "1")
+    assert _run(tmp_path / "out", root, bodies, "emdb", *more) == 0
+    retrained = tmp_path / "retrained.onnx"
+    retrained.write_bytes(b"other numbers")
+    monkeypatch.setattr(eval_main, "weights_path", lambda name: retrained)
+    assert _run(tmp_path / "out", root, bodies, "emdb", *more) == 2
+    assert "other settings (networks)" in capsys.readouterr().err
+
+
 def test_settings_that_have_an_option_of_their_own_are_refused(tmp_path, capsys):
     for name, flag in (("displace.passes", "--passes"), ("fit.iterations", "--iterations")):
         assert _run(tmp_path / "out", tmp_path, tmp_path, "emdb", "--set", f"{name}=1") == 2

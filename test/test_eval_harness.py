@@ -208,6 +208,42 @@ def test_a_stopped_run_goes_on(tmp_path):
         RowStore(tmp_path, settings)
 
 
+def test_settings_that_may_grow_do_and_keep_what_they_held(tmp_path):
+    def opened(**priors):
+        RowStore(tmp_path, {"seed": 3, "priors": priors}, growing=("priors",)).close()
+
+    opened(gmm="a.pkl")
+    opened(none="")
+    opened(gmm="a.pkl", flow="")
+    assert json.loads((tmp_path / "settings.json").read_text())["priors"] == {"gmm": "a.pkl", "none": "", "flow": ""}
+    with pytest.raises(ConfigError, match="other settings \\(priors\\)"):
+        opened(gmm="b.pkl")
+
+
+def test_points_written_after_a_crash_are_whole_lines(tmp_path):
+    store = RowStore(tmp_path, {})
+    store.append(_row("a", 0, fps=30.0))
+    store.close()
+    path = tmp_path / "points_keypoints_none.jsonl"
+    with open(path, "a") as f:
+        f.write('{"sequence": "wal')  # the crash
+    again = RowStore(tmp_path, {})
+    again.append(_row("b", 1, fps=30.0))
+    assert [p["frame"] for p in again.points("keypoints", "none")] == [0, 1]
+    again.close()
+
+
+def test_a_row_over_fewer_samples_says_so(tmp_path):
+    store = RowStore(tmp_path, {})
+    store.append(_row("a", 0))
+    store.append(_row("b", 1))
+    store.append(_row("a", 0, prior="gmm"))
+    summary = report.summarise(store.scores(), lambda evidence, prior: [], None)
+    text = report.markdown(summary, "test", SMPL24, "network")
+    assert "| keypoints |" in text and "| keypoints + gmm (1 of these samples) |" in text
+    store.close()
+
+
 def test_the_table_says_means_intervals_and_protocol(tmp_path):
     store = RowStore(tmp_path, {})
     for i, pa in enumerate((30.0, 40.0, 50.0)):

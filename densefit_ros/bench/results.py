@@ -1,6 +1,7 @@
 """``densefit results`` (``make results``): runs of docs/results/runs.yaml, a record of each, docs/RESULTS.md from the records.
 
 A run whose record has the same command and the same weights is not repeated; one that was stopped goes on where it can.
+With ``--limit`` the records are those of a trial: they stay with the runs, and no document is written.
 """
 
 from __future__ import annotations
@@ -48,17 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "results", help="folder of the runs")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these runs")
     parser.add_argument("--again", nargs="+", default=[], metavar="NAME", help="repeat these although their record is good")
-    parser.add_argument("--limit", type=int, help="samples of each densefit eval: a trial; it is repeated in full without this")
+    parser.add_argument("--limit", type=int, help="samples of each densefit eval: a trial that leaves the documents alone")
     parser.add_argument("--no-run", action="store_true", help="write the text from the records that are there")
     args = parser.parse_args(arguments)
     runs = read_runs(args.docs / "results" / "runs.yaml")
     unknown = {*args.only, *args.again} - {r.name for r in runs}
     if unknown:
         raise AssetError(f"{args.docs / 'results' / 'runs.yaml'}: holds no run '{sorted(unknown)[0]}'")
+    trial = args.limit is not None
+    folder = args.work / "trial" if trial else args.docs  # numbers of a few samples do not take the place of the recorded ones
     for run in [] if args.no_run else runs:
         if not args.only or run.name in args.only:
-            refresh(limited(run, args.limit), args.docs, args.work, run.name in args.again)
-    write_text(runs, args.docs)
+            refresh(limited(run, args.limit), folder, args.work, run.name in args.again)
+    if trial:
+        log.info("a trial: records in %s, %s is as it was", folder / "results", args.docs / "RESULTS.md")
+    else:
+        write_text(runs, args.docs)
     return 0
 
 
@@ -83,7 +89,7 @@ def limited(run: Run, limit: int | None) -> Run:
 
 
 def refresh(run: Run, docs: Path, work: Path, again: bool = False) -> None:
-    """Bring a run's record up to date.  Raises AssetError when its command fails or leaves no result."""
+    """Bring a run's record below ``docs`` up to date.  Raises AssetError when its command fails or leaves no result."""
     record_path = docs / "results" / f"{run.name}.json"
     weights = weights_id()
     before = read_record(record_path)
@@ -109,6 +115,7 @@ def refresh(run: Run, docs: Path, work: Path, again: bool = False) -> None:
         "command": list(run.command), "weights": weights, "commit": hardware.commit(), "hardware": hardware.describe(),
         "result": result,
     }  # fmt: skip
+    record_path.parent.mkdir(parents=True, exist_ok=True)
     record_path.write_text(json.dumps(record, indent=1) + "\n")
     if run.plot:
         (docs / "images").mkdir(exist_ok=True)

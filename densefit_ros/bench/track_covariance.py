@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ PROBABILITIES = (0.5, 0.8, 0.95)
 EVERY = 5  # frames between two that are measured: neighbours say the same
 UNSEEN_FRAMES = (3, 6, 12)
 _FPS = 30
+log = logging.getLogger("densefit")
 
 
 def measure(models: Models, sequences: int, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -86,9 +88,13 @@ def score(error_m: np.ndarray, covariance: np.ndarray) -> dict[str, object]:
     }
 
 
-def plot(cases: dict[str, tuple[np.ndarray, np.ndarray]], path: Path) -> Path:
-    """Share of joints inside over the probability of the ellipsoid; the diagonal is right."""
-    import matplotlib
+def plot(cases: dict[str, tuple[np.ndarray, np.ndarray]], path: Path) -> Path | None:
+    """Share of joints inside over the probability of the ellipsoid; the diagonal is right.  None without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError:
+        log.warning("no picture: matplotlib is not installed (pip install matplotlib)")
+        return None
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -117,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="one setting, e.g. fit.covariance_share=0.1"
     )
-    parser.add_argument("--out", type=Path, help="also write covariance.json and covariance.png to this folder")
+    parser.add_argument("--out", type=Path, help="also write covariance.json, and with matplotlib covariance.png, to this folder")
     args = parser.parse_args(argv)
     if args.sequences < 1:
         raise ConfigError(f"--sequences: expected 1 or more, got {args.sequences}")

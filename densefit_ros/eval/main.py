@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import logging
 import tempfile
@@ -16,6 +17,7 @@ from ..config import Config, load_config, parse_overrides, settings
 from ..errors import AssetError, ConfigError
 from ..fit.priors import NAMES as PRIORS
 from ..models import load_models
+from ..weights import weights_path
 from . import parallel, report
 from .evidence import NAMES, EvidenceOptions
 from .harness import HarnessOptions
@@ -44,7 +46,7 @@ def _measure(args: argparse.Namespace) -> int:
     job = read_job(args)
     models = load_models(job.config)
     dataset = make_dataset(job.dataset, models.body)
-    store = RowStore(args.out, _settings(job))
+    store = RowStore(args.out, _settings(job), growing=("priors",))
     try:
         todo = missing(dataset, job.options, store, args.limit)
         workers = args.workers or parallel.default_workers(len(todo), models.backends["device"])
@@ -159,14 +161,19 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _settings(job: Job) -> dict[str, Any]:
-    """What must be the same for a run to be continued.  The lists of evidences and priors, and the count, may grow."""
+    """What must be the same for a run to be continued.  The lists of evidences and priors, and the count, may grow; a prior's
+    file, and what the networks' files hold, may not change."""
     grows = ("evidence", "priors")
     run = {k: v for k, v in dataclasses.asdict(job.options).items() if k not in grows}
-    files = {p.partition("=")[0]: p.partition("=")[2] for p in job.options.priors if "=" in p}
+    priors = {name: file for name, _, file in (p.partition("=") for p in job.options.priors)}
     data = {k: str(v) for k, v in dataclasses.asdict(job.dataset).items() if k != "count"}
     sources = {k: str(v) for k, v in dataclasses.asdict(job.sources).items()}
     core = {s.name: s.value for s in _core(job.config)}
-    return {**run, **data, "sources": sources, "prior_files": files, "config": core}
+    networks = {
+        name: hashlib.sha256((Path(file) if file else weights_path(f"{name}.onnx")).read_bytes()).hexdigest()[:16]
+        for name, file in (("regressor", job.config.regress.onnx), ("displacement", job.config.displace.onnx))
+    }
+    return {**run, **data, "sources": sources, "priors": priors, "networks": networks, "config": core}
 
 
 def _core(config: Config) -> list[Any]:

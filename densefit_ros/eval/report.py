@@ -33,6 +33,7 @@ class Summary:
     table: dict[str, dict[str, tuple[float, float, float]]]
     status: dict[str, dict[str, float]]
     refine_ms: dict[str, float]  # medians
+    counts: dict[str, int]  # samples of each evidence: fewer than count where a run was stopped, or asked for less of it
     epe_ratio: dict[str, float]  # error of the predicted displacements over that of none; only where there are some
 
 
@@ -45,10 +46,11 @@ def summarise(
     """
     first, count = _first_estimates(scores)
     table = {"first estimate": first}
-    status, ms, epe = {}, {}, {}
+    status, ms, epe, counts = {}, {}, {}, {}
     for name, own in scores.items():
         table[name] = {m: metrics.mean_interval(own.column(f"refined_{m}"), own.sequences) for m in METRICS}
         status[name] = {k: own.status.count(k) / len(own.status) for k in sorted(set(own.status))}
+        counts[name] = len(own.keys)
         ms[name] = float(np.median(own.column("ms")))
         errors = np.stack([own.column("epe_px"), own.column("zero_px")], 1)
         errors = errors[np.isfinite(errors).all(1)].sum(0)
@@ -57,7 +59,7 @@ def summarise(
         found = points(own.evidence, own.prior)
         table[name] |= temporal(found, "refined", parents)
         table["first estimate"] |= temporal(found, "first", parents)
-    return Summary(count, table, status, ms, epe)
+    return Summary(count, table, status, ms, counts, epe)
 
 
 def _first_estimates(scores: Mapping[str, Scores]) -> tuple[dict[str, tuple[float, float, float]], int]:
@@ -115,7 +117,8 @@ def markdown(summary: Summary, dataset: str, protocol: PointsProtocol, first: st
         "|---|" + "---|" * len(names),
     ]
     for row, values in summary.table.items():
-        lines.append(f"| {row} | " + " | ".join(_cell(m, values.get(m)) for m in names) + " |")
+        few = f" ({summary.counts[row]} of these samples)" if summary.counts.get(row, summary.count) < summary.count else ""
+        lines.append(f"| {row}{few} | " + " | ".join(_cell(m, values.get(m)) for m in names) + " |")
     lines += ["", "| evidence | evidence and refinement, median ms | how fits ended | EPE over zero's |", "|---|---|---|---|"]
     for name, ms in summary.refine_ms.items():
         ended = ", ".join(f"{k.lower()} {100 * v:.0f} %" for k, v in summary.status[name].items())
@@ -130,6 +133,7 @@ def write(
     record = {
         **(about or {}),
         "samples": summary.count,
+        "samples_of": summary.counts,
         "table": {n: {m: [_number(v) for v in c] for m, c in row.items()} for n, row in summary.table.items()},
         "status": summary.status,
         "refine_ms_median": summary.refine_ms,

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import sys
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,12 +48,12 @@ def label(evidence: str, prior: str) -> str:
 class RowStore:
     """samples.csv, appended row by row, so that a run that was stopped goes on where it was.
 
-    Points of sequences go to points_<evidence>_<prior>.jsonl beside it.  Raises ConfigError when the folder holds a run
-    with other settings.
+    Points of sequences go to points_<evidence>_<prior>.jsonl beside it.  Settings named in ``growing`` are mappings that a
+    continued run may add to.  Raises ConfigError when the folder holds a run with other settings.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.folder, self.path = folder, folder / "samples.csv"
+    def __init__(self, folder: Path, settings: Mapping[str, Any], growing: Collection[str] = ()) -> None:
+        self.folder, self.path, self._growing = folder, folder / "samples.csv", set(growing)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
@@ -110,13 +110,10 @@ class RowStore:
     def points(self, evidence: str, prior: str) -> list[dict[str, Any]]:
         """Points of the frames of sequences; a last line cut off by a crash is dropped."""
         path = self._points_path(evidence, prior)
-        out = []
-        for line in path.read_text().splitlines() if path.is_file() else ():
-            try:
-                out.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return out
+        if not path.is_file():
+            return []
+        _drop_torn_line(path)
+        return [json.loads(line) for line in path.read_text().splitlines()]
 
     def _rows(self) -> Iterator[dict[str, str]]:
         with open(self.path, newline="") as file:
@@ -128,6 +125,8 @@ class RowStore:
     def _points_file(self, evidence: str, prior: str) -> Any:
         path = self._points_path(evidence, prior)
         if path not in self._points:
+            if path.is_file():
+                _drop_torn_line(path)
             self._points[path] = open(path, "a")
         return self._points[path]
 
@@ -140,16 +139,29 @@ class RowStore:
             before = json.loads(path.read_text())
         except json.JSONDecodeError as e:
             raise AssetError(f"{path}: damaged; remove {self.folder} or choose another --out") from e
-        changed = sorted(k for k in settings if before.get(k) != settings[k])
+        changed = [k for k in settings if k not in self._growing and before.get(k) != settings[k]]
+        merged = dict(settings)
+        for name in self._growing & set(settings):
+            had = before.get(name, {})
+            changed += [name] * any(had.get(k, v) != v for k, v in settings[name].items())
+            merged[name] = {**had, **settings[name]}
         if changed:
-            raise ConfigError(f"{self.folder} holds a run with other settings ({', '.join(changed)}): choose another --out")
+            raise ConfigError(
+                f"{self.folder} holds a run with other settings ({', '.join(sorted(changed))}): choose another --out"
+            )
+        path.write_text(json.dumps(merged, indent=2) + "\n")
 
     def _check_rows(self) -> None:
         """Take off a row cut off by a crash.  Raises AssetError when the columns are others."""
-        data = self.path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            self.path.write_bytes(data[: data.rfind(b"\n") + 1])
+        _drop_torn_line(self.path)
         with open(self.path, newline="") as file:
             header = next(csv.reader(file), [])
         if tuple(header) != COLUMNS:
             raise AssetError(f"{self.path}: columns of another version; choose another --out")
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Take off a last line that a crash cut short: the next one would be written behind it."""
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        path.write_bytes(data[: data.rfind(b"\n") + 1])
