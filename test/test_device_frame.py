@@ -118,6 +118,28 @@ def test_every_stage_gives_what_the_single_steps_give(models, tracked, count):
     np.testing.assert_allclose(got.fit.information / scale, fit.information / scale, atol=1e-3)
 
 
+def test_more_matches_than_the_fit_takes_are_thinned_alike(models, tracked):
+    slots = 60
+    few = load_models(with_overrides(models.config, {"fit.max_points": slots, "displace.max_sigma_px": 100.0}))
+    (tracks, frame), camera = at(tracked), tracked[1].camera
+    got = few.device_frame.measure(frame, tracks, few.config)
+    # With no displacement refused, which cells are matches depends on the rendering alone: both ways have the same ones.
+    surface = priors.render(few, got.start, tracks, camera, got.crop)
+    field, options = few.displacer.predict(got.crop, surface), priors.decode_options(few.config)
+    every = decode(field, surface, got.crop, dataclasses.replace(options, max_points=1000))
+    assert np.bincount(every.person).min() > 1.5 * slots
+    matches = decode(field, surface, got.crop, options)
+    assert np.bincount(got.matches.person).tolist() == np.bincount(matches.person).tolist() == [slots, slots]
+    assert np.array_equal(got.matches.face, matches.face)
+    np.testing.assert_allclose(got.matches.target_uv, matches.target_uv, atol=0.05)
+
+    anchors = priors.anchors(tracks, got.estimate, few.config, frame.stamp_ns)
+    fit = few.fitter.solve(got.start, camera, matches, keypoints=got.estimate.keypoints, anchors=anchors)
+    for name in PARAMS:
+        np.testing.assert_allclose(getattr(got.fit.params, name), getattr(fit.params, name), atol=2e-3, err_msg=name)
+    np.testing.assert_allclose(got.fit.joint_covariance, fit.joint_covariance, rtol=2e-2, atol=1e-5)
+
+
 def test_a_person_does_not_depend_on_who_fills_the_batch_up(models, sequence, tracked):
     tracks, frame = at(tracked)
     both = models.device_frame.measure(frame, tracks, models.config)
