@@ -67,6 +67,15 @@ def test_filters_have_one_scale(net):
     np.testing.assert_allclose(torch.cat(rms).detach(), 0.05, rtol=1e-3)
 
 
+def test_training_heads_know_the_features(net, batch):
+    image, intrinsics, _ = inputs(batch)
+    with torch.inference_mode():
+        parts = net.eval().regressor(image, intrinsics, True)[-1]
+    use = batch["body_part"] < 24
+    right = (parts.argmax(1).numpy() == batch["body_part"])[use].mean()
+    assert right > 0.5  # one in 24 by chance
+
+
 def test_files_of_two_runs_are_refused(tmp_path):
     other = tmp_path / "displacement.onnx"
     data = FILES[1].read_bytes()

@@ -2,20 +2,22 @@
 
 ONNX files hold the inference form: batch normalisation is folded into the convolutions, and heads that only training asks
 for are gone.  Here every convolution gets a normalisation back whose statistics are measured on synthetic pictures, so the
-restored network computes what the files do and goes on learning from there (``--init RUN/best.pt``).
+restored network computes what the files do and goes on learning from there (``--init RUN/best.pt``).  Training's own heads
+learn anew, on features that stay as they are: fresh ones would shake the trunk that they are to teach.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..regress.network import RegressorNet
 from ..runtime.picture import check_pair
 from ..runtime.torch_backend import TorchRuntime
 from ..weights import weights_path
@@ -23,20 +25,23 @@ from .config import TrainConfig, commit
 from .data import Batch
 from .joint import JointNet
 from .loop import save_checkpoint, to_tensors
+from .losses import guide_loss, part_loss
 from .tasks import make_task
 
 # Root mean square of a restored filter.  Behind it comes a normalisation, so its scale is no part of the function; it sets how
 # far a step of Adam turns it, and folded filters, scaled by their channels' statistics, would all turn at different speeds.
 _FILTER_RMS = 0.05
+_HEADS_LR = 1e-2
 PARTS = ("regressor", "displacement")
 
 
 def restore(regressor: Path, displacement: Path, batches: Iterable[Batch]) -> JointNet:
     """A trainable network of the two files' weights, with statistics of the pictures and renderings of ``batches``.
 
-    ``batches`` as JointSource makes them.  Heads that only training asks for start anew.  Raises AssetError when a file is
-    not of this version's networks, or the two were not trained together.
+    ``batches`` as JointSource makes them, from which the heads that only training asks for learn too.  Raises AssetError when a
+    file is not of this version's networks, or the two were not trained together.
     """
+    batches = list(batches)
     check_pair(regressor, displacement)
     folded = {part: TorchRuntime(path).network for part, path in zip(PARTS, (regressor, displacement))}
     net = JointNet(**{part: {k: v for k, v in n.config.items() if k != "fused"} for part, n in folded.items()})
@@ -54,6 +59,7 @@ def restore(regressor: Path, displacement: Path, batches: Iterable[Batch]) -> Jo
     net.eval()
     for conv, (mean, variance) in _statistics(net, pairs, batches).items():
         _renormalise(net.get_submodule(conv), net.get_submodule(pairs[conv]), mean, variance)
+    _teach_heads(net.regressor, batches)
     return net
 
 
@@ -101,6 +107,24 @@ def _renormalise(conv: nn.Conv2d, norm: nn.BatchNorm2d, mean: Tensor, variance: 
         norm.running_var.copy_(scale**2 * variance)
         norm.weight.copy_(torch.sqrt(norm.running_var + norm.eps) / scale)
         norm.bias += mean
+
+
+def _teach_heads(net: RegressorNet, batches: Sequence[Batch], passes: int = 20) -> None:
+    """Fit the heads that only training asks for to the trunk's features, which stay."""
+    learnt = []
+    with torch.no_grad():
+        for batch in batches:
+            t = to_tensors({name: batch[name] for name in ("image", "body_colour", "body_part")}, "cpu")
+            learnt.append((net.trunk(t["image"]).s8.bfloat16(), t["body_colour"], t["body_part"]))
+    heads = nn.ModuleList([net.guide, net.parts])
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=_HEADS_LR)
+    for _ in range(passes):
+        for features, colour, part in learnt:
+            s8 = features.float()
+            loss = guide_loss(net.guide(s8), colour) + part_loss(net.parts(s8), part)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
 
 def main(argv: list[str]) -> int:
