@@ -110,7 +110,7 @@ class RegressConfig:
 @dataclass(frozen=True)
 class RenderConfig:
     backend: str = _opt("auto", "rasteriser", choices=("auto", "warp", "nvdiffrast"))
-    crop_margin: float = _opt(1.2, "side of the square crop over the longer side of the person's box", 1.0, 3.0)
+    crop_margin: float = _opt(1.05, "side of the square crop over the longer side of the person's box", 1.0, 3.0)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ IMAGE_PX = 256
 FIRST_SUBJECT = 1_000_000
 SUBJECTS = 200
 VIDEO_FRAMES = 50
+# Wider round the person than the crops that networks read: windows are cut from these pictures.
+PICTURE = CropOptions(negative_share=0.0, margin=1.2, centre_jitter=0.08, scale_low=0.85, scale_high=1.3)
 
 
 class Synthetic:
@@ -61,7 +63,7 @@ class Synthetic:
         if self._engine is None:
             self._engine = SynthEngine(
                 self._body, WarpRenderer(self._body), load_backgrounds("heldout"), first_subject=FIRST_SUBJECT,
-                subjects=SUBJECTS, cache=SUBJECTS, options=CropOptions(negative_share=0.0),
+                subjects=SUBJECTS, cache=SUBJECTS, options=PICTURE,
             )  # fmt: skip
         rng, samples = np.random.default_rng([self._seed, number]), []
         while len(samples) < BLOCK:
