@@ -55,6 +55,7 @@ class CropNetworkConfig:
     input_width: int = _opt(
         0, "width of the input, px; less than the height: the middle of the crop; 0: the file says it", 0, 4096
     )
+    margin: float = _opt(1.2, "side of the square crop over the longer side of the person's box, as in its training", 1.0, 3.0)
     layout: str = _opt("nchw", "order of the input's axes", choices=("nchw", "nhwc"))
     channels: str = _opt("rgb", "order of the colours", choices=("rgb", "bgr"))
     mean: str = _opt(
@@ -110,7 +111,9 @@ class RegressConfig:
 @dataclass(frozen=True)
 class RenderConfig:
     backend: str = _opt("auto", "rasteriser", choices=("auto", "warp", "nvdiffrast"))
-    crop_margin: float = _opt(1.05, "side of the square crop over the longer side of the person's box", 1.0, 3.0)
+    crop_margin: float = _opt(
+        1.05, "side of the square crop that our networks read over the longer side of the person's box", 1.0, 3.0
+    )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ class FirstEstimator(Protocol):
 
     name: str
     size_px: int  # side of the crops that it reads
+    margin: float | None  # side of the windows that it wants over the person's box; None: render.crop_margin
 
     def estimate(self, crop: Crop, camera: Camera, warm: Sequence[BodyParams] = ()) -> Estimate:
         """One estimate per window of ``crop``.

@@ -145,7 +145,7 @@ def points_pck(models: Models, rgb: np.ndarray, camera: Camera, truth: Keypoints
         seen = confidence > 0
         low, size = uv[seen].min(0), np.ptp(uv[seen], axis=0)
         box = np.concatenate([low - 0.1 * size, 1.2 * size])  # of the points; a person's box holds the head as well
-        square = square_around(box, models.config.render.crop_margin)
+        square = square_around(box, models.estimator.margin or models.config.render.crop_margin)
         found = models.estimator.estimate(extract(rgb, square[None], models.estimator.size_px), camera).keypoints
         score = {"points": int(seen[SCORED].sum()), "points2d": 0.0}
         if found is not None:

@@ -78,7 +78,7 @@ def test_points_behind_the_camera_project_to_nan():
 
 def test_crop_camera_sees_what_the_image_sees(rng):
     c = camera.camera_from_fov(640, 480, 60)
-    a = crop.image_from_crop(crop.square_around(np.array([100, 50, 80, 200])), 192)
+    a = crop.image_from_crop(crop.square_around(np.array([100, 50, 80, 200]), 1.2), 192)
     xyz = rng.normal(size=(20, 3)) + [0, 0, 6]
     uv_crop = camera.project(camera.crop_camera(c, a, 192), xyz)
     np.testing.assert_allclose(uv_crop @ a[:, :2].T + a[:, 2], camera.project(c, xyz), atol=1e-3)
@@ -117,3 +117,12 @@ def test_the_same_windows_at_another_resolution(rng):
     np.testing.assert_array_equal(again.rgb, large.rgb)
     np.testing.assert_array_equal(again.inside, large.inside)
     assert crop.at_size(rgb, small, 32) is small
+
+
+def test_wider_windows_keep_their_centre(rng):
+    rgb = rng.integers(0, 256, (120, 160, 3)).astype(np.uint8)
+    tight = crop.extract(rgb, np.array([[10, 20, 64, 64], [-30, 50, 90, 90]], np.float32), 32)
+    wide = crop.at_size(rgb, tight, 32, 1.5)
+    expected = crop.extract(rgb, np.array([[-6, 4, 96, 96], [-52.5, 27.5, 135, 135]], np.float32), 32)
+    np.testing.assert_allclose(wide.image_from_crop, expected.image_from_crop, rtol=1e-6)
+    np.testing.assert_array_equal(wide.rgb, expected.rgb)

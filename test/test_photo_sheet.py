@@ -58,6 +58,7 @@ def test_pck_of_a_sources_own_points(script):
 
     class Source:
         size_px = 256
+        margin = None
 
         def estimate(self, crop, camera):
             return SimpleNamespace(keypoints=Keypoints("smpl24", uv, confidence))

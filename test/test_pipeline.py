@@ -54,6 +54,7 @@ class OracleEstimator:
 
     name = "oracle"
     size_px = 160  # its own: windows are cut for it
+    margin = 1.5
 
     distance = 1.0  # estimated over true distance
 

@@ -23,7 +23,7 @@ class Counting:
     """An estimator that counts the windows it is asked about."""
 
     def __init__(self, inner) -> None:
-        self.inner, self.name, self.size_px, self.windows = inner, inner.name, inner.size_px, 0
+        self.inner, self.name, self.size_px, self.margin, self.windows = inner, inner.name, inner.size_px, inner.margin, 0
 
     def estimate(self, crop, camera, warm=()):
         self.windows += len(crop.rgb)

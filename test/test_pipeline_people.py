@@ -152,6 +152,7 @@ class Queue:
         return [Detection(box_of(project(WIDE, j)), 0.9) for j in joints]
 
     size_px = 128
+    margin = None
 
     def estimate(self, crop, camera, warm=()) -> Estimate:
         centre = crop.image_from_crop @ [crop.size / 2, crop.size / 2, 1]

@@ -72,7 +72,7 @@ def _file(path, outputs, shape=("P", 3, SIZE, SIZE), dtype=TensorProto.FLOAT, bo
 def _crop(count=2):
     rng = np.random.default_rng(0)
     rgb = rng.integers(0, 256, (480, 640, 3)).astype(np.uint8)
-    boxes = [square_around([100 + 150 * i, 80, 90, 240]) for i in range(count)]
+    boxes = [square_around([100 + 150 * i, 80, 90, 240], 1.2) for i in range(count)]
     return extract(rgb, np.array(boxes), 192)
 
 

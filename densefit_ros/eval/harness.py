@@ -21,6 +21,7 @@ from ..fit.solver import Fitter
 from ..geometry import crop as crops
 from ..models import Models
 from ..runtime.picture import SIZE_PX
+from ..steps.find import windows
 from ..steps.priors import ESTIMATE_T_SIGMA_M, KEYPOINT_ROT_SIGMA_RAD, estimate_sigmas
 from ..synth.perturb import disturb
 from ..types import BodyParams, Crop, Estimate, FitStatus
@@ -112,8 +113,7 @@ class Harness:
         rgb = sample.image()
         crop = crops.extract(rgb, square[None], SIZE_PX)
         if self._degrees is None:
-            own = crops.at_size(rgb, crop, self._models.estimator.size_px)
-            return crop, self._models.estimator.estimate(own, sample.camera)
+            return crop, self._models.estimator.estimate(windows(self._models, crop, rgb), sample.camera)
         truth = sample.truth.params
         if truth is None:
             raise ConfigError(f"disturbed starts need the true parameters, which {self._dataset.name} does not have")

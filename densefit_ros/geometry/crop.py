@@ -9,7 +9,7 @@ from ..errors import ShapeError
 from ..types import Crop
 
 
-def square_around(box_xywh: np.ndarray, margin: float = 1.2) -> np.ndarray:
+def square_around(box_xywh: np.ndarray, margin: float) -> np.ndarray:
     """The square (x, y, side, side) px with the box's centre and ``margin`` times its longer side."""
     x, y, w, h = (float(v) for v in box_xywh)
     side = max(w, h, 2.0) * margin
@@ -53,12 +53,13 @@ def extract(rgb: np.ndarray, squares_xywh: np.ndarray, size: int) -> Crop:
     return Crop(out, inside, affine, size)
 
 
-def at_size(rgb: np.ndarray, crop: Crop, size: int) -> Crop:
-    """The windows of ``crop``, which was cut from ``rgb``, at another resolution."""
-    if size == crop.size:
+def at_size(rgb: np.ndarray, crop: Crop, size: int, widen: float = 1.0) -> Crop:
+    """The windows of ``crop``, which was cut from ``rgb``, at another resolution and ``widen`` times as wide."""
+    if size == crop.size and widen == 1.0:
         return crop
     sides = crop.image_from_crop[:, 0, 0] * crop.size
-    return extract(rgb, np.column_stack([crop.image_from_crop[:, :, 2], sides, sides]), size)
+    corner = crop.image_from_crop[:, :, 2] - 0.5 * (widen - 1.0) * sides[:, None]
+    return extract(rgb, np.column_stack([corner, widen * sides, widen * sides]), size)
 
 
 def _prefilter(rgb: np.ndarray, m: np.ndarray, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ class CarriedEstimator:
 
     name = "external"
     size_px = SIZE_PX  # whatever is at hand: it looks at nothing
+    margin = None
 
     def estimate(self, crop: Crop, camera: Camera, warm: Sequence[BodyParams] = ()) -> Estimate:
         """One row per window: ``warm`` for the first ``len(warm)``, and confidence 0 for the others."""

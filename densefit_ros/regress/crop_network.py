@@ -52,7 +52,7 @@ class CropNetwork:
         if not all(isinstance(n, int) and n > 0 for n in sides):
             raise ConfigError(f"{runtime.path} does not say its input's size: set regress.custom.input_height and input_width")
         self._height, self._width = sides
-        self.size_px = max(sides)
+        self.size_px, self.margin = max(sides), options.margin
         outputs = (options.pose, options.root, options.betas, options.camera, options.confidence)
         for name in filter(None, outputs):
             if name not in runtime.outputs:

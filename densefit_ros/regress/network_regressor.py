@@ -22,6 +22,7 @@ class NetworkRegressor:
     """
 
     size_px = SIZE_PX
+    margin = None
 
     def __init__(self, body: RestBody, runtime: Runtime, keypoints: bool = True, mirrored: bool = False) -> None:
         check_contract(runtime, REGRESSOR_CONTRACT)

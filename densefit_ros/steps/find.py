@@ -142,8 +142,14 @@ def first_estimate(models: Models, crop: Crop, frame: Frame, tracks: Sequence[Tr
     warm = [t.params for t in tracks]
     if keypoints is not None:
         return models.lifting.estimate(keypoints, crop, frame.camera, warm)
-    own = crops.at_size(frame.rgb, crop, models.estimator.size_px)
-    return models.estimator.estimate(own, frame.camera, warm=warm)
+    return models.estimator.estimate(windows(models, crop, frame.rgb), frame.camera, warm=warm)
+
+
+def windows(models: Models, crop: Crop, rgb: np.ndarray) -> Crop:
+    """The windows of ``crop`` as the source of first estimates wants them: its resolution, its margin around the person."""
+    own = models.estimator
+    widen = 1.0 if own.margin is None else own.margin / models.config.render.crop_margin
+    return crops.at_size(rgb, crop, own.size_px, widen)
 
 
 def admit(
