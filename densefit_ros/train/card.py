@@ -19,20 +19,22 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 _FLAGS = ("seed", "minutes", "batch", "made", "chunk", "reuse", "lr", "lr_floor", "warmup", "ema", "processes", "init")
 
 
-def card(runs: Sequence[Path], evaluation: dict[str, Any]) -> str:
+def card(runs: Sequence[Path], evaluation: dict[str, Any], before: str = "") -> str:
     """Markdown of how the networks came about, run by run, and of their held-out numbers.
 
-    ``runs`` are the directories in order, each started from the one before, averages of runs among them; ``evaluation`` is the
-    JSON of ``densefit train evaluate``.
+    ``runs`` are the directories in order, each started from the one before, averages of runs and restored networks among them;
+    ``evaluation`` is the JSON of ``densefit train evaluate``; ``before``, a card, adds the runs that it holds.
     """
     records = [_record(run) for run in runs]
-    trained = [r for r in records if "average" not in r]
-    total = sum(_samples(r) for r in trained)
-    parts = ["### How the networks were trained\n", _table(_RUN_HEAD, [_run_row(r) for r in trained])]
+    rows, commands = _runs_of(before)
+    rows += [_run_row(r) for r in records if "config" in r]
+    commands += [_command(r) for r in records]
+    total = sum(int(row[-1].replace(",", "")) for row in rows)
+    parts = ["### How the networks were trained\n", _table(_RUN_HEAD, rows)]
     parts.append(
         f"\n{total:,} pictures in all. Where the table's minutes are fewer than the command's, the run was stopped there.\n"
     )
-    parts.append("```bash\n" + "\n".join(_command(r) for r in records) + "\n```\n")
+    parts.append("```bash\n" + "\n".join(commands) + "\n```\n")
     parts.append("### Held-out numbers\n")
     parts.append(f"Evaluation seed {evaluation['seed']}, {evaluation['regressor']['people']:.0f} labelled people.\n")
     parts.append(_table(_REGRESSOR_HEAD, [_regressor_row(evaluation["regressor"])]) + "\n")
@@ -42,6 +44,13 @@ def card(runs: Sequence[Path], evaluation: dict[str, Any]) -> str:
         if name in evaluation:
             parts.append("\n" + section(evaluation[name]))
     return "\n".join(parts) + "\n"
+
+
+def _runs_of(text: str) -> tuple[list[Sequence[str]], list[str]]:
+    """Rows of the table of runs, and the commands, in a card that was written before."""
+    lines = text.split(BEGIN)[-1].split("### Held-out numbers")[0].splitlines()
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return [row for row in cells if row[-1].replace(",", "").isdigit()], [x for x in lines if x.startswith("densefit train ")]
 
 
 def insert(text: str, measured: str) -> str:
@@ -57,10 +66,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="densefit train card", description=__doc__)
     parser.add_argument("--runs", nargs="+", type=Path, required=True, metavar="RUN", help="the run directories, in order")
     parser.add_argument("--evaluation", type=Path, required=True, help="JSON written by densefit train evaluate")
+    parser.add_argument("--more", action="store_true", help="keep the runs that the card holds, and add these to them")
     parser.add_argument("--card", type=Path, default=Path("docs/MODEL_CARD.md"))
     args = parser.parse_args(argv)
-    measured = card(args.runs, json.loads(args.evaluation.read_text()))
-    args.card.write_text(insert(args.card.read_text(), measured))
+    text = args.card.read_text()
+    measured = card(args.runs, json.loads(args.evaluation.read_text()), text if args.more else "")
+    args.card.write_text(insert(text, measured))
     print(f"wrote the measured part of {args.card}")
     return 0
 
@@ -68,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
 def _record(run: Path) -> dict[str, Any]:
     try:
         provenance = json.loads((run / "provenance.json").read_text())
-        if "average" in provenance:
+        if "config" not in provenance:
             return {"out": str(run), **provenance}
         with (run / "log.csv").open(newline="") as f:
             last = list(csv.DictReader(f))[-1]
@@ -104,6 +115,8 @@ def _command(r: dict[str, Any]) -> str:
     if "average" in r:
         shares = [f"{run}={share:g}" for run, share in r["average"].items()]
         return " ".join(["densefit train average", *shares, "--out", r["out"]])
+    if "restored" in r:
+        return f"densefit train restore --out {r['out']}"
     config = r["config"]
     flags = [f"--{n.replace('_', '-')} {_text(config[n])}" for n in _FLAGS if config.get(n) not in (None, "")]
     objects = [f"--{n} {shlex.quote(json.dumps(config[n]))}" for n in ("network", "data") if config.get(n)]
