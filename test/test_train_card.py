@@ -65,13 +65,15 @@ def test_more_runs_join_those_of_the_card(run, tmp_path):
     first = f"head\n{BEGIN}\n{card([run], evaluation())}{END}\ntail"
     again = tmp_path / "shipped"
     again.mkdir()
-    (again / "provenance.json").write_text(json.dumps({"commit": "c" * 40, "restored": ["a.onnx", "b.onnx"]}))
+    (again / "provenance.json").write_text(
+        json.dumps({"commit": "c" * 40, "restored": ["a.onnx"], "batches": 9, "data": {"easy": 1}})
+    )
     second = tmp_path / "second"
     run.rename(second)
     text = card([again, second], evaluation(), first)
     assert "| regressor1 | 3 |" in text and "| second | 3 |" in text and "\n12,800 pictures in all" in text
     commands = [line for line in text.splitlines() if line.startswith("densefit train ")]
-    assert len(commands) == 3 and commands[1] == f"densefit train restore --out {again}"
+    assert len(commands) == 3 and commands[1] == f"densefit train restore --out {again} --batches 9 --data '{{\"easy\": 1}}'"
 
 
 def test_an_average_is_a_command_and_adds_no_pictures(run, tmp_path):

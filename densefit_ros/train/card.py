@@ -116,7 +116,7 @@ def _command(r: dict[str, Any]) -> str:
         shares = [f"{run}={share:g}" for run, share in r["average"].items()]
         return " ".join(["densefit train average", *shares, "--out", r["out"]])
     if "restored" in r:
-        return f"densefit train restore --out {r['out']}"
+        return f"densefit train restore --out {r['out']} --batches {r['batches']} --data {shlex.quote(json.dumps(r['data']))}"
     config = r["config"]
     flags = [f"--{n.replace('_', '-')} {_text(config[n])}" for n in _FLAGS if config.get(n) not in (None, "")]
     objects = [f"--{n} {shlex.quote(json.dumps(config[n]))}" for n in ("network", "data") if config.get(n)]

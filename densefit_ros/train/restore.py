@@ -145,6 +145,7 @@ def main(argv: list[str]) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     save_checkpoint({**made, "weights": net.state_dict(), "network": net.config, "task": "joint"}, args.out / "best.pt")
     provenance = {**made, "restored": [str(args.regressor), str(args.displacement)]}
+    provenance |= {"batches": args.batches, "data": args.data}
     (args.out / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
     print("  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
     return 0
