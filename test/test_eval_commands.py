@@ -54,6 +54,8 @@ def test_a_run_of_other_weights_is_not_continued(tmp_path, capsys, monkeypatch):
     root, bodies = mini._emdb(tmp_path / "data")
     more = ("--evidence", "none", "--split", "emdb1", "--limit", "1")
     assert _run(tmp_path / "out", root, bodies, "emdb", *more) == 0
+    unused = ("--set", f"displace.onnx={tmp_path / 'nowhere.onnx'}")
+    assert _run(tmp_path / "other", root, bodies, "emdb", *more, *unused) == 0  # no evidence here asks for displacements
     retrained = tmp_path / "retrained.onnx"
     retrained.write_bytes(b"other numbers")
     monkeypatch.setattr(eval_main, "weights_path", lambda name: retrained)

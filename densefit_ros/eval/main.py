@@ -169,10 +169,10 @@ def _settings(job: Job) -> dict[str, Any]:
     data = {k: str(v) for k, v in dataclasses.asdict(job.dataset).items() if k != "count"}
     sources = {k: str(v) for k, v in dataclasses.asdict(job.sources).items()}
     core = {s.name: s.value for s in _core(job.config)}
-    networks = {
-        name: hashlib.sha256((Path(file) if file else weights_path(f"{name}.onnx")).read_bytes()).hexdigest()[:16]
-        for name, file in (("regressor", job.config.regress.onnx), ("displacement", job.config.displace.onnx))
-    }
+    files = {"regressor": job.config.regress.onnx, "displacement": job.config.displace.onnx}
+    paths = {name: Path(file) if file else weights_path(f"{name}.onnx") for name, file in files.items()}
+    # A file that is not there belongs to a network that is switched off, or its loading would have failed.
+    networks = {name: hashlib.sha256(p.read_bytes()).hexdigest()[:16] if p.is_file() else "" for name, p in paths.items()}
     return {**run, **data, "sources": sources, "priors": priors, "networks": networks, "config": core}
 
 

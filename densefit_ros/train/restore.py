@@ -23,6 +23,7 @@ from ..runtime.torch_backend import TorchRuntime
 from ..weights import weights_path
 from .config import TrainConfig, commit
 from .data import Batch
+from .export import PARTS
 from .joint import JointNet
 from .loop import save_checkpoint, to_tensors
 from .losses import guide_loss, part_loss
@@ -32,7 +33,6 @@ from .tasks import make_task
 # far a step of Adam turns it, and folded filters, scaled by their channels' statistics, would all turn at different speeds.
 _FILTER_RMS = 0.05
 _HEADS_LR = 1e-2
-PARTS = ("regressor", "displacement")
 
 
 def restore(regressor: Path, displacement: Path, batches: Iterable[Batch]) -> JointNet:
