@@ -112,6 +112,8 @@ class Client:
         """A service call with a bounded wait."""
         client = self.node.create_client(kind, service)
         assert self.until(client.service_is_ready), f"service {service} did not appear"
+        # The server may not know this client's reader yet, and an answer that is sent before it does is lost.
+        self.until(lambda: False, 0.2)
         future = client.call_async(request)
         assert self.until(future.done), f"service {service} did not answer"
         self.node.destroy_client(client)
