@@ -19,6 +19,7 @@ from densefit_ros.ros.launching import check_spelling, plan
 from launch import LaunchDescription
 
 SHARE = FindPackageShare("densefit_ros")
+RESPAWN_DELAY_S = 2.0
 
 
 def generate_launch_description():
@@ -50,6 +51,7 @@ def generate_launch_description():
             arg("node_name", "densefit", "name of the node"),
             arg("use_sim_time", "", "true: take the time from /clock; empty: as in params_file (false by default)"),
             arg("autostart", "true", "configure and activate at start; a node that cannot ends"),
+            arg("respawn", "false", "true: start a node again, 2 s after it ended, whatever the cause"),
             arg("rviz", "false", "show image, meshes and TF in rviz2"),
             arg("fixed_frame", "", "rviz: the optical frame of the camera; empty: as in densefit.rviz"),
             arg("image_profile", "true", "use the Fast DDS profile for large images in the processes started here"),
@@ -101,6 +103,8 @@ def start(context, names):
             remappings=list(p.remappings),
             arguments=["--ros-args", "--log-level", value("log_level")],
             output="screen",
+            respawn=value("respawn").lower() == "true",
+            respawn_delay=RESPAWN_DELAY_S,
         )
         actions.append(node)
     if value("image_profile") == "true":

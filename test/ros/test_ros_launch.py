@@ -131,7 +131,7 @@ def run_file(arguments: dict[str, str], monkeypatch) -> tuple[list[Recorded], di
         ({}, 1),
         ({"cameras": "left,right", "image_topic": "/l/image_raw,/r/image_raw", "depth_topic": "/l/d,/r/d"}, 1),
         ({"namespace": "left,right", "image_topic": "/l/image_raw,/r/image_raw", "rviz": "true", "fixed_frame": "f"}, 2),
-        ({"autostart": "false", "image_profile": "false"}, 1),
+        ({"autostart": "false", "image_profile": "false", "respawn": "true"}, 1),
         ({"use_sim_time": "true", "image_transport": "compressed"}, 1),
     ],
 )
@@ -151,6 +151,7 @@ def test_the_file_itself(arguments, nodes, monkeypatch):
             **clock,
             "ros.autostart": arguments.get("autostart", "true"),
         }
+        assert tracker["respawn"] == ("respawn" in arguments) and tracker["respawn_delay"] > 0
         assert given.get("ros.image_transport") == arguments.get("image_transport"), "else as in the file"
         own = {k: v for k, v in given.items() if not isinstance(v, Recorded)}
         params.merged(Config(), params.RosConfig(), own)  # each is a parameter of the node, in range
