@@ -121,7 +121,8 @@ class DisplaceConfig:
     enabled: bool = _opt(True, "predict displacements; off: keypoints (if any) and priors alone drive the fit")
     onnx: str = _opt("", "displacement network (.onnx); empty: the weights that ship with the package")
     passes: int = _opt(1, "render and displace this many times per frame", 1, 5)
-    max_sigma_px: float = _opt(8.0, "drop displacements whose predicted standard deviation exceeds this, crop px", 0.1, 100.0)
+    threads: int = _opt(2, "CPU threads of the displacement network: nothing else of a frame runs beside it", 1, 64)
+    max_sigma_px: float = _opt(10.0, "drop displacements whose predicted standard deviation exceeds this, crop px", 0.1, 100.0)
     sigma_scale: float = _opt(1.0, "factor on the predicted standard deviations", 0.01, 100.0)
     part_correlation: float = _opt(
         0.85, "correlation of the errors of displacements of one part of the body: n count as n / (1 + (n - 1) * this)", 0.0, 1.0

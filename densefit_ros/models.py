@@ -189,14 +189,14 @@ def _make_displacer(config: Config, device: str, estimator: FirstEstimator) -> A
         own = config.regress.backend != "custom" and config.regress.onnx
         encoder = _runtime(config, own or weights_path("regressor.onnx"), device)
     check_pair(encoder.path, path)
-    return Displacer(_runtime(config, path, device), encoder)
+    return Displacer(_runtime(config, path, device, config.displace.threads), encoder)
 
 
-def _runtime(config: Config, path: Any, device: str) -> Any:
+def _runtime(config: Config, path: Any, device: str, threads: int | None = None) -> Any:
     from .runtime.factory import make_runtime
 
     settings = config.runtime
-    return make_runtime(path, settings.backend, device, settings.threads, precision=settings.precision)
+    return make_runtime(path, settings.backend, device, threads or settings.threads, precision=settings.precision)
 
 
 def _make_device_frame(config: Config, body: Any, fitter: Any, estimator: FirstEstimator, displacer: Any, device: str) -> Any:

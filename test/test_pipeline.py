@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from densefit_ros.pipeline import initial_state, process
 from densefit_ros.regress.lifting import make_lifting
 from densefit_ros.render.protocol import Appearance
 from densefit_ros.render.warp_renderer import WarpRenderer
+from densefit_ros.runtime.factory import make_runtime
+from densefit_ros.runtime.picture import SIZE_PX
 from densefit_ros.steps.priors import scale_to_depth
 from densefit_ros.track import motion
 from densefit_ros.types import BodyParams, Crop, Detection, DisplacementField, Estimate, Frame, Keypoints, TrackingState
@@ -265,7 +268,7 @@ def test_depth_moves_people_along_their_ray_wherever_the_model_has_its_pelvis(pa
     box = project(CAMERA, posed.vertices[0])
     square = square_around(np.r_[box.min(0), np.ptp(box, axis=0)], 1.2)
     frame = Frame(np.zeros((480, 640, 3), np.uint8), 0, CAMERA)
-    crop = extract(frame.rgb, square[None], 128)
+    crop = extract(frame.rgb, square[None], SIZE_PX)
     depth = 1.4 * models.renderer.render_window(posed.vertices.astype(np.float32), [Appearance()], CAMERA).depth_m[0]
     frame = dataclasses.replace(frame, depth_m=np.where(depth > 0, depth, np.nan).astype(np.float32))
     moved, _, known = scale_to_depth(models, params, [], frame, crop)
@@ -392,3 +395,15 @@ def test_the_fits_linear_algebra_is_kept_to_the_threads_asked_for():
         load_models(with_overrides(Config(), {"regress.backend": "network", "detect.backend": "none", "displace.enabled": False}))
         threads = [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
     assert threads and set(threads) == {1}
+
+
+def test_the_displacement_network_has_threads_of_its_own(monkeypatch):
+    asked = {}
+
+    def recorded(path, backend, device, threads, **more):
+        asked[Path(path).name] = threads
+        return make_runtime(path, backend, device, threads, **more)
+
+    monkeypatch.setattr("densefit_ros.runtime.factory.make_runtime", recorded)
+    load_models(with_overrides(Config(), {"regress.backend": "network", "detect.backend": "none", "displace.threads": 3}))
+    assert asked == {"regressor.onnx": 1, "displacement.onnx": 3}

@@ -17,6 +17,7 @@ from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.pipeline import initial_state, process
 from densefit_ros.render.protocol import Appearance
 from densefit_ros.render.warp_renderer import WarpRenderer
+from densefit_ros.runtime.picture import SIZE_PX
 from densefit_ros.steps.find import box_of
 from densefit_ros.types import BodyParams, Detection, Estimate, Frame, TrackingState
 
@@ -151,7 +152,7 @@ class Queue:
         joints = joint_transforms(self.body, BodyParams.stack([self.truth(k) for k in range(16)]))[1]
         return [Detection(box_of(project(WIDE, j)), 0.9) for j in joints]
 
-    size_px = 128
+    size_px = SIZE_PX
     margin = None
 
     def estimate(self, crop, camera, warm=()) -> Estimate:

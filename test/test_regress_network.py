@@ -177,7 +177,7 @@ def test_network_regressor_answers_every_crop():
     estimate = NetworkRegressor(StickBody, FakeRuntime()).estimate(crop, CAMERA)
     assert len(estimate.params) == 2 and estimate.source == "network" and estimate.rot_sigma_rad.shape == (2, 24)
     assert NetworkRegressor(StickBody, FakeRuntime(), keypoints=False).estimate(crop, CAMERA).keypoints is None
-    with pytest.raises(ShapeError, match="128"):
+    with pytest.raises(ShapeError, match=str(SIZE_PX)):
         NetworkRegressor(StickBody, FakeRuntime()).estimate(Crop(crop.rgb[:, :96, :96], crop.inside, a, 96), CAMERA)
 
 

@@ -132,7 +132,7 @@ def test_a_damaged_file_is_named(files, tmp_path, backend, damage):
 def test_wrong_inputs_are_refused_with_their_shape(files):
     runtime = make_runtime(files["displacement"][0], "onnxruntime", "cpu")
     good = _inputs(1)
-    with pytest.raises(ShapeError, match=r"rendering.*float32\(P,128,128,10\)"):
+    with pytest.raises(ShapeError, match=rf"rendering.*float32\(P,{SIZE_PX},{SIZE_PX},10\)"):
         runtime({**good, "rendering": good["rendering"][:, :96]})
     with pytest.raises(ShapeError, match="float32"):
         runtime({**good, "s8": good["s8"].astype(np.float64)})

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import AssetError
 from .protocol import TensorSpec
 
-SIZE_PX = 128  # side of the crops
+SIZE_PX = 160  # side of the crops
 # Outputs of the regressor, inputs of the displacement network: features at a quarter and an eighth of the resolution.
 IMAGE_FEATURES = {
     "s4": TensorSpec((None, 32, SIZE_PX // 4, SIZE_PX // 4), "float32"),
