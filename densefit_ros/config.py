@@ -96,8 +96,11 @@ class RegressConfig:
     onnx: str = _opt(
         "", "regressor network (.onnx), with backend custom anybody's; empty: the weights that ship with the package"
     )
-    mirrored: bool = _opt(
-        True, "backend network: ask it about the mirrored crop too and take the mean, nearer by 3 % for a second pass"
+    mirrored: str = _opt(
+        "new",
+        "backend network: whose mirrored crop it is asked about too, for a mean that is nearer by 3 % and a second pass; "
+        "new: people who are not tracked yet",
+        choices=("new", "always", "never"),
     )
     mediapipe_task: str = _opt(
         "", "MediaPipe .task file for releases that do not carry the pose model; empty: the packaged model"
@@ -121,7 +124,6 @@ class DisplaceConfig:
     enabled: bool = _opt(True, "predict displacements; off: keypoints (if any) and priors alone drive the fit")
     onnx: str = _opt("", "displacement network (.onnx); empty: the weights that ship with the package")
     passes: int = _opt(1, "render and displace this many times per frame", 1, 5)
-    threads: int = _opt(2, "CPU threads of the displacement network: nothing else of a frame runs beside it", 1, 64)
     max_sigma_px: float = _opt(10.0, "drop displacements whose predicted standard deviation exceeds this, crop px", 0.1, 100.0)
     sigma_scale: float = _opt(1.0, "factor on the predicted standard deviations", 0.01, 100.0)
     part_correlation: float = _opt(
@@ -138,7 +140,7 @@ class RuntimeConfig:
         choices=("auto", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "torch"),
     )
     precision: str = _opt("fp16", "of TensorRT engines; int8 needs densefit build-engine first", choices=("fp16", "fp32", "int8"))
-    threads: int = _opt(1, "CPU threads per network, and of the linear algebra of the fit", 1, 64)
+    threads: int = _opt(2, "CPU threads per network", 1, 64)
     device_frame: str = _opt(
         "auto", "frames of known people in one go on the device; auto: on CUDA", choices=("auto", "on", "off")
     )

@@ -58,7 +58,7 @@ def load_models(config: Config) -> Models:
 
     # Left alone, the linear algebra library takes every core for matrices of 85 columns: 4 iterations at 600 points then
     # take 2.35 ms instead of 1.42.
-    threadpool_limits(config.runtime.threads, user_api="blas")
+    threadpool_limits(1, user_api="blas")
     device = resolve_device(config.device)
     body = load_body(config.body.model_path or None)
     people = max(config.track.max_people, 1)
@@ -189,14 +189,14 @@ def _make_displacer(config: Config, device: str, estimator: FirstEstimator) -> A
         own = config.regress.backend != "custom" and config.regress.onnx
         encoder = _runtime(config, own or weights_path("regressor.onnx"), device)
     check_pair(encoder.path, path)
-    return Displacer(_runtime(config, path, device, config.displace.threads), encoder)
+    return Displacer(_runtime(config, path, device), encoder)
 
 
-def _runtime(config: Config, path: Any, device: str, threads: int | None = None) -> Any:
+def _runtime(config: Config, path: Any, device: str) -> Any:
     from .runtime.factory import make_runtime
 
     settings = config.runtime
-    return make_runtime(path, settings.backend, device, threads or settings.threads, precision=settings.precision)
+    return make_runtime(path, settings.backend, device, settings.threads, precision=settings.precision)
 
 
 def _make_device_frame(config: Config, body: Any, fitter: Any, estimator: FirstEstimator, displacer: Any, device: str) -> Any:
@@ -213,7 +213,7 @@ def _make_device_frame(config: Config, body: Any, fitter: Any, estimator: FirstE
                 "runtime.device_frame works with regress.backend network, displace.enabled and the Warp renderer, "
                 f"got {estimator.name}, {'displacements' if displacer else 'no displacements'}, {config.render.backend}"
             )
-        mirrored, people = estimator.mirrored, config.track.max_people
+        mirrored, people = estimator.mirrored == "always", config.track.max_people
         return DeviceFrame(body, fitter, estimator.runtime, displacer.runtime, device, people, mirrored)
     except BackendUnavailable as e:
         if wanted == "on":

@@ -97,7 +97,13 @@ def test_a_frame_as_on_a_gpu_is_the_same(monkeypatch):
     expected = models.device_frame.measure(frame, tracks, models.config)
     monkeypatch.setattr(arenas, "shares_memory", lambda device: False)
     apart = DeviceFrame(
-        models.body, models.fitter, models.estimator.runtime, models.displacer.runtime, "cpu", 1, models.estimator.mirrored
+        models.body,
+        models.fitter,
+        models.estimator.runtime,
+        models.displacer.runtime,
+        "cpu",
+        1,
+        models.estimator.mirrored == "always",
     )
     for _ in range(2):
         got = apart.measure(frame, tracks, models.config)

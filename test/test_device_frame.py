@@ -27,7 +27,8 @@ DT_NS = 33_000_000
 # The networks are replaced whenever better ones are trained: nothing here depends on how good they are.
 SETTINGS = {
     "device": "cpu", "regress.backend": "network", "detect.backend": "none", "track.max_people": 2,
-    "regress.min_confidence": 0.0, "track.min_inliers": 0.0, "displace.max_sigma_px": 30.0, "runtime.device_frame": "on",
+    "regress.min_confidence": 0.0, "track.min_inliers": 0.0, "displace.max_sigma_px": 30.0,
+    "runtime.device_frame": "on", "regress.mirrored": "always",
 }  # fmt: skip
 PARAMS = ("betas", "root_rotvec", "joint_rotvec", "t_camera_root")
 
@@ -143,9 +144,7 @@ def test_more_matches_than_the_fit_takes_are_thinned_alike(models, tracked):
 def test_a_person_does_not_depend_on_who_fills_the_batch_up(models, sequence, tracked):
     tracks, frame = at(tracked)
     both = models.device_frame.measure(frame, tracks, models.config)
-    wide = DeviceFrame(
-        models.body, models.fitter, models.estimator.runtime, models.displacer.runtime, "cpu", 4, models.estimator.mirrored
-    )
+    wide = DeviceFrame(models.body, models.fitter, models.estimator.runtime, models.displacer.runtime, "cpu", 4, True)
     tracks = [*tracks, tracks[0]]  # three of four places
     three = wide.measure(frame, tracks, models.config)
     assert len(three.fit.status) == 3 and three.posed.vertices.shape[0] == 3

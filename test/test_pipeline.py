@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +20,6 @@ from densefit_ros.pipeline import initial_state, process
 from densefit_ros.regress.lifting import make_lifting
 from densefit_ros.render.protocol import Appearance
 from densefit_ros.render.warp_renderer import WarpRenderer
-from densefit_ros.runtime.factory import make_runtime
 from densefit_ros.runtime.picture import SIZE_PX
 from densefit_ros.steps.priors import scale_to_depth
 from densefit_ros.track import motion
@@ -389,21 +387,9 @@ def test_depth_of_another_size_or_without_a_person_in_it(parts, body):
     assert person.scale_source == "prior" and np.isfinite(person.vertices).all()
 
 
-def test_the_fits_linear_algebra_is_kept_to_the_threads_asked_for():
+def test_the_fits_linear_algebra_is_kept_to_one_thread():
     threadpoolctl = pytest.importorskip("threadpoolctl")
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
         load_models(with_overrides(Config(), {"regress.backend": "network", "detect.backend": "none", "displace.enabled": False}))
         threads = [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
     assert threads and set(threads) == {1}
-
-
-def test_the_displacement_network_has_threads_of_its_own(monkeypatch):
-    asked = {}
-
-    def recorded(path, backend, device, threads, **more):
-        asked[Path(path).name] = threads
-        return make_runtime(path, backend, device, threads, **more)
-
-    monkeypatch.setattr("densefit_ros.runtime.factory.make_runtime", recorded)
-    load_models(with_overrides(Config(), {"regress.backend": "network", "detect.backend": "none", "displace.threads": 3}))
-    assert asked == {"regressor.onnx": 1, "displacement.onnx": 3}

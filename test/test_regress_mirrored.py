@@ -11,11 +11,13 @@ from densefit_ros.body.joints import SMPL_FLIP
 from densefit_ros.config import load_config
 from densefit_ros.errors import ShapeError
 from densefit_ros.geometry import so3
+from densefit_ros.geometry.camera import camera_from_fov
 from densefit_ros.models import load_models
 from densefit_ros.regress.mirrored import FLIP, Mirrored, merged, mirror_image
 from densefit_ros.regress.network_regressor import NetworkRegressor
 from densefit_ros.runtime.factory import make_runtime
 from densefit_ros.train.sources import mirror
+from densefit_ros.types import Crop
 from densefit_ros.weights import weights_path
 
 
@@ -100,21 +102,42 @@ def test_mirroring_twice_is_no_change():
     assert np.array_equal(FLIP[FLIP], np.arange(24))
 
 
-@pytest.mark.parametrize("on", [True, False])
-def test_the_setting_decides(on):
+def test_only_the_people_asked_for_are_looked_at_twice():
+    runtime = make_runtime(weights_path("regressor.onnx"), "onnxruntime", "cpu")
+    rng = np.random.default_rng(7)
+    spec = runtime.inputs["image"].shape
+    inputs = {"image": rng.integers(0, 256, (3, *spec[1:])).astype(np.uint8), "intrinsics": np.ones((3, 4), np.float32)}
+    plain, twice, mixed = runtime(inputs), Mirrored(runtime)(inputs), Mirrored(runtime)(inputs, 2)
+    assert all(np.array_equal(Mirrored(runtime)(inputs, 3)[name], value) for name, value in plain.items())
+    assert not np.allclose(plain["joints_uv"][2], twice["joints_uv"][2], atol=1e-4)
+    for name, value in mixed.items():
+        np.testing.assert_allclose(value[:2], plain[name][:2], atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(value[2], twice[name][2], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("on, looks", [("always", (2, 2)), ("new", (1, 2)), ("never", (1, 1))])
+def test_the_setting_decides(on, looks, monkeypatch):
     settings = {"device": "cpu", "regress.backend": "network", "detect.backend": "none", "regress.mirrored": on}
     models = load_models(load_config(None, settings))
     assert isinstance(models.estimator, NetworkRegressor) and models.estimator.mirrored == on
+    asked = []
+    real = type(models.estimator.runtime).__call__
+    monkeypatch.setattr(
+        type(models.estimator.runtime), "__call__", lambda self, x: asked.append(len(x["image"])) or real(self, x)
+    )
+    size = models.estimator.size_px
+    crop = Crop(np.zeros((1, size, size, 3), np.uint8), np.ones((1, size, size), bool), np.eye(3)[None, :2], size)
+    known = models.estimator.estimate(crop, camera_from_fov(size, size, 60.0)).params
+    newcomer = len(asked)
+    models.estimator.estimate(crop, camera_from_fov(size, size, 60.0), warm=[known])
+    assert (len(asked) - newcomer, newcomer) == looks
     # The displacement network's features are the crop's: where it has to look for itself, one pass is enough.
     assert models.displacer.encoder is models.estimator.runtime and not isinstance(models.displacer.encoder, Mirrored)
-    assert ("also mirrored" in models.backends["regress"]) == on
+    assert ("also mirrored" in models.backends["regress"]) == (on != "never")
 
 
 def test_the_answer_does_not_depend_on_which_of_the_two_is_shown():
     """With both looks, a crop and its mirror image get mirrored bodies: exactly, whatever the weights."""
-    from densefit_ros.geometry.camera import camera_from_fov
-    from densefit_ros.types import Crop
-
     settings = {"device": "cpu", "regress.backend": "network", "detect.backend": "none"}
     estimator = load_models(load_config(None, settings)).estimator
     rng = np.random.default_rng(5)

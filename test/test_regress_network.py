@@ -161,7 +161,7 @@ def test_sizes_are_within_the_budget():
 
 
 class FakeRuntime:
-    name, path = "fake", "fake.onnx"
+    name, path, concurrent = "fake", "fake.onnx", False
     inputs, outputs = REGRESSOR_CONTRACT.inputs, REGRESSOR_CONTRACT.outputs
 
     def __call__(self, inputs):

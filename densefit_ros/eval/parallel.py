@@ -14,7 +14,7 @@ from typing import Any
 
 import cv2
 
-from ..config import Config
+from ..config import Config, with_overrides
 from ..errors import AssetError, ConfigError
 from ..models import Models, load_models
 from .evidence import EvidenceOptions
@@ -125,7 +125,7 @@ def _begin(job: Job) -> None:
     global _own
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the business of the process that was started
     cv2.setNumThreads(1)
-    models = load_models(job.config)
+    models = load_models(with_overrides(job.config, {"runtime.threads": 1}))
     dataset = make_dataset(job.dataset, models.body)
     _own = Harness(models, dataset, job.options, job.sources), dataset
 

@@ -23,24 +23,27 @@ _U = np.array([-1, 1], np.float32)
 
 
 class Mirrored:
-    """A runtime of the regressor network (see :class:`densefit_ros.runtime.protocol.Runtime`) that merges both answers.
+    """Asks a runtime of the regressor network (see :class:`densefit_ros.runtime.protocol.Runtime`) and merges both answers.
 
     Features of the picture are those of the crop as it is: the displacement network reads them.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self.name, self.path = f"{runtime.name}, also mirrored", runtime.path
-        self.inputs, self.outputs = runtime.inputs, runtime.outputs
         self._helper = ThreadPoolExecutor(1, "mirrored") if runtime.concurrent else None
 
-    def __call__(self, inputs: Arrays) -> Arrays:
-        """See :class:`densefit_ros.runtime.protocol.Runtime`."""
-        there = mirror_image(inputs)
+    def __call__(self, inputs: Arrays, once: int = 0) -> Arrays:
+        """The runtime's outputs; the first ``once`` crops are looked at as they are only."""
+        if once >= len(inputs["image"]):
+            return self.runtime(inputs)
+        there = mirror_image({name: value[once:] for name, value in inputs.items()})
         if self._helper is None:
-            return merged(self.runtime(inputs), self.runtime(there))
-        mirrored = self._helper.submit(self.runtime, there)
-        return merged(self.runtime(inputs), mirrored.result())
+            outputs, mirrored = self.runtime(inputs), self.runtime(there)
+        else:
+            other = self._helper.submit(self.runtime, there)
+            outputs, mirrored = self.runtime(inputs), other.result()
+        twice = merged({name: value[once:] for name, value in outputs.items()}, mirrored)
+        return {name: np.concatenate([outputs[name][:once], value]) for name, value in twice.items()} if once else twice
 
 
 def mirror_image(inputs: Arrays) -> Arrays:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from ..errors import ShapeError
 from ..runtime.picture import SIZE_PX
@@ -18,29 +19,32 @@ class NetworkRegressor:
 
     The estimate carries the network's own standard deviation of every joint rotation (``rot_sigma_rad``), what its trunk
     sees, which the displacement network reads too, and, with ``keypoints``, its 2D joints as evidence for the fit.
-    ``mirrored``: it is asked about the mirrored crops too.  Raises AssetError when the file is another network.
+    ``mirrored``: whose mirrored crops it is asked about too, those of "new" people, "always" or "never".  Raises AssetError
+    when the file is another network.
     """
 
     size_px = SIZE_PX
     margin = None
 
-    def __init__(self, body: RestBody, runtime: Runtime, keypoints: bool = True, mirrored: bool = False) -> None:
+    def __init__(self, body: RestBody, runtime: Runtime, keypoints: bool = True, mirrored: str = "never") -> None:
         check_contract(runtime, REGRESSOR_CONTRACT)
         self.runtime, self.mirrored = runtime, mirrored
-        self._ask = Mirrored(runtime) if mirrored else runtime
-        self.name = f"network ({self._ask.name})"
+        self._ask = Mirrored(runtime)
+        also = {"always": ", also mirrored", "new": ", newcomers also mirrored", "never": ""}[mirrored]
+        self.name = f"network ({runtime.name}{also})"
         self._body = body
         self._keypoints = keypoints
 
-    def estimate(self, crop: Crop, camera: Camera, warm: BodyParams | None = None) -> Estimate:
+    def estimate(self, crop: Crop, camera: Camera, warm: Sequence[BodyParams] | None = None) -> Estimate:
         """One estimate per window of ``crop``, which was cut from an image of ``camera``.
 
-        ``warm`` is accepted for the sake of other sources and not used: each answer depends on its crop alone.
+        ``warm``: the people who are tracked already come first in ``crop``, and are as many.
         """
         if crop.size != SIZE_PX:
             raise ShapeError(f"the regressor expects crops of {SIZE_PX} px, got {crop.size}")
         intrinsics = crop_intrinsics(camera, crop.image_from_crop, crop.size)
-        outputs = self._ask({"image": crop.rgb, "intrinsics": intrinsics})
+        once = {"always": 0, "new": len(warm or ()), "never": len(crop.rgb)}[self.mirrored]
+        outputs = self._ask({"image": crop.rgb, "intrinsics": intrinsics}, once)
         result = decode(outputs, self._body, camera, crop.image_from_crop, crop.size)
         result = dataclasses.replace(result, seen=ImageFeatures(outputs["s4"], outputs["s8"]))
         return result if self._keypoints else dataclasses.replace(result, keypoints=None)
