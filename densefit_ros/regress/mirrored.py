@@ -1,9 +1,9 @@
 """The regressor asked twice, about the crop and about its mirror image: what the two answers do not share averages out.
 
 On held-out people the mean of both is 3 % nearer than one answer (joints 127.8 -> 123.8 mm, 2D joints 5.2 -> 5.1 px of 128), on
-photographs more (PCK@0.1 0.54 -> 0.60 before refinement, 0.52 -> 0.63 after it), for a second pass.  On two cores the passes run
-side by side: 3.7 ms, where one pass takes 3.4 and two in turn 6.9 (three people: 9.4, 8.7, 18).
-Mirroring every second image instead costs nothing, but one answer then has to do where nothing is tracked yet.
+photographs more (PCK@0.1 0.54 -> 0.60 before refinement, 0.52 -> 0.63 after it), for a second pass.  Passes run side by side,
+each with the runtime's threads: with two cores to themselves 10 ms, where one pass takes 4.9.  So people who are tracked are
+looked at once: the track makes up for most of it (docs/DECISIONS.md).
 """
 
 from __future__ import annotations

@@ -71,14 +71,19 @@ def plot(curves: dict[str, dict[str, Curve]], out: Path) -> Path:
     panels = {
         "displacement": ("displacement, error per axis", "px of the crop", True),
         "rotation": ("regressor, rotation error per axis", "degrees", True),
-        "confidence": ("regressor, a person is centred there", "share", False),
+        "confidence": ("regressor, a person (and crops in a bin)", "share", False),
     }
     shown: Sequence[str] = [name for name in panels if name in curves]
     figure, axes = pyplot.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.9), squeeze=False)
     for axis, name in zip(axes[0], shown):
         title, unit, logarithmic = panels[name]
         for label, curve in curves[name].items():
-            axis.plot(curve["stated"], curve["measured"], marker="o", markersize=3, label=label)
+            # Nearly all confidences are near 0 or 1: between lie bins of a crop or two, which a line would make a curve of.
+            axis.plot(curve["stated"], curve["measured"], "o-" if logarithmic else "o", markersize=3, label=label)
+            for x, y, count in () if logarithmic else zip(curve["stated"], curve["measured"], curve["count"]):
+                axis.annotate(
+                    f"{count:.0f}", (x, y), (0, 6 if y < 0.5 else -12), textcoords="offset points", ha="center", fontsize=7
+                )
         values = np.concatenate([[v for v in c["stated"] + c["measured"] if v > 0] for c in curves[name].values()])
         span = [values.min() * 0.8, values.max() * 1.25] if logarithmic else [0.0, 1.0]
         axis.plot(span, span, color="0.5", linewidth=1, linestyle="--", label="calibrated")
