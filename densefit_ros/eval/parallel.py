@@ -125,6 +125,7 @@ def _begin(job: Job) -> None:
     global _own
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the business of the process that was started
     cv2.setNumThreads(1)
+    # There is a process for each core already.
     models = load_models(with_overrides(job.config, {"runtime.threads": 1}))
     dataset = make_dataset(job.dataset, models.body)
     _own = Harness(models, dataset, job.options, job.sources), dataset

@@ -35,7 +35,7 @@ class NetworkRegressor:
         self._body = body
         self._keypoints = keypoints
 
-    def estimate(self, crop: Crop, camera: Camera, warm: Sequence[BodyParams] | None = None) -> Estimate:
+    def estimate(self, crop: Crop, camera: Camera, warm: Sequence[BodyParams] = ()) -> Estimate:
         """One estimate per window of ``crop``, which was cut from an image of ``camera``.
 
         ``warm``: the people who are tracked already come first in ``crop``, and are as many.
@@ -43,7 +43,7 @@ class NetworkRegressor:
         if crop.size != SIZE_PX:
             raise ShapeError(f"the regressor expects crops of {SIZE_PX} px, got {crop.size}")
         intrinsics = crop_intrinsics(camera, crop.image_from_crop, crop.size)
-        once = {"always": 0, "new": len(warm or ()), "never": len(crop.rgb)}[self.mirrored]
+        once = {"always": 0, "new": len(warm), "never": len(crop.rgb)}[self.mirrored]
         outputs = self._ask({"image": crop.rgb, "intrinsics": intrinsics}, once)
         result = decode(outputs, self._body, camera, crop.image_from_crop, crop.size)
         result = dataclasses.replace(result, seen=ImageFeatures(outputs["s4"], outputs["s8"]))
