@@ -70,15 +70,6 @@ def extract(rgb: np.ndarray, squares_xywh: np.ndarray, size: int) -> Crop:
     return Crop(out, inside, affine, size)
 
 
-def at_size(rgb: np.ndarray, crop: Crop, size: int, widen: float = 1.0) -> Crop:
-    """The windows of ``crop``, which was cut from ``rgb``, at another resolution and ``widen`` times as wide."""
-    if size == crop.size and widen == 1.0:
-        return crop
-    sides = crop.image_from_crop[:, 0, 0] * crop.size
-    corner = crop.image_from_crop[:, :, 2] - 0.5 * (widen - 1.0) * sides[:, None]
-    return extract(rgb, np.column_stack([corner, widen * sides, widen * sides]), size)
-
-
 def _prefilter(rgb: np.ndarray, m: np.ndarray, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     factor = int(m[0, 0])
     if factor < 2:

@@ -24,6 +24,7 @@ class CropOptions:
     better in tracked videos on squares of 1.05 times the box than on their own 1.2 (docs/DECISIONS.md).
     """
 
+    aspect: float = float(ASPECT)  # the part of a crop's columns that matters, in its middle
     margin: float = 1.05  # of the perfect portrait around the person
     centre_jitter: float = 0.07  # of the portrait's sides
     scale_low: float = 0.88
@@ -104,7 +105,7 @@ def crop_square(rng: np.random.Generator, box_xywh: np.ndarray, camera: Camera, 
         high = np.clip(box[:2] + box[2:], 0, (camera.width, camera.height))
         if (high - low).min() > 8:
             box = np.concatenate([low, high - low])
-    portrait = np.array([float(ASPECT), 1.0])
+    portrait = np.array([options.aspect, 1.0])
     side = max(*(box[2:] / portrait), 8.0) * options.margin
     centre = box[:2] + box[2:] / 2 + rng.uniform(-1, 1, 2) * options.centre_jitter * side * portrait
     side *= np.exp(rng.uniform(np.log(options.scale_low), np.log(options.scale_high)))

@@ -143,9 +143,10 @@ class RegressorWeights:
 
 
 def regressor_loss(
-    outputs: dict[str, Tensor], batch: dict[str, Tensor], chain: JointChain, w: RegressorWeights
+    outputs: dict[str, Tensor], batch: dict[str, Tensor], chain: JointChain, w: RegressorWeights, aspect: float = 1.0
 ) -> tuple[Tensor, Parts]:
-    """All terms of the regressor.  ``batch`` as :class:`densefit_ros.train.sources.RegressorSource` makes it.
+    """All terms of the regressor.  ``batch`` as :class:`densefit_ros.train.sources.RegressorSource` makes it, from pictures with
+    ``aspect`` times as many columns as rows.
 
     Samples that are no ``person`` show nobody in their middle: they teach the confidence alone.
     """
@@ -164,7 +165,7 @@ def regressor_loss(
     cam, cam_true = outputs["cam"], batch["cam"]
     pelvis_uv = mean((cam[:, :2] - cam_true[:, :2]).abs())
     scale = mean((cam[:, 2:] - cam_true[:, 2:]).abs())
-    inside = in_view(batch["joints_uv"], batch["image"].shape[2] / batch["image"].shape[1]).float()
+    inside = in_view(batch["joints_uv"], aspect).float()
     projected = project_joints(joints, cam, batch["intrinsics"], batch["ray_rotmat"])
     reprojection = mean(F.smooth_l1_loss(projected, batch["joints_uv"], beta=0.02, reduction="none").sum(-1).clamp(max=1.0))
     placed_error = (outputs["joints_uv"] - batch["joints_uv"]).abs().sum(-1)

@@ -104,10 +104,10 @@ def _seen_faces(crops: CropBatch, stride: int) -> np.ndarray:
 class RegressorSource(_People):
     """Crops with the body's parameters.
 
-    image (P,S,W,3) uint8, the columns that networks see; intrinsics (P,4) over the side S; ray_rotmat (P,3,3); rotmat (P,24,3,3) with the root in the
-    ray's frame; betas (P,10); cam (P,3) as the network's; joints_uv (P,24,2) over the side minus 0.5; joints_z (P,24) m
-    relative to the pelvis along the ray; confidence (P,), 0 where nobody is in the middle; body_colour (P,3,S/8,W/8);
-    body_part (P,S/8,W/8).
+    image (P,S,W,3) uint8, the columns that networks see; intrinsics (P,4) over the side S; ray_rotmat (P,3,3); rotmat
+    (P,24,3,3) with the root in the ray's frame; betas (P,10); cam (P,3) as the network's; joints_uv (P,24,2) over the side
+    minus 0.5; joints_z (P,24) m relative to the pelvis along the ray; confidence (P,), 0 where nobody is in the middle;
+    body_colour (P,3,S/8,W/8); body_part (P,S/8,W/8).
     """
 
     def batch(self, index: int) -> Batch:

@@ -108,8 +108,9 @@ class RegressorTask:
         *values, attention, guide, shown = answers
         outputs = dict(zip(RegressorNet.OUTPUTS, values))
         chain = self._chain.to(batch["betas"].device)
+        aspect = batch["image"].shape[2] / batch["image"].shape[1]
         with torch.autocast(batch["betas"].device.type, enabled=False):
-            total, parts = regressor_loss(outputs, batch, chain, self._weights)
+            total, parts = regressor_loss(outputs, batch, chain, self._weights, aspect)
             guided = guide_loss(guide, batch["body_colour"])
             told_apart = part_loss(shown, batch["body_part"])
             aimed = attention_loss(attention, batch["joints_uv"], batch["person"])
