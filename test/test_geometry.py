@@ -121,5 +121,4 @@ def test_columns_seen_are_in_the_middle_and_fit_the_coarsest_features(size):
     columns = crop.columns_seen(size)
     assert columns.start + columns.stop == size
     assert (columns.stop - columns.start) % 32 == 0 and columns.start % 8 == 0
-    assert abs((columns.stop - columns.start) - size * float(crop.ASPECT)) <= 16
-
+    assert abs((columns.stop - columns.start) - size * crop.ASPECT) <= 16

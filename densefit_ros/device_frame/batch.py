@@ -109,7 +109,7 @@ class Batch:
             *self._pose(up.rotvec, up.pose_betas, up.t),
             self._command(image_kernels.box_parts, n * image_kernels.PARTS,
                           self.skinner.vertices, len(parts.body.v_template), up.camera, boxes),
-            self._command(image_kernels.windows, n, boxes, up.camera, up.margin, float(ASPECT), SIZE_PX, self.down.device.affine,
+            self._command(image_kernels.windows, n, boxes, up.camera, up.margin, ASPECT, SIZE_PX, self.down.device.affine,
                           self._crop_camera, self._intrinsics),
             self._command(image_kernels.crop_pixels, n * _PIXELS, parts.image, parts.width, parts.height, SIZE_PX,
                           self.down.device.affine, self.down.device.crop),

@@ -96,7 +96,7 @@ class DisplacementNet(nn.Module):
         return F.pad(flow, beside), F.pad(log_var, beside, value=LOG_VAR_MAX)
 
     def answer(self, s4: Tensor, s8: Tensor, rendering: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As ``forward`` for the columns that s4 covers, and what training asks for: the match's scores (P,N,N) over s8's N cells."""
+        """As ``forward`` for the columns that s4 covers, and the match's scores (P,N,N) over s8's N cells, for training."""
         own4 = self.render4(self.render2(self.normalise(rendering)))
         own8 = self.render8(torch.cat([own4, s4], 1))
         x8 = self.both8(torch.cat([own8, s8], 1))

@@ -1,13 +1,11 @@
 """Square crops around persons, of which the networks look at the middle columns.
 
-People are taller than wide: the box of half of them is less than half as wide as it is tall.  In a square window most columns
+People are taller than wide: half of their boxes are half as wide as tall, or narrower.  In a square window most columns
 show nobody, so the networks see a portrait of the same number of pixels on which people are larger.  Windows, intrinsics and
 everything that is measured in a crop stay square.
 """
 
 from __future__ import annotations
-
-from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -15,15 +13,14 @@ import numpy as np
 from ..errors import ShapeError
 from ..types import Crop
 
-
-ASPECT = Fraction(4, 7)  # columns over rows of what the networks see
+ASPECT = 4 / 7  # columns over rows of what the networks see
 _CELL_PX = 32  # of the coarsest features
 
 
 def square_around(box_xywh: np.ndarray, margin: float, aspect: float = ASPECT) -> np.ndarray:
     """The square (x, y, side, side) px with the box's centre whose middle ``aspect`` holds ``margin`` times the box."""
     x, y, w, h = (float(v) for v in box_xywh)
-    side = max(w / float(aspect), h, 2.0) * margin
+    side = max(w / aspect, h, 2.0) * margin
     return np.array([x + w / 2 - side / 2, y + h / 2 - side / 2, side, side], np.float32)
 
 

@@ -24,7 +24,7 @@ class CropOptions:
     better in tracked videos on squares of 1.05 times the box than on their own 1.2 (docs/DECISIONS.md).
     """
 
-    aspect: float = float(ASPECT)  # the part of a crop's columns that matters, in its middle
+    aspect: float = ASPECT  # the part of a crop's columns that matters, in its middle
     margin: float = 1.05  # of the perfect portrait around the person
     centre_jitter: float = 0.07  # of the portrait's sides
     scale_low: float = 0.88
