@@ -149,7 +149,7 @@ class RuntimeConfig:
 @dataclass(frozen=True)
 class FitConfig:
     iterations: int = _opt(4, "Levenberg-Marquardt iterations per pass", 1, 100)
-    max_points: int = _opt(1000, "matches used per person at most", 50, 20000)
+    max_points: int = _opt(300, "matches used per person at most", 50, 20000)
     robust_scale: float = _opt(4.0, "Geman-McClure scale of dense residuals, in standard deviations", 0.5, 100.0)
     keypoint_sigma_share: float = _opt(
         0.025,
