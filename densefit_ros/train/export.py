@@ -73,6 +73,7 @@ def export(net: nn.Module, task: str, path: Path, metadata: dict[str, str] | Non
     partial = path.with_suffix(".partial.onnx")  # a file that fails the check never takes the place of a good one
     with warnings.catch_warnings():  # that sizes of crops become constants, as they are meant to
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", message="Constant folding")
         torch.onnx.export(
             _Named(fused, len(names)),
             tuple(inputs.values()),
