@@ -15,8 +15,8 @@ import pytest
 from densefit_ros import cli
 from densefit_ros.body.assets import load_body
 from densefit_ros.body.skin import Skinner
-from densefit_ros.displace.contract import GRID
 from densefit_ros.config import Config
+from densefit_ros.displace.contract import GRID
 from densefit_ros.errors import AssetError, ConfigError
 from densefit_ros.eval import main as eval_main
 from densefit_ros.eval import report
