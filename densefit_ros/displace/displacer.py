@@ -57,7 +57,7 @@ def pack_rendering(surface: Surface) -> np.ndarray:
     mean_m = surface.depth_m.sum((1, 2), dtype=np.float64) / np.maximum(covered.sum((1, 2)), 1)
     columns = columns_seen(covered.shape[1])
     covered[:, :, : columns.start] = covered[:, :, columns.stop :] = False
-    # Rows of covered pixels alone: writing planes with a stride of ten numbers took four times as long (1.8 against 0.45 ms).
+    # Rows of covered pixels alone: writing planes with a stride of ten numbers took twice as long (1.8 against 0.9 ms).
     at = np.flatnonzero(covered)
     rows = np.empty((len(at), RENDER_CHANNELS), np.float32)
     rows[:, 0:3] = surface.rgb.reshape(-1, 3).take(at, 0)
