@@ -115,7 +115,7 @@ class RegressConfig:
 class RenderConfig:
     backend: str = _opt("auto", "rasteriser", choices=("auto", "warp", "nvdiffrast"))
     crop_margin: float = _opt(
-        1.05, "side of the square crop that our networks read over the longer side of the person's box", 1.0, 3.0
+        1.05, "the part of a window that our networks read over the person's box, whichever side is the tighter", 1.0, 3.0
     )
 
 
@@ -124,8 +124,9 @@ class DisplaceConfig:
     enabled: bool = _opt(True, "predict displacements; off: keypoints (if any) and priors alone drive the fit")
     onnx: str = _opt("", "displacement network (.onnx); empty: the weights that ship with the package")
     passes: int = _opt(1, "render and displace this many times per frame", 1, 5)
-    max_sigma_px: float = _opt(10.0, "drop displacements whose predicted standard deviation exceeds this, crop px", 0.1, 100.0)
+    max_sigma_px: float = _opt(14.0, "drop displacements whose predicted standard deviation exceeds this, crop px", 0.1, 100.0)
     sigma_scale: float = _opt(1.0, "factor on the predicted standard deviations", 0.01, 100.0)
+    max_points: int = _opt(300, "displacements used per person at most, an even choice of them", 50, 20000)
     part_correlation: float = _opt(
         0.85, "correlation of the errors of displacements of one part of the body: n count as n / (1 + (n - 1) * this)", 0.0, 1.0
     )
@@ -149,7 +150,7 @@ class RuntimeConfig:
 @dataclass(frozen=True)
 class FitConfig:
     iterations: int = _opt(4, "Levenberg-Marquardt iterations per pass", 1, 100)
-    max_points: int = _opt(1000, "matches used per person at most", 50, 20000)
+    max_points: int = _opt(1000, "matches of all sources used per person at most", 50, 20000)
     robust_scale: float = _opt(4.0, "Geman-McClure scale of dense residuals, in standard deviations", 0.5, 100.0)
     keypoint_sigma_share: float = _opt(
         0.025,

@@ -100,7 +100,7 @@ def _first_estimates(
     with times("regress"):
         if estimates is None:
             keypoints = None if frame.keypoints is None else of_boxes(frame.keypoints, boxes)
-            estimate = find.first_estimate(models, crop, frame, tracks, keypoints)
+            estimate = find.first_estimate(models, crop, boxes, frame, tracks, keypoints)
         else:
             estimate = given.first_estimate(models, crop, frame, tracks, boxes, estimates, given_boxes)
         crop, estimate = identify.settle(models, tracks, crop, estimate, frame)

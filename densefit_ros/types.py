@@ -100,7 +100,8 @@ class PosedBody:
 
 @dataclass(frozen=True)
 class Crop:
-    """A square window of the image, one per person, resampled to ``size`` x ``size`` pixels.
+    """A square window of the image, one per person, resampled to ``size`` x ``size`` pixels.  Our networks look at its middle
+    columns (:func:`densefit_ros.geometry.crop.columns_seen`).
 
     ``image_from_crop @ [u, v, 1]`` takes crop pixels to image pixels (axis-aligned, uniform scale).
     """

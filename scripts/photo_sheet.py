@@ -36,6 +36,8 @@ from densefit_ros.offline.run import draw_result
 from densefit_ros.offline.sources import open_source
 from densefit_ros.pipeline import initial_state, process
 from densefit_ros.render.warp_renderer import WarpRenderer
+from densefit_ros.runtime.picture import SIZE_PX
+from densefit_ros.steps.find import windows
 from densefit_ros.types import BodyParams, Camera, Frame, FrameResult, Keypoints
 from densefit_ros.viz import overlay
 
@@ -145,8 +147,8 @@ def points_pck(models: Models, rgb: np.ndarray, camera: Camera, truth: Keypoints
         seen = confidence > 0
         low, size = uv[seen].min(0), np.ptp(uv[seen], axis=0)
         box = np.concatenate([low - 0.1 * size, 1.2 * size])  # of the points; a person's box holds the head as well
-        square = square_around(box, models.estimator.margin or models.config.render.crop_margin)
-        found = models.estimator.estimate(extract(rgb, square[None], models.estimator.size_px), camera).keypoints
+        crop = extract(rgb, square_around(box, models.config.render.crop_margin)[None], SIZE_PX)
+        found = models.estimator.estimate(windows(models, crop, box[None], rgb), camera).keypoints
         score = {"points": int(seen[SCORED].sum()), "points2d": 0.0}
         if found is not None:
             index = {n: i for i, n in enumerate(KEYPOINT_SETS[found.set_name])}

@@ -119,9 +119,10 @@ def test_every_stage_gives_what_the_single_steps_give(models, tracked, count):
     np.testing.assert_allclose(got.fit.information / scale, fit.information / scale, atol=1e-3)
 
 
-def test_more_matches_than_the_fit_takes_are_thinned_alike(models, tracked):
+@pytest.mark.parametrize("limit", ["displace.max_points", "fit.max_points"])
+def test_more_matches_than_are_wanted_are_thinned_alike(models, tracked, limit):
     slots = 60
-    few = load_models(with_overrides(models.config, {"fit.max_points": slots, "displace.max_sigma_px": 100.0}))
+    few = load_models(with_overrides(models.config, {limit: slots, "displace.max_sigma_px": 100.0}))
     (tracks, frame), camera = at(tracked), tracked[1].camera
     got = few.device_frame.measure(frame, tracks, few.config)
     # With no displacement refused, which cells are matches depends on the rendering alone: both ways have the same ones.

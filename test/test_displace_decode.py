@@ -11,6 +11,7 @@ from densefit_ros.displace.contract import DISPLACEMENT_CONTRACT
 from densefit_ros.displace.decode import DecodeOptions, decode
 from densefit_ros.displace.displacer import Displacer, pack_rendering
 from densefit_ros.errors import AssetError, ShapeError
+from densefit_ros.geometry.crop import columns_seen
 from densefit_ros.runtime.picture import IMAGE_FEATURES
 from densefit_ros.types import Crop, DisplacementField, Surface
 
@@ -123,7 +124,10 @@ def test_packing_is_zero_outside_and_relative_in_depth():
     colours[0, 50, 50] = 0.0  # a black vertex must not read as background
     packed = pack_rendering(dataclasses.replace(surface, depth_m=depth, vertex_colors=colours))
     assert packed.shape == (2, SIZE, SIZE, 10) and packed.dtype == np.float32
-    mask = surface.face_id >= 0
+    looked_at = np.zeros(SIZE, bool)
+    looked_at[columns_seen(SIZE)] = True
+    mask = (surface.face_id >= 0) & looked_at
+    assert mask.any() and not mask[surface.face_id >= 0].all()
     assert not packed[~mask].any()
     assert (packed[mask][:, 7:10].sum(-1) > 0).all()
     np.testing.assert_allclose(packed[0][mask[0]][:, 3].mean(), 0, atol=1e-5)

@@ -62,3 +62,22 @@ def test_folding_the_normalisation_changes_nothing():
     names = set(net.state_dict())
     assert "render4.0.bias" in names and not any("running" in n for n in names) and len(names) < len(state)
     assert names == set(DisplacementNet(**SMALL, fused=True).state_dict())
+
+
+def test_columns_that_nobody_looked_at_are_left_where_they_are_with_the_largest_variance():
+    torch.manual_seed(0)
+    net = DisplacementNet(**SMALL).eval()
+    torch.nn.init.normal_(net.head.weight, std=0.1)
+    s4, s8, rendering = inputs()
+    s4, s8 = s4[..., 4:12].contiguous(), s8[..., 2:6].contiguous()  # 32 of 64 columns
+    with torch.inference_mode():
+        flow, log_var = net(s4, s8, rendering)
+        alone = net(s4, s8, rendering[:, :, 16:48])
+        rendering[:, :, :16] = rendering[:, :, 48:] = 5.0
+        again = net(s4, s8, rendering)
+    assert flow.shape == (2, 2, 16, 16) and alone[0].shape == (2, 2, 16, 8)
+    beside = [0, 1, 2, 3, 12, 13, 14, 15]
+    assert not flow[..., beside].any() and (log_var[..., beside] == LOG_VAR_MAX).all() and alone[0].any()
+    for all_columns, seen, other in zip((flow, log_var), alone, again):
+        torch.testing.assert_close(all_columns[..., 4:12], seen)
+        torch.testing.assert_close(all_columns, other)

@@ -16,6 +16,7 @@ from densefit_ros import cli
 from densefit_ros.body.assets import load_body
 from densefit_ros.body.skin import Skinner
 from densefit_ros.config import Config
+from densefit_ros.displace.contract import GRID
 from densefit_ros.errors import AssetError, ConfigError
 from densefit_ros.eval import main as eval_main
 from densefit_ros.eval import report
@@ -327,10 +328,10 @@ def test_displacements_are_measured_against_none_at_all():
     crop, estimate = harness.first_estimate(sample)
     start = np.array(_models().skinner.pose(estimate.params).vertices[0])
     surface = harness._maker._render(sample, start[None], crop)
-    nothing = DisplacementField(np.zeros((1, 2, 48, 48), np.float32), np.zeros((1, 1, 48, 48), np.float32), 4)
+    nothing = DisplacementField(np.zeros((1, 2, GRID, GRID), np.float32), np.zeros((1, 1, GRID, GRID), np.float32), 4)
     epe, zero = harness._maker._flow_errors(sample, start, surface, nothing, crop)
     assert epe == pytest.approx(zero) and zero > 1.0
-    away = dataclasses.replace(nothing, flow=np.full((1, 2, 48, 48), 100.0, np.float32))
+    away = dataclasses.replace(nothing, flow=np.full((1, 2, GRID, GRID), 100.0, np.float32))
     far, same = harness._maker._flow_errors(sample, start, surface, away, crop)
     assert same == zero and far == pytest.approx(np.hypot(100, 100), rel=0.2)
     posed = _models().skinner.pose(sample.truth.params).vertices[0].copy()

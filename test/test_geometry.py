@@ -108,21 +108,17 @@ def test_crop_refuses_other_images():
         crop.extract(np.zeros((5, 5), np.uint8), np.array([[0, 0, 5, 5]]), 8)
 
 
-def test_the_same_windows_at_another_resolution(rng):
-    rgb = rng.integers(0, 256, (120, 160, 3)).astype(np.uint8)
-    squares = np.array([[10, 20, 64, 64], [-30, 50, 90, 90]], np.float32)
-    small, large = crop.extract(rgb, squares, 32), crop.extract(rgb, squares, 48)
-    again = crop.at_size(rgb, small, 48)
-    np.testing.assert_allclose(again.image_from_crop, large.image_from_crop, rtol=1e-6)
-    np.testing.assert_array_equal(again.rgb, large.rgb)
-    np.testing.assert_array_equal(again.inside, large.inside)
-    assert crop.at_size(rgb, small, 32) is small
+@pytest.mark.parametrize(("box", "side"), [([100, 50, 80, 200], 200), ([100, 50, 200, 80], 350), ([0, 0, 0, 0], 2)])
+def test_a_box_fits_the_columns_that_networks_see(box, side):
+    square = crop.square_around(np.array(box), 1.1)
+    assert square[2] == square[3] == pytest.approx(1.1 * side)
+    np.testing.assert_allclose(square[:2] + square[2:] / 2, np.array(box[:2]) + np.array(box[2:]) / 2, rtol=1e-6)
+    assert crop.square_around(np.array(box), 1.1, aspect=1.0)[2] == pytest.approx(1.1 * max(*box[2:], 2))
 
 
-def test_wider_windows_keep_their_centre(rng):
-    rgb = rng.integers(0, 256, (120, 160, 3)).astype(np.uint8)
-    tight = crop.extract(rgb, np.array([[10, 20, 64, 64], [-30, 50, 90, 90]], np.float32), 32)
-    wide = crop.at_size(rgb, tight, 32, 1.5)
-    expected = crop.extract(rgb, np.array([[-6, 4, 96, 96], [-52.5, 27.5, 135, 135]], np.float32), 32)
-    np.testing.assert_allclose(wide.image_from_crop, expected.image_from_crop, rtol=1e-6)
-    np.testing.assert_array_equal(wide.rgb, expected.rgb)
+@pytest.mark.parametrize("size", [32, 64, 96, 128, 160, 192, 224])
+def test_columns_seen_are_in_the_middle_and_fit_the_coarsest_features(size):
+    columns = crop.columns_seen(size)
+    assert columns.start + columns.stop == size
+    assert (columns.stop - columns.start) % 32 == 0 and columns.start % 8 == 0
+    assert abs((columns.stop - columns.start) - size * crop.ASPECT) <= 16

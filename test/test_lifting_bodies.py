@@ -205,7 +205,7 @@ def test_mediapipe_keypoints_lie_on_the_picture():
 def test_mediapipe_keypoints_turn_with_the_person(quarter_turns):
     turned = np.ascontiguousarray(np.rot90(data.astronaut(), quarter_turns))
     (person,) = make_detector("mediapipe").detect(turned)
-    square = crops.square_around(person.box_xywh, 1.2)[None]
+    square = crops.square_around(person.box_xywh, 1.2, aspect=1.0)[None]
     found = MediapipeKeypoints().keypoints(crops.extract(turned, square, 192), camera_from_fov(512, 512, 60.0))
     uv = found.uv[0]
     for _ in range(quarter_turns):  # rot90 takes (x, y) to (y, 512 - x)

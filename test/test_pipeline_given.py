@@ -12,8 +12,11 @@ from densefit_ros.body.joints import landmark_positions
 from densefit_ros.body.model import pose
 from densefit_ros.errors import ShapeError
 from densefit_ros.geometry.camera import project
+from densefit_ros.geometry.crop import extract, square_around
 from densefit_ros.pipeline import initial_state, process
 from densefit_ros.regress.carried import CarriedEstimator
+from densefit_ros.runtime.picture import SIZE_PX
+from densefit_ros.steps import find
 from densefit_ros.types import BodyParams, Estimate, Frame, Keypoints, TrackingState
 
 GREY = np.full((480, 640, 3), 90, np.uint8)
@@ -163,3 +166,21 @@ def test_estimates_that_are_no_bodies_are_refused(parts, body):  # noqa: F811
     estimate.params.t_camera_root[0, 2] = np.nan
     with pytest.raises(ShapeError, match="finite"):
         process(models, initial_state(), Frame(GREY, 0, CAMERA), estimates=estimate)
+
+
+@pytest.mark.parametrize(("margin", "sides"), [(None, (210.0, 385.875)), (1.2, (240.0, 252.0))])
+def test_sources_get_the_windows_that_they_were_made_for(parts, body, margin, sides):  # noqa: F811
+    """The networks' own leave columns unseen; a margin is one of whole squares."""
+    models, _ = make(parts, body)
+    models.estimator.size_px, models.estimator.margin = 96, margin
+    boxes = np.array([[100, 100, 90, 200], [200, 200, 210, 100]], np.float32)
+    rgb = np.random.default_rng(0).integers(0, 256, (480, 640, 3)).astype(np.uint8)
+    squares = [square_around(b, models.config.render.crop_margin) for b in boxes]
+    crop = extract(rgb, np.array(squares), SIZE_PX)
+    cut = find.windows(models, crop, boxes, rgb)
+    assert cut.size == 96
+    np.testing.assert_allclose(cut.image_from_crop[:, 0, 0] * 96, np.array(sides), rtol=1e-5)
+    middle = cut.image_from_crop[:, :, :2] @ [48, 48] + cut.image_from_crop[:, :, 2]
+    np.testing.assert_allclose(middle, boxes[:, :2] + boxes[:, 2:] / 2, rtol=1e-5)
+    models.estimator.size_px, models.estimator.margin = SIZE_PX, None
+    assert find.windows(models, crop, boxes, rgb) is crop

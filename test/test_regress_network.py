@@ -186,3 +186,22 @@ def test_what_the_trunk_sees_stays_with_its_person():
     crop = Crop(np.zeros((3, SIZE_PX, SIZE_PX, 3), np.uint8), np.ones((3, SIZE_PX, SIZE_PX), bool), a, SIZE_PX)
     kept = take_estimate(NetworkRegressor(StickBody, FakeRuntime()).estimate(crop, CAMERA), [2, 0])
     assert kept.seen.s4[:, 0, 0, 0].tolist() == [2, 0] and kept.seen.s8[:, 0, 0, 0].tolist() == [2, 0]
+
+
+def test_the_network_sees_the_middle_columns_of_a_square_and_measures_in_the_square():
+    torch.manual_seed(0)
+    net = RegressorNet((8, 8, 16, 16, 16), (1, 1, 1, 1), 8, 32).eval()
+    image = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    other = image.clone()
+    other[:, :, :16] = other[:, :, 48:] = 0
+    intrinsics = torch.tensor([[3.0, 3.0, 0.5, 0.5]] * 2)
+    with torch.inference_mode():
+        answers = [net(i, intrinsics) for i in (image, other, image[:, :, 16:48])]
+        for whole, masked, cut in zip(*answers):
+            torch.testing.assert_close(whole, masked)
+            torch.testing.assert_close(whole, cut)
+        # All attention on the cell in row 2, column 3 of 8 x 4 cells, which is column 5 of the square's 8.
+        maps = torch.full((1, 48, 8, 4), -50.0)
+        maps[:, :24, 2, 3] = 50.0
+        uv = net.read_out(maps, torch.zeros(1, 8, 8, 4), torch.zeros(1, 16, 2, 1), intrinsics[:1])[6]
+    np.testing.assert_allclose(uv[0], np.tile([5.5 / 8 - 0.5, 2.5 / 8 - 0.5], (24, 1)), atol=1e-6)

@@ -45,7 +45,7 @@ def view(body, yaw: float, arm: float = 0.9, x_m: float = 0.0):
     vertices = pose(body, params).vertices[0].astype(np.float32)
     uv = vertices[:, :2] / vertices[:, 2:] * CAMERA.fx + [CAMERA.cx, CAMERA.cy]
     low, high = uv.min(0), uv.max(0)
-    return vertices, image_from_crop(square_around(np.r_[low, high - low], 1.2), SIZE)
+    return vertices, image_from_crop(square_around(np.r_[low, high - low], 1.2, aspect=1.0), SIZE)
 
 
 def picture(renderer, vertices, affine, look, rng=None, sigma: float = 0.05) -> np.ndarray:

@@ -10,6 +10,7 @@ from densefit_ros.body.assets import load_body
 from densefit_ros.body.model import pose, rest_joints
 from densefit_ros.errors import AssetError, ConfigError
 from densefit_ros.geometry import so3
+from densefit_ros.geometry.crop import columns_seen
 from densefit_ros.render.warp_renderer import WarpRenderer
 from densefit_ros.synth import backgrounds, cameras, perturb
 from densefit_ros.synth.backgrounds import Backgrounds, load_backgrounds
@@ -233,3 +234,15 @@ def test_squares_are_jittered_as_promised():
     assert cameras.square_quality(squares[0], squares[0]) == pytest.approx(1)
     wrong = [cameras.square_quality(cameras.wrong_square(rng, box, camera), np.array([96, 76, 288, 288.0])) for _ in range(100)]
     assert max(wrong) < 0.35
+
+
+def test_people_fit_the_columns_that_networks_see(engine):
+    crops = make_crops(np.random.default_rng(5), quiet(engine, centre_jitter=0.0, scale_low=1.0, scale_high=1.0), 24, 224)
+    columns = columns_seen(224)
+    whole = crops.labelled & (crops.joints_m[..., 2] > 0.5).all(1)
+    u, v = crops.joints_px[whole, :, 0], crops.joints_px[whole, :, 1]
+    assert whole.sum() > 15 and (u >= columns.start).all() and (u < columns.stop).all() and (v >= 0).all() and (v < 224).all()
+    # Most stand: they are as tall as the crop; the others, as wide as its columns.
+    filled = np.maximum(np.ptp(u, axis=1) / (columns.stop - columns.start), np.ptp(v, axis=1) / 224)
+    assert np.median(filled) > 0.75 and np.median(np.ptp(v, axis=1)) > 150
+    assert (crops.visible_face[:, :, : columns.start] == -1).all() and (crops.visible_face[:, :, columns.stop :] == -1).all()

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from train_helpers import inputs  # noqa: E402
 
-from densefit_ros.errors import AssetError  # noqa: E402
+from densefit_ros.errors import AssetError, DensefitError  # noqa: E402
 from densefit_ros.regress.decode import ray_rotation  # noqa: E402
 from densefit_ros.train.export import load_trained  # noqa: E402
 from densefit_ros.train.joint import JointNet, JointTask  # noqa: E402
@@ -43,8 +43,8 @@ def test_displacements_alone_leave_the_regressor_as_it_is():
     net = task.network(SMALL)
     before = copy.deepcopy(net.state_dict())
     image, _, rendering = inputs()
-    batch = {"image": image, "rendering": rendering, "flow": torch.ones((2, 2, 2, 16, 16))}
-    batch |= {name: torch.ones((2, 2, 16, 16), dtype=torch.bool) for name in ("valid", "visible")}
+    batch = {"image": image, "rendering": rendering, "flow": torch.ones((2, 2, 2, 16, 8))}
+    batch |= {name: torch.ones((2, 2, 16, 8), dtype=torch.bool) for name in ("valid", "visible")}
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.1)
     net.train()
     for _ in range(2):
@@ -86,7 +86,7 @@ def test_joint_batches_stay_consistent_when_mirrored():
         seed=5, count=4, size=64, easy=1.0, subjects=4, regressor=str(weights_path("regressor.onnx")), estimated=1.0
     )
     batch = source.batch(0)
-    assert batch["rendering"].shape == (4, 2, 64, 64, 10) and batch["flow"].shape == (4, 2, 2, 16, 16)
+    assert batch["rendering"].shape == (4, 2, 64, 32, 10) and batch["flow"].shape == (4, 2, 2, 16, 8)
     rng = np.random.default_rng(3)
     out = source.augment(batch, np.random.default_rng(3))
     which = rng.random(4) < 0.5
@@ -148,3 +148,17 @@ def test_peers_average_gradients_and_clocks():
     assert clock == 5.0 and gradients[2] is None
     for g in gradients[:2]:
         np.testing.assert_array_equal(g, 3.0)
+
+
+def _boom():
+    raise RuntimeError("this process cannot start")
+
+
+class _Unloadable:
+    def __reduce__(self):
+        return _boom, ()
+
+
+def test_a_process_that_cannot_start_ends_the_run_at_once():
+    with pytest.raises(DensefitError, match="1 training processes failed"):
+        run_together(2, _gradients, _Unloadable())

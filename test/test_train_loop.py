@@ -41,11 +41,11 @@ class ToySource:
         if index == self.fail_at:
             raise ValueError("no more people")
         rng = np.random.default_rng([self.seed, index])
-        n, s = self.count, 64
-        image = np.full((n, s, s, 3), 60, np.uint8)
-        rendering = np.zeros((n, s, s, 10), np.float16)
-        flow = np.zeros((n, 2, s // 4, s // 4), np.float16)
-        valid = np.zeros((n, s // 4, s // 4), bool)
+        n, h, w = self.count, 64, 96  # no square: of one the network would see the middle columns
+        image = np.full((n, h, w, 3), 60, np.uint8)
+        rendering = np.zeros((n, h, w, 10), np.float16)
+        flow = np.zeros((n, 2, h // 4, w // 4), np.float16)
+        valid = np.zeros((n, h // 4, w // 4), bool)
         for i in range(n):
             dx, dy = rng.integers(-6, 7, 2)
             image[i, 20 + dy : 44 + dy, 20 + dx : 44 + dx] = 220

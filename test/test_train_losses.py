@@ -18,6 +18,7 @@ from densefit_ros.train.losses import (  # noqa: E402
     attention_loss,
     displacement_loss,
     guide_loss,
+    in_view,
     part_loss,
     project_joints,
     regressor_loss,
@@ -210,7 +211,18 @@ def test_attention_is_drawn_to_the_joints_and_joints_outside_have_no_say():
     strongest = np.unravel_index(int(torch.argmin(logits.grad[0, 0])), (8, 8))
     assert strongest in {(2, 5), (2, 6), (3, 5), (3, 6)}
     assert not logits.grad[0, 1].any() and logits.grad[0, 2].any()
-    assert float(attention_loss(logits, uv, torch.zeros(1, dtype=torch.bool))) == 0.0
+    assert float(attention_loss(logits, uv, torch.zeros(1, dtype=torch.bool)).detach()) == 0.0
+
+
+def test_attention_on_the_middle_columns_keeps_to_the_square():
+    uv = torch.zeros((1, 24, 2))
+    uv[0, 0] = torch.tensor([0.1875, -0.0625])  # column 5 of the square's 8, of which the middle 4 are seen: column 3; row 3
+    uv[0, 1] = torch.tensor([0.3, 0.0])  # in the square, beside what is seen
+    logits = torch.zeros((1, 24, 8, 4), requires_grad=True)
+    attention_loss(logits, uv, torch.ones(1, dtype=torch.bool)).backward()
+    assert np.unravel_index(int(torch.argmin(logits.grad[0, 0])), (8, 4)) == (3, 3)
+    assert not logits.grad[0, 1].any() and logits.grad[0, 2].any()
+    assert in_view(uv, 0.5)[0, :2].tolist() == [True, False] and in_view(uv, 1.0)[0, :2].all()
 
 
 def test_the_guide_knows_the_person_by_its_colours():

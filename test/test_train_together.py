@@ -31,7 +31,7 @@ def fitter(source):
 
 @pytest.mark.parametrize(
     "keypoints, flow",
-    [(USUAL, FlowNoise(0.7)), (GOOD, FlowNoise(2.7)), (BAD, FlowNoise(0.7))],
+    [(USUAL, FlowNoise(1.0)), (GOOD, FlowNoise(3.8)), (BAD, FlowNoise(1.0))],
     ids=["usual", "good keypoints", "bad keypoints"],
 )
 def test_both_are_never_worse_than_either(source, fitter, keypoints, flow):
@@ -48,7 +48,7 @@ def test_from_lifted_keypoints_a_true_field_still_helps(source, fitter):
     import dataclasses
 
     config = Config()
-    c = case(source, 0, "lifted", dataclasses.replace(USUAL, hint_m=0.06), FlowNoise(0.7), config)
+    c = case(source, 0, "lifted", dataclasses.replace(USUAL, hint_m=0.06), FlowNoise(1.0), config)
     mean = {w: refine(fitter, source.body, c, w, config)[c.labelled].mean() for w in WAYS}
     assert mean["both"] < 0.98 * mean["start"] and mean["both"] <= 1.03 * mean["displacements"]
 

@@ -18,6 +18,7 @@ from ..displace.displacer import MIN_COLOUR
 from ..fit.options import Claim, FitOptions
 from ..fit.resident import ANCHORS, ResidentFit
 from ..fit.solver import Fitter
+from ..geometry.crop import ASPECT
 from ..regress.decode import CONFIDENT_SIGMA
 from ..regress.mirrored import FLIP
 from ..render.color_slots import ColorSlots
@@ -65,7 +66,7 @@ class Batch:
             device, rotvec=(24 * n, wp.vec3), pose_betas=(n, _vec10), betas=(n, _vec10), t=(n, wp.vec3),
             inv_betas_sigma=(n, _vec10), sigmas=(n, wp.vec2), camera=(n, wp.vec4), active=(n, wp.int32),
             color_start=(n, wp.int32), texture_size=(n, wp.int32), settings=(2, wp.float32), margin=(1, wp.float32),
-            limits=(2, wp.float32),
+            limits=(3, wp.float32),
         )  # fmt: skip
         self.down = Arena(
             device, rotvec=(24 * n, wp.vec3), betas=(n, _vec10), t=(n, wp.vec3), rot_sigma=(24 * n, wp.float32),
@@ -108,7 +109,7 @@ class Batch:
             *self._pose(up.rotvec, up.pose_betas, up.t),
             self._command(image_kernels.box_parts, n * image_kernels.PARTS,
                           self.skinner.vertices, len(parts.body.v_template), up.camera, boxes),
-            self._command(image_kernels.windows, n, boxes, up.camera, up.margin, SIZE_PX, self.down.device.affine,
+            self._command(image_kernels.windows, n, boxes, up.camera, up.margin, ASPECT, SIZE_PX, self.down.device.affine,
                           self._crop_camera, self._intrinsics),
             self._command(image_kernels.crop_pixels, n * _PIXELS, parts.image, parts.width, parts.height, SIZE_PX,
                           self.down.device.affine, self.down.device.crop),
@@ -188,7 +189,7 @@ class Batch:
                           self.down.device.affine, GRID, STRIDE_PX, SIZE_PX, parts.width, parts.height,
                           DecodeOptions().depth_edge_m, up.limits, up.active, target, weight),
             self._command(match_kernels.count_rows, n * GRID, weight, GRID, in_row),
-            self._command(match_kernels.thin, n * GRID, in_row, GRID, self.fitter.max_points, weight),
+            self._command(match_kernels.thin, n * GRID, in_row, GRID, self.fitter.max_points, up.limits, weight),
             self._command(match_kernels.count_rows, n * GRID, weight, GRID, in_row),
             self._command(match_kernels.count_parts, n * NUM_JOINTS, weight, face, self.fit.face_part, GRID, STRIDE_PX, SIZE_PX,
                           of_part),

@@ -142,7 +142,7 @@ def _stage(batch: Batch, frame: Frame, tracks: Sequence[Track], config: Config) 
     h.color_start[n:], h.texture_size[n:] = 0, 0
     h.settings[:] = config.regress.min_confidence, config.fit.estimate_sigma_scale
     h.margin[0] = config.render.crop_margin
-    h.limits[:] = config.displace.max_sigma_px, config.displace.sigma_scale
+    h.limits[:] = config.displace.max_sigma_px, config.displace.sigma_scale, config.displace.max_points
 
 
 def _collect(batch: Batch, n: int) -> Measured:

@@ -33,12 +33,13 @@ def windows(
     parts: wp.array(dtype=wp.vec4),
     camera: wp.array(dtype=wp.vec4),
     margin: wp.array(dtype=float),
+    aspect: float,
     size: int,
     affine: wp.array(dtype=wp.vec3),
     crop_camera: wp.array(dtype=wp.vec4),
     intrinsics: wp.array(dtype=wp.vec4),
 ):
-    """Square window of each person: scale and origin (px), its camera, and that over the side."""
+    """Square window of each person, who fits its middle columns: scale and origin (px), its camera, and that over the side."""
     p = wp.tid()
     box = wp.vec4(_FAR, _FAR, -_FAR, -_FAR)
     for j in range(_PARTS):
@@ -46,7 +47,7 @@ def windows(
         box = wp.vec4(wp.min(box[0], b[0]), wp.min(box[1], b[1]), wp.max(box[2], b[2]), wp.max(box[3], b[3]))
     if box[0] > box[2]:
         box = wp.vec4(0.0, 0.0, 0.0, 0.0)
-    side = wp.max(wp.max(box[2] - box[0], box[3] - box[1]), 2.0) * margin[0]
+    side = wp.max(wp.max((box[2] - box[0]) / aspect, box[3] - box[1]), 2.0) * margin[0]
     s = side / float(size)
     x0 = 0.5 * (box[0] + box[2]) - 0.5 * side
     y0 = 0.5 * (box[1] + box[3]) - 0.5 * side

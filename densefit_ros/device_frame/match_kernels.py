@@ -33,7 +33,7 @@ def judge_cells(
     out_target: wp.array(dtype=wp.vec2),
     out_weight: wp.array(dtype=float),
 ):
-    """Target (full-image px) and weight (1/px) of each cell, 0 where it is no match.  limits: most sigma, sigma's factor."""
+    """Target (full-image px) and weight (1/px) of each cell, 0 where it is no match.  limits: sigma, factor on it, matches."""
     i = wp.tid()
     cells = grid * grid
     p = i / cells
@@ -96,8 +96,8 @@ def count_before(row_count: wp.array(dtype=int), p: int, r: int, grid: int):
 
 
 @wp.kernel
-def thin(row_count: wp.array(dtype=int), grid: int, slots: int, weight: wp.array(dtype=float)):
-    """Of a person's matches beyond ``slots`` an even choice stays; one thread per row of cells.
+def thin(row_count: wp.array(dtype=int), grid: int, slots: int, limits: wp.array(dtype=float), weight: wp.array(dtype=float)):
+    """Of a person's matches beyond ``slots`` or limits[2] an even choice stays; one thread per row of cells.
 
     Slot s keeps the match of rank round(s (total - 1) / (slots - 1)); no rank is asked for twice.
     """
@@ -107,6 +107,7 @@ def thin(row_count: wp.array(dtype=int), grid: int, slots: int, weight: wp.array
     before = count_before(row_count, p, r, grid)
     rank = before[0]
     total = before[1]
+    slots = wp.min(slots, int(limits[2]))
     if total <= slots:
         return
     for c in range(grid):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import AssetError, ShapeError
+from ..geometry.crop import columns_seen
 from ..runtime.picture import IMAGE_FEATURES
 from ..runtime.protocol import Runtime, check_contract
 from ..types import Crop, DisplacementField, ImageFeatures, Surface
@@ -47,17 +48,22 @@ class Displacer:
 
 
 def pack_rendering(surface: Surface) -> np.ndarray:
-    """The network's last input, (P,h,w,10) float32: rgb, relative depth in m, normals, vertex colours.
+    """The network's last input, (P,S,S,10) float32: rgb, relative depth in m, normals, vertex colours.
 
-    Depth is relative to its mean over the person's pixels; everything is 0 on the background.
+    Depth is relative to its mean over the person's pixels; everything is 0 on the background, and in the columns that the
+    network does not look at.
     """
-    mask = surface.face_id >= 0
-    count = np.maximum(mask.sum((1, 2)), 1)
-    mean_m = surface.depth_m.sum((1, 2), dtype=np.float64) / count
-    out = np.empty(mask.shape + (RENDER_CHANNELS,), np.float32)
-    out[..., 0:3] = surface.rgb
-    out[..., 3] = (surface.depth_m - mean_m[:, None, None].astype(np.float32)) * mask
-    out[..., 4:7] = surface.normals
-    np.maximum(surface.vertex_colors, MIN_COLOUR, out=out[..., 7:10])
-    out[..., 7:10] *= mask[..., None]
-    return out
+    covered = surface.face_id >= 0
+    mean_m = surface.depth_m.sum((1, 2), dtype=np.float64) / np.maximum(covered.sum((1, 2)), 1)
+    columns = columns_seen(covered.shape[1])
+    covered[:, :, : columns.start] = covered[:, :, columns.stop :] = False
+    # Rows of covered pixels alone: writing planes with a stride of ten numbers took twice as long (1.8 against 0.9 ms).
+    at = np.flatnonzero(covered)
+    rows = np.empty((len(at), RENDER_CHANNELS), np.float32)
+    rows[:, 0:3] = surface.rgb.reshape(-1, 3).take(at, 0)
+    rows[:, 3] = surface.depth_m.reshape(-1).take(at) - mean_m.astype(np.float32)[at // covered[0].size]
+    rows[:, 4:7] = surface.normals.reshape(-1, 3).take(at, 0)
+    np.maximum(surface.vertex_colors.reshape(-1, 3).take(at, 0), MIN_COLOUR, out=rows[:, 7:10])
+    packed = np.zeros((covered.size, RENDER_CHANNELS), np.float32)
+    packed[at] = rows
+    return packed.reshape(*covered.shape, RENDER_CHANNELS)

@@ -33,13 +33,14 @@ _RENDER_CHANNELS = 10
 BLOCKS = (1, 3, 2, 1)
 MATCH_STRIDE_PX = 8
 _REACH_CELLS = 5.0  # standard deviation of the matching step's prior: near cells first
-_FOUND_CHANNELS = 16
+_FOUND_CHANNELS = 13  # with the match's three a multiple of 16
 
 
 class DisplacementNet(nn.Module):
     """forward(s4, s8, rendering (P,S,S,10) float32) -> flow (P,2,S/4,S/4) crop px, log_var (P,1,S/4,S/4).
 
-    ``s4`` and ``s8`` are the trunk's of the picture.  Rendering channels: rgb in [0,1], depth relative to the person's mean
+    ``s4`` and ``s8`` are the trunk's of the picture.  Beyond the columns that they cover the answer is the largest variance,
+    and a rendering may be of these columns alone.  Rendering channels: rgb in [0,1], depth relative to the person's mean
     in m, unit normals, vertex colours in [0,1]; the mask is where vertex colours are non-zero.  S is a multiple of 32.  A
     fresh network predicts zero flow.  ``fused`` builds the inference form, with batch normalisation folded into the
     convolutions.
@@ -73,7 +74,7 @@ class DisplacementNet(nn.Module):
         self.value = nn.Conv2d(2 * neck, _FOUND_CHANNELS, 1)
         self.found8 = conv(r2 + 3 + _FOUND_CHANNELS, r2)
         self.after8 = nn.Sequential(*(Residual(r2) for _ in range(m8)))
-        self.up4 = conv(r2 + 3 + r1 + fine, r1)
+        self.up4 = conv(r2 + r1 + fine, r1)
         self.head = nn.Conv2d(r1, 3, 1)
         self.gate = nn.Parameter(torch.zeros(1))  # how much of the coarse match reaches the output
         nn.init.zeros_(self.head.weight)
@@ -87,10 +88,15 @@ class DisplacementNet(nn.Module):
 
     def forward(self, s4: Tensor, s8: Tensor, rendering: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        return self.answer(s4, s8, rendering)[:2]
+        width = 4 * int(s4.shape[3])
+        unseen = (int(rendering.shape[2]) - width) // 2
+        seen = rendering[:, :, unseen : unseen + width]
+        flow, log_var, _ = self.answer(s4, s8, seen)
+        beside = (unseen // 4, unseen // 4)
+        return F.pad(flow, beside), F.pad(log_var, beside, value=LOG_VAR_MAX)
 
     def answer(self, s4: Tensor, s8: Tensor, rendering: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As ``forward``, and the matching step's scores (P,N,N) over the N = (S/8)^2 cells, which training asks for."""
+        """As ``forward`` for the columns that s4 covers, and the match's scores (P,N,N) over s8's N cells, for training."""
         own4 = self.render4(self.render2(self.normalise(rendering)))
         own8 = self.render8(torch.cat([own4, s4], 1))
         x8 = self.both8(torch.cat([own8, s8], 1))
@@ -99,9 +105,9 @@ class DisplacementNet(nn.Module):
         x8 = self.up8(torch.cat([double(x16), x8], 1))
         matched, found, scores = self._match(self.query(x8), self.key(s8), self.value(s8))
         x8 = self.after8(self.found8(torch.cat([x8, matched.to(x8.dtype), found.to(x8.dtype)], 1)))
-        matched = F.interpolate(matched, scale_factor=2.0, mode="bilinear", align_corners=False)
-        out = self.head(self.up4(torch.cat([double(x8), matched.to(x8.dtype), own4, s4], 1))).float()
-        flow = _FLOW_UNIT_PX * out[:, :2] + MATCH_STRIDE_PX * self.gate * matched[:, :2]
+        moved = F.interpolate(matched[:, :2], scale_factor=2.0, mode="bilinear", align_corners=False)
+        out = self.head(self.up4(torch.cat([double(x8), own4, s4], 1))).float()
+        flow = _FLOW_UNIT_PX * out[:, :2] + MATCH_STRIDE_PX * self.gate * moved
         return flow, bounded(out[:, 2:] + _RAW_START, LOG_VAR_MIN, LOG_VAR_MAX), scores
 
     @staticmethod

@@ -113,7 +113,7 @@ class Harness:
         rgb = sample.image()
         crop = crops.extract(rgb, square[None], SIZE_PX)
         if self._degrees is None:
-            return crop, self._models.estimator.estimate(windows(self._models, crop, rgb), sample.camera)
+            return crop, self._models.estimator.estimate(windows(self._models, crop, sample.box_xywh[None], rgb), sample.camera)
         truth = sample.truth.params
         if truth is None:
             raise ConfigError(f"disturbed starts need the true parameters, which {self._dataset.name} does not have")

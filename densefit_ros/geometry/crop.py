@@ -1,4 +1,9 @@
-"""Square crops around persons."""
+"""Square crops around persons, of which the networks look at the middle columns.
+
+People are taller than wide: half of their boxes are half as wide as tall, or narrower.  In a square window most columns
+show nobody, so the networks see a portrait of the same number of pixels on which people are larger.  Windows, intrinsics and
+everything that is measured in a crop stay square.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,21 @@ import numpy as np
 from ..errors import ShapeError
 from ..types import Crop
 
+ASPECT = 4 / 7  # columns over rows of what the networks see
+_CELL_PX = 32  # of the coarsest features
 
-def square_around(box_xywh: np.ndarray, margin: float) -> np.ndarray:
-    """The square (x, y, side, side) px with the box's centre and ``margin`` times its longer side."""
+
+def square_around(box_xywh: np.ndarray, margin: float, aspect: float = ASPECT) -> np.ndarray:
+    """The square (x, y, side, side) px with the box's centre whose middle ``aspect`` holds ``margin`` times the box."""
     x, y, w, h = (float(v) for v in box_xywh)
-    side = max(w, h, 2.0) * margin
+    side = max(w / aspect, h, 2.0) * margin
     return np.array([x + w / 2 - side / 2, y + h / 2 - side / 2, side, side], np.float32)
+
+
+def columns_seen(size: int) -> slice:
+    """The columns of crops of ``size`` px that the networks look at: of 224 px the middle 128."""
+    width = max(round(size * ASPECT / _CELL_PX), 1) * _CELL_PX
+    return slice((size - width) // 2, (size + width) // 2)
 
 
 def image_from_crop(square_xywh: np.ndarray, size: int) -> np.ndarray:
@@ -51,15 +65,6 @@ def extract(rgb: np.ndarray, squares_xywh: np.ndarray, size: int) -> Crop:
         v = a[1, 1] * centres + a[1, 2]
         inside[i] = ((v >= 0) & (v < height))[:, None] & ((u >= 0) & (u < width))[None, :]
     return Crop(out, inside, affine, size)
-
-
-def at_size(rgb: np.ndarray, crop: Crop, size: int, widen: float = 1.0) -> Crop:
-    """The windows of ``crop``, which was cut from ``rgb``, at another resolution and ``widen`` times as wide."""
-    if size == crop.size and widen == 1.0:
-        return crop
-    sides = crop.image_from_crop[:, 0, 0] * crop.size
-    corner = crop.image_from_crop[:, :, 2] - 0.5 * (widen - 1.0) * sides[:, None]
-    return extract(rgb, np.column_stack([corner, widen * sides, widen * sides]), size)
 
 
 def _prefilter(rgb: np.ndarray, m: np.ndarray, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -79,7 +79,7 @@ class RegressorNet(nn.Module):
         return self
 
     def forward(self, image: Tensor, intrinsics: Tensor, guided: bool = False) -> tuple[Tensor, ...]:
-        """``guided`` appends what only training asks for, all of S/8 x S/8 cells: attention logits (P,24,..), where the person
+        """``guided`` appends what only training asks for, all on the cells of s8: attention logits (P,24,..), where the person
         is seen and which point of the body (P,4,..), and which part of it (P,24,..) logits."""
         return self.answer(self.trunk(image), intrinsics, guided)
 
@@ -96,9 +96,9 @@ class RegressorNet(nn.Module):
     def read_out(self, maps: Tensor, values: Tensor, coarse: Tensor, intrinsics: Tensor) -> tuple[Tensor, ...]:
         """Heads.  Kept in float32 under autocast: coordinates and angles lose too many digits in bfloat16."""
         with torch.autocast(maps.device.type, enabled=False):
-            persons, _, rows, columns = maps.shape
+            persons, _, rows, columns = maps.shape  # rows are the unit: the crop's side, all of which they cover
             attention = maps[:, :NUM_JOINTS].flatten(2).softmax(-1)  # (P,24,rows*columns)
-            u = (torch.arange(columns, device=maps.device, dtype=torch.float32) + 0.5) / columns - 0.5
+            u = (torch.arange(columns, device=maps.device, dtype=torch.float32) + 0.5 - 0.5 * columns) / rows
             v = (torch.arange(rows, device=maps.device, dtype=torch.float32) + 0.5) / rows - 0.5
             grid = torch.stack([u.repeat(rows), v.repeat_interleave(columns)], -1)
             uv = attention @ grid

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -273,7 +274,7 @@ def main(argv: list[str] | None = None, make_engine: Callable[[Config], Engine] 
     except (KeyboardInterrupt, ExternalShutdownException):
         pass  # the orderly end: ctrl-C or SIGTERM
     except RuntimeError:  # RCLError among them
-        if rclpy.ok():
+        if not _ends_soon():
             raise
         # The signal came between two publishes of a callback, or while a message was taken: an orderly end too.
     except ConfigError as e:
@@ -288,6 +289,14 @@ def main(argv: list[str] | None = None, make_engine: Callable[[Config], Engine] 
         rclpy.try_shutdown()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the line above has put the former one back
     return 1 if node is not None and node.autostart_failed else 0
+
+
+def _ends_soon(wait_s: float = 1.0) -> bool:
+    """Whether ROS is shut down now or in a moment: the thread that answers a signal can come after what the signal broke."""
+    deadline = time.monotonic() + wait_s
+    while rclpy.ok() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not rclpy.ok()
 
 
 def _start(argv: list[str] | None, make_engine: Callable[[Config], Engine]) -> DensefitNode:

@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import AssetError
+from ..geometry.crop import columns_seen
 from .protocol import TensorSpec
 
-SIZE_PX = 160  # side of the crops
+SIZE_PX = 224  # side of the crops
+SEEN = columns_seen(SIZE_PX)  # the networks cut these columns out by themselves
 # Outputs of the regressor, inputs of the displacement network: features at a quarter and an eighth of the resolution.
 IMAGE_FEATURES = {
-    "s4": TensorSpec((None, 32, SIZE_PX // 4, SIZE_PX // 4), "float32"),
-    "s8": TensorSpec((None, 96, SIZE_PX // 8, SIZE_PX // 8), "float32"),
+    "s4": TensorSpec((None, 32, SIZE_PX // 4, (SEEN.stop - SEEN.start) // 4), "float32"),
+    "s8": TensorSpec((None, 96, SIZE_PX // 8, (SEEN.stop - SEEN.start) // 8), "float32"),
 }
 _MARK = re.compile(rb"densefit-trunk:([0-9a-f]{16})")
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..geometry.crop import columns_seen
 from .torch_blocks import Residual, conv, double
 
 # Chosen with crops of 128 px: at 96, and with (24, 32, 64, 112, 176) and (1, 2, 2, 1), both networks stood still at a held-out
@@ -23,15 +24,18 @@ NECK = 48
 
 
 class Features(NamedTuple):
-    """What the trunk says of S x S pictures."""
+    """What the trunk says of the middle columns, W wide, of S x S pictures."""
 
-    s4: Tensor  # (P,widths[1],S/4,S/4): edges and colours
-    s8: Tensor  # (P,2*neck,S/8,S/8): decoded; knows what it looks at
-    s32: Tensor  # (P,widths[4],S/32,S/32)
+    s4: Tensor  # (P,widths[1],S/4,W/4): edges and colours
+    s8: Tensor  # (P,2*neck,S/8,W/8): decoded; knows what it looks at
+    s32: Tensor  # (P,widths[4],S/32,W/32)
 
 
 class Trunk(nn.Module):
-    """forward(image (P,S,S,3) uint8) -> Features; S is a multiple of 32."""
+    """forward(image (P,S,S,3) uint8) -> Features; S is a multiple of 32.
+
+    Of square pictures it sees the columns of :func:`densefit_ros.geometry.crop.columns_seen`; (P,S,W,3) are these alone.
+    """
 
     def __init__(self, widths: Sequence[int] = WIDTHS, blocks: Sequence[int] = BLOCKS, neck: int = NECK) -> None:
         super().__init__()
@@ -44,6 +48,8 @@ class Trunk(nn.Module):
         self.up8 = conv(widths[3] + widths[2], 2 * neck)
 
     def forward(self, image: Tensor) -> Features:
+        if image.shape[2] == image.shape[1]:
+            image = image[:, :, columns_seen(int(image.shape[1]))]
         x = (image.permute(0, 3, 1, 2).float() - 115.0) / 64.0
         s4 = self.stages[0](self.stem(x))
         s8 = self.stages[1](s4)

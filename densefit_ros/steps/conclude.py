@@ -35,6 +35,7 @@ from .find import box_of
 # How fast somebody unseen leaves the prediction, per axis: of held-out people who move, the errors of joints grew by 41, 74 and
 # 137 mm within 100, 200 and 400 ms.  The motion sigmas of the fit, which are wide on purpose, would make 104, 147 and 208 of it.
 DRIFT_M_S = 0.35
+LEARN_EVERY_NS = 90_000_000  # every third image at 30 Hz
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,10 +137,19 @@ def _median_residual_px(models: Models, posed: PosedBody, matches: Correspondenc
 
 
 def learn_appearance(models: Models, people: list[Concluded], crop: Crop, frame: Frame) -> list[Concluded]:
-    """Fold this image into the textures of the people that were measured well in it."""
+    """Fold this image into the textures of the people that were measured well in it, at most every LEARN_EVERY_NS.
+
+    Neighbouring images show the same, and learning costs as much as the fit.
+    """
     if not models.config.track.appearance or models.displacer is None:
         return people
-    well = [p for p in people if p.measured and p.result.status in (FitStatus.CONVERGED, FitStatus.MAX_ITERATIONS)]
+    well = [
+        p
+        for p in people
+        if p.measured
+        and p.result.status in (FitStatus.CONVERGED, FitStatus.MAX_ITERATIONS)
+        and (p.track.learnt_ns is None or frame.stamp_ns - p.track.learnt_ns >= LEARN_EVERY_NS)
+    ]
     if not well:
         return people
     k = [p.index for p in well]
@@ -159,7 +169,9 @@ def learn_appearance(models: Models, people: list[Concluded], crop: Crop, frame:
             crop.size,
         )
     return [
-        dataclasses.replace(p, track=dataclasses.replace(p.track, appearance=learnt.get(p.index, p.track.appearance)))
+        dataclasses.replace(p, track=dataclasses.replace(p.track, appearance=learnt[p.index], learnt_ns=frame.stamp_ns))
+        if p.index in learnt
+        else p
         for p in people
     ]
 

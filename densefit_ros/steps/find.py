@@ -132,24 +132,31 @@ def _search_is_due(state: TrackerState, stamp_ns: int, config: Config) -> bool:
     return state.searched_ns is None or (stamp_ns - state.searched_ns) * 1e-9 >= interval_s
 
 
-def first_estimate(models: Models, crop: Crop, frame: Frame, tracks: Sequence[Track], keypoints: Keypoints | None) -> Estimate:
+def first_estimate(
+    models: Models, crop: Crop, boxes: np.ndarray, frame: Frame, tracks: Sequence[Track], keypoints: Keypoints | None
+) -> Estimate:
     """One estimate per crop; tracks come first in the batch, and their predictions help sources that can use them.
 
-    ``keypoints``, given ones in the order of the crops, are lifted.
+    ``boxes`` (P,4) px are those that the crops were cut around; ``keypoints``, given ones in the order of the crops, are lifted.
     """
     if not len(crop.rgb):
         return Estimate(BodyParams.rest(0), np.zeros(0, np.float32))
     warm = [t.params for t in tracks]
     if keypoints is not None:
         return models.lifting.estimate(keypoints, crop, frame.camera, warm)
-    return models.estimator.estimate(windows(models, crop, frame.rgb), frame.camera, warm=warm)
+    return models.estimator.estimate(windows(models, crop, boxes, frame.rgb), frame.camera, warm=warm)
 
 
-def windows(models: Models, crop: Crop, rgb: np.ndarray) -> Crop:
-    """The windows of ``crop`` as the source of first estimates wants them: its resolution, its margin around the person."""
+def windows(models: Models, crop: Crop, boxes: np.ndarray, rgb: np.ndarray) -> Crop:
+    """The windows of ``crop``, cut around ``boxes``, as the source of first estimates wants them: its resolution and margin.
+
+    Sources with a margin of their own look at whole squares.
+    """
     own = models.estimator
-    widen = 1.0 if own.margin is None else own.margin / models.config.render.crop_margin
-    return crops.at_size(rgb, crop, own.size_px, widen)
+    if own.margin is None and own.size_px == crop.size:
+        return crop
+    margin, aspect = (models.config.render.crop_margin, crops.ASPECT) if own.margin is None else (own.margin, 1.0)
+    return crops.extract(rgb, np.reshape([crops.square_around(b, margin, aspect) for b in boxes], (-1, 4)), own.size_px)
 
 
 def admit(

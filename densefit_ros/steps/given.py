@@ -60,7 +60,7 @@ def first_estimate(
     # Whose keypoints they are is settled among all windows: else one person's go to the neighbour of somebody given as well.
     everyone = None if frame.keypoints is None else of_boxes(frame.keypoints, boxes)
     own = find.first_estimate(
-        models, find.take_crop(crop, rest), frame, tracked, None if everyone is None else rows_of(everyone, rest)
+        models, find.take_crop(crop, rest), boxes[rest], frame, tracked, None if everyone is None else rows_of(everyone, rest)
     )
     if not mine:
         return own

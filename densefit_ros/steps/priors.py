@@ -128,4 +128,6 @@ def render(models: Models, params: BodyParams, tracks: Sequence[Track], camera: 
 def decode_options(config: Config) -> DecodeOptions:
     """The settings of the decoder."""
     d = config.displace
-    return DecodeOptions(max_sigma_px=d.max_sigma_px, sigma_scale=d.sigma_scale, max_points=config.fit.max_points)
+    return DecodeOptions(
+        max_sigma_px=d.max_sigma_px, sigma_scale=d.sigma_scale, max_points=min(d.max_points, config.fit.max_points)
+    )

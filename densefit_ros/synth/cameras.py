@@ -8,6 +8,7 @@ import numpy as np
 
 from ..geometry import so3
 from ..geometry.camera import camera_from_fov
+from ..geometry.crop import ASPECT
 from ..types import Camera
 
 _SHAPES = ((640, 480), (1280, 720), (1920, 1080), (720, 1280), (640, 640), (480, 640))
@@ -23,8 +24,9 @@ class CropOptions:
     better in tracked videos on squares of 1.05 times the box than on their own 1.2 (docs/DECISIONS.md).
     """
 
-    margin: float = 1.05  # of the perfect square around the person
-    centre_jitter: float = 0.07  # of the square's side
+    aspect: float = ASPECT  # the part of a crop's columns that matters, in its middle
+    margin: float = 1.05  # of the perfect portrait around the person
+    centre_jitter: float = 0.07  # of the portrait's sides
     scale_low: float = 0.88
     scale_high: float = 1.22
     visible_box_share: float = 0.35  # crops around the visible part only, as a detector sees a truncated person
@@ -103,8 +105,9 @@ def crop_square(rng: np.random.Generator, box_xywh: np.ndarray, camera: Camera, 
         high = np.clip(box[:2] + box[2:], 0, (camera.width, camera.height))
         if (high - low).min() > 8:
             box = np.concatenate([low, high - low])
-    side = max(box[2], box[3], 8.0) * options.margin
-    centre = box[:2] + box[2:] / 2 + rng.uniform(-1, 1, 2) * options.centre_jitter * side
+    portrait = np.array([options.aspect, 1.0])
+    side = max(*(box[2:] / portrait), 8.0) * options.margin
+    centre = box[:2] + box[2:] / 2 + rng.uniform(-1, 1, 2) * options.centre_jitter * side * portrait
     side *= np.exp(rng.uniform(np.log(options.scale_low), np.log(options.scale_high)))
     return np.array([centre[0] - side / 2, centre[1] - side / 2, side, side], np.float32)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..geometry import so3
 from ..geometry.camera import crop_camera
+from ..geometry.crop import columns_seen
 from ..geometry.crop import image_from_crop as crop_affine
 from ..render.protocol import Appearance, SceneSurface
 from ..types import BodyParams, Camera
@@ -36,7 +37,7 @@ class CropBatch:
     appearances: tuple[Appearance, ...]  # the person's own colours without light
     lights: tuple[Lights, ...]
     subjects: np.ndarray  # (P,) int64 ids of the looks
-    visible_face: np.ndarray  # (P,S,S) int32 face of the person's dressed surface; -1: background, others, occluders, no image
+    visible_face: np.ndarray  # (P,S,S) int32 face of the person's dressed surface; -1: anything else, no image, columns unseen
     depth_m: np.ndarray  # (P,S,S) float32 of the front-most person, 0 on background
     inside: np.ndarray  # (P,S,S) bool: the pixel comes from inside the full image
     joints_m: np.ndarray  # (P,24,3) float32, camera frame
@@ -111,6 +112,9 @@ def make_crops(rng: np.random.Generator, engine: SynthEngine, count: int, size: 
         rgb[i] = cut_at_border(engine.sensor.expose(rng, image), inside_u[i], inside_v[i])
         lights.append(light)
     own &= inside
+    if o.aspect < 1:
+        seen = columns_seen(size)
+        own[:, :, : seen.start] = own[:, :, seen.stop :] = False
     visible_face = np.where(own, surface.face_id, -1).astype(np.int32)
     intrinsics = np.array([(c.fx, c.fy, c.cx, c.cy) for c in crop_cams], np.float32)
     joints_px = _project(joints, intrinsics)

@@ -28,6 +28,7 @@ class Track:
     stamp_ns: int
     measured_ns: int
     state: TrackingState
+    learnt_ns: int | None = None  # of the last image that the texture was learnt from
 
 
 @dataclass(frozen=True, eq=False)

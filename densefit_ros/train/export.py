@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +71,20 @@ def export(net: nn.Module, task: str, path: Path, metadata: dict[str, str] | Non
     inputs = _example(task, 2)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.onnx")  # a file that fails the check never takes the place of a good one
-    torch.onnx.export(
-        _Named(fused, len(names)),
-        tuple(inputs.values()),
-        str(partial),
-        input_names=list(inputs),
-        output_names=names,
-        dynamic_axes={name: {0: "P"} for name in [*inputs, *names]},
-        opset_version=OPSET,
-        do_constant_folding=False,
-        dynamo=False,
-    )
+    with warnings.catch_warnings():  # that sizes of crops become constants, as they are meant to
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", message="Constant folding")
+        torch.onnx.export(
+            _Named(fused, len(names)),
+            tuple(inputs.values()),
+            str(partial),
+            input_names=list(inputs),
+            output_names=names,
+            dynamic_axes={name: {0: "P"} for name in [*inputs, *names]},
+            opset_version=OPSET,
+            do_constant_folding=False,
+            dynamo=False,
+        )
     _annotate(partial, {"network": task, "config": json.dumps({**config, "fused": True}), **(metadata or {})})
     runtime = OnnxRuntime(partial)
     check_contract(runtime, contract)

@@ -107,14 +107,19 @@ def attention_loss(logits: Tensor, joints_uv: Tensor, person: Tensor) -> Tensor:
     position alone says too little: many maps share it.
     """
     rows, columns = logits.shape[2:]
-    u = (joints_uv[..., 0] + 0.5) * columns - 0.5
+    u = joints_uv[..., 0] * rows + 0.5 * columns - 0.5
     v = (joints_uv[..., 1] + 0.5) * rows - 0.5
     near_u = -0.5 * (torch.arange(columns, device=logits.device) - u[..., None]) ** 2
     near_v = -0.5 * (torch.arange(rows, device=logits.device) - v[..., None]) ** 2
     target = (near_v[..., :, None] + near_u[..., None, :]).flatten(2).softmax(-1)
-    inside = ((joints_uv.abs() < 0.5).all(-1) & person[:, None]).float()
+    inside = (in_view(joints_uv, columns / rows) & person[:, None]).float()
     entropy = -(target * logits.flatten(2).log_softmax(-1)).sum(-1)
     return (entropy * inside).sum() / inside.sum().clamp(min=1.0)
+
+
+def in_view(joints_uv: Tensor, aspect: float) -> Tensor:
+    """(P,24) bool: positions over the crop's side minus 0.5 that lie in its middle columns, ``aspect`` of all."""
+    return (joints_uv.abs() < 0.5 * joints_uv.new_tensor([aspect, 1.0])).all(-1)
 
 
 @dataclass(frozen=True)
@@ -138,9 +143,10 @@ class RegressorWeights:
 
 
 def regressor_loss(
-    outputs: dict[str, Tensor], batch: dict[str, Tensor], chain: JointChain, w: RegressorWeights
+    outputs: dict[str, Tensor], batch: dict[str, Tensor], chain: JointChain, w: RegressorWeights, aspect: float = 1.0
 ) -> tuple[Tensor, Parts]:
-    """All terms of the regressor.  ``batch`` as :class:`densefit_ros.train.sources.RegressorSource` makes it.
+    """All terms of the regressor.  ``batch`` as :class:`densefit_ros.train.sources.RegressorSource` makes it, from pictures with
+    ``aspect`` times as many columns as rows.
 
     Samples that are no ``person`` show nobody in their middle: they teach the confidence alone.
     """
@@ -159,7 +165,7 @@ def regressor_loss(
     cam, cam_true = outputs["cam"], batch["cam"]
     pelvis_uv = mean((cam[:, :2] - cam_true[:, :2]).abs())
     scale = mean((cam[:, 2:] - cam_true[:, 2:]).abs())
-    inside = (batch["joints_uv"].abs() < 0.5).all(-1).float()
+    inside = in_view(batch["joints_uv"], aspect).float()
     projected = project_joints(joints, cam, batch["intrinsics"], batch["ray_rotmat"])
     reprojection = mean(F.smooth_l1_loss(projected, batch["joints_uv"], beta=0.02, reduction="none").sum(-1).clamp(max=1.0))
     placed_error = (outputs["joints_uv"] - batch["joints_uv"]).abs().sum(-1)

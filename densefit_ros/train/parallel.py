@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -58,9 +58,14 @@ def run_together(count: int, work: Callable[[Any, Peers], Any], argument: Any) -
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=_peer, args=(rank, count, port, work, argument), daemon=True) for rank in range(1, count)]
+    up = context.Semaphore(0)
+    arguments = [(up, rank, count, port, work, argument) for rank in range(1, count)]
+    others = [context.Process(target=_peer, args=a, daemon=True) for a in arguments]
     for process in others:
         process.start()
+    for _ in others:  # a group waits half an hour for who cannot come
+        while not up.acquire(timeout=1.0):
+            _check([p for p in others if not p.is_alive()])
     peers = Peers(0, count, port)
     try:
         result = work(argument, peers)
@@ -68,14 +73,19 @@ def run_together(count: int, work: Callable[[Any, Peers], Any], argument: Any) -
         peers.close()
         for process in others:
             process.join(30.0)
-    failed = [p.exitcode for p in others if p.exitcode != 0]
-    if failed:
-        raise DensefitError(f"{len(failed)} of {count - 1} training processes failed (exit codes {failed})")
+    _check(others)
     return result
 
 
-def _peer(rank: int, count: int, port: int, work: Callable[[Any, Peers], Any], argument: Any) -> None:
+def _check(processes: Sequence[Any]) -> None:
+    failed = [p.exitcode for p in processes if p.exitcode != 0]
+    if failed:
+        raise DensefitError(f"{len(failed)} training processes failed (exit codes {failed})")
+
+
+def _peer(up: Any, rank: int, count: int, port: int, work: Callable[[Any, Peers], Any], argument: Any) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    up.release()
     peers = Peers(rank, count, port)
     try:
         work(argument, peers)

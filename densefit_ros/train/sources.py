@@ -20,6 +20,7 @@ from ..body.joints import SMPL_FLIP
 from ..body.model import face_parts, rest_joints, vertex_colors
 from ..displace.displacer import pack_rendering
 from ..geometry import so3
+from ..geometry.crop import columns_seen
 from ..regress.decode import decode as decode_estimate
 from ..regress.decode import ray_rotation
 from ..render.factory import make_renderer
@@ -28,7 +29,7 @@ from ..runtime.picture import SIZE_PX
 from ..synth.backgrounds import load_backgrounds
 from ..synth.cameras import CropOptions
 from ..synth.crops import CropBatch, make_crops
-from ..synth.displacement import DisplacementPairs, make_pairs
+from ..synth.displacement import STRIDE_PX, DisplacementPairs, make_pairs
 from ..synth.engine import HELDOUT_SUBJECT, SynthEngine
 from ..synth.perturb import disturb
 from ..types import BodyParams
@@ -76,15 +77,13 @@ class _People:
         self._face_part = face_parts(self.body)
 
     def body_part(self, crops: CropBatch, stride: int) -> np.ndarray:
-        """(P,S/stride,S/stride) uint8: joint that moves the person's surface where the picture shows it, else NO_PART."""
-        half = stride // 2
-        face = crops.visible_face[:, half::stride, half::stride]
+        """(P,S/stride,W/stride) uint8: joint that moves the person's surface where the picture shows it, else NO_PART."""
+        face = _seen_faces(crops, stride)
         return np.where(face >= 0, self._face_part[face], NO_PART).astype(np.uint8)
 
     def body_colour(self, crops: CropBatch, stride: int) -> np.ndarray:
-        """(P,3,S/stride,S/stride) float16: vertex colours of the person's surface as the picture shows it, else 0."""
-        half = stride // 2
-        face = crops.visible_face[:, half::stride, half::stride]
+        """(P,3,S/stride,W/stride) float16: vertex colours of the person's surface as the picture shows it, else 0."""
+        face = _seen_faces(crops, stride)
         colour = np.where(face[..., None] >= 0, self._face_colour[face], np.float16(0))
         return np.ascontiguousarray(colour.transpose(0, 3, 1, 2))
 
@@ -97,13 +96,18 @@ class _People:
         return int((index + 1) * self.easy) > int(index * self.easy)
 
 
+def _seen_faces(crops: CropBatch, stride: int) -> np.ndarray:
+    """The person's faces in the middle of each cell of the columns that networks see."""
+    return crops.visible_face[:, :, columns_seen(crops.size)][:, stride // 2 :: stride, stride // 2 :: stride]
+
+
 class RegressorSource(_People):
     """Crops with the body's parameters.
 
-    image (P,S,S,3) uint8; intrinsics (P,4) over the side; ray_rotmat (P,3,3); rotmat (P,24,3,3) with the root in the
-    ray's frame; betas (P,10); cam (P,3) as the network's; joints_uv (P,24,2) over the side minus 0.5; joints_z (P,24) m
-    relative to the pelvis along the ray; confidence (P,), 0 where nobody is in the middle; body_colour (P,3,S/8,S/8);
-    body_part (P,S/8,S/8).
+    image (P,S,W,3) uint8, the columns that networks see; intrinsics (P,4) over the side S; ray_rotmat (P,3,3); rotmat
+    (P,24,3,3) with the root in the ray's frame; betas (P,10); cam (P,3) as the network's; joints_uv (P,24,2) over the side
+    minus 0.5; joints_z (P,24) m relative to the pelvis along the ray; confidence (P,), 0 where nobody is in the middle;
+    body_colour (P,3,S/8,W/8); body_part (P,S/8,W/8).
     """
 
     def batch(self, index: int) -> Batch:
@@ -132,7 +136,7 @@ def regressor_batch(crops: CropBatch) -> Batch:
     person = crops.labelled & (pelvis[:, 2] > 0.2) & (np.abs(cam[:, :2]).max(1) < 1.5)
     confidence = np.where(person, 1.0, np.where(crops.confidence < 0.05, 0.0, 0.5 * crops.confidence))
     return {
-        "image": crops.rgb,
+        "image": crops.rgb[:, :, columns_seen(size)],
         "intrinsics": intrinsics,
         "ray_rotmat": ray,
         "rotmat": rotmat,
@@ -194,12 +198,15 @@ def mirrored_colour(colour: np.ndarray) -> np.ndarray:
 
 
 def pair_batch(pairs: DisplacementPairs) -> Batch:
-    """rendering (P,S,S,10) float16; flow (P,2,h,w) float16 crop px; valid, visible (P,h,w) bool."""
+    """rendering (P,S,W,10) float16; flow (P,2,h,w) float16 crop px; valid, visible (P,h,w) bool: of the columns seen."""
+    columns = columns_seen(pairs.image.shape[1])
+    cells = slice(columns.start // STRIDE_PX, columns.stop // STRIDE_PX)
+    flow = pairs.flow[..., cells]
     return {
-        "rendering": pack_rendering(pairs.surface).astype(np.float16),
-        "flow": np.clip(pairs.flow, -500, 500).astype(np.float16),
-        "valid": pairs.valid & (np.abs(pairs.flow).max(1) < 200),
-        "visible": pairs.visible,
+        "rendering": pack_rendering(pairs.surface)[:, :, columns].astype(np.float16),
+        "flow": np.clip(flow, -500, 500).astype(np.float16),
+        "valid": pairs.valid[..., cells] & (np.abs(flow).max(1) < 200),
+        "visible": pairs.visible[..., cells],
     }
 
 
@@ -249,7 +256,8 @@ class JointSource(_People):
 
     def _some_estimates(self, rng: np.random.Generator, crops: CropBatch, start: BodyParams) -> BodyParams:
         """``start`` with the regressor's answers for a random share of the people."""
-        outputs = self._regressor({"image": resized(crops.rgb, SIZE_PX), "intrinsics": (crops.intrinsics / crops.size)})
+        side = self._regressor.inputs["image"].shape[1]
+        outputs = self._regressor({"image": resized(crops.rgb, side), "intrinsics": (crops.intrinsics / crops.size)})
         rows = []
         for i in range(len(crops)):
             own = {name: value[i : i + 1] for name, value in outputs.items()}
@@ -265,7 +273,7 @@ class JointSource(_People):
         pairs = mirror_pairs({n: batch[n].reshape(-1, *batch[n].shape[2:]) for n in names}, np.repeat(which, self.starts))
         out = mirror({n: v for n, v in batch.items() if n not in names}, which)
         # mirror_pairs takes x to S - x in whole pixels, which is one more than mirror does to their centres.
-        side = out["image"].shape[2]
+        side = out["image"].shape[1]
         moved = out["image"][which]
         out["image"][which] = np.concatenate([moved[:, :, :1], moved[:, :, :-1]], 2)
         out["intrinsics"][which, 2] += 1 / side

@@ -12,7 +12,7 @@ from ..regress.network import RegressorNet
 from .config import TrainConfig
 from .data import Batch, SourceSpec
 from .loop import Metrics, Task, to_tensors
-from .losses import RegressorWeights, attention_loss, guide_loss, part_loss, regressor_loss
+from .losses import RegressorWeights, attention_loss, guide_loss, in_view, part_loss, regressor_loss
 from .torch_body import JointChain, angle_between, rotmat_from_rot6d_rows
 
 # Seeds of held-out data: far from any that a run counts up from.
@@ -108,8 +108,9 @@ class RegressorTask:
         *values, attention, guide, shown = answers
         outputs = dict(zip(RegressorNet.OUTPUTS, values))
         chain = self._chain.to(batch["betas"].device)
+        aspect = batch["image"].shape[2] / batch["image"].shape[1]
         with torch.autocast(batch["betas"].device.type, enabled=False):
-            total, parts = regressor_loss(outputs, batch, chain, self._weights)
+            total, parts = regressor_loss(outputs, batch, chain, self._weights, aspect)
             guided = guide_loss(guide, batch["body_colour"])
             told_apart = part_loss(shown, batch["body_part"])
             aimed = attention_loss(attention, batch["joints_uv"], batch["person"])
@@ -131,7 +132,7 @@ class RegressorTask:
                 z2 = (angle**2 / 3 * torch.exp(-out["rot_log_var"])).cpu().numpy()
                 placed = (out["joints_uv"] - t["joints_uv"]).norm(dim=-1).cpu().numpy()
             person = batch["person"]
-            inside = (np.abs(batch["joints_uv"]) < 0.5).all(-1)
+            inside = in_view(t["joints_uv"], t["image"].shape[2] / t["image"].shape[1]).cpu().numpy()
             a, b = joints.cpu().numpy()[person], truth.cpu().numpy()[person]
             scale = (out["cam"][:, 2] - t["cam"][:, 2]).abs().cpu().numpy()
             pelvis = (out["cam"][:, :2] - t["cam"][:, :2]).norm(dim=-1).cpu().numpy()

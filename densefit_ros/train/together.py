@@ -168,10 +168,10 @@ def scenarios(network: Displacer) -> Iterator[tuple[str, str, KeypointNoise, Flo
     hinted = dataclasses.replace(USUAL, hint_m=HINT_M)
     yield "network", "disturbed", USUAL, network
     yield "network, from lifted keypoints", "lifted", hinted, network
-    yield "true flow, 0.7 px of noise", "disturbed", USUAL, FlowNoise(0.7)
-    yield "true flow, 0.7 px, from lifted keypoints", "lifted", hinted, FlowNoise(0.7)
-    yield "true flow, 2.7 px; good keypoints", "disturbed", GOOD, FlowNoise(2.7)
-    yield "true flow, 0.7 px; bad keypoints", "disturbed", BAD, FlowNoise(0.7)
+    yield "true flow, 1 px of noise", "disturbed", USUAL, FlowNoise(1.0)
+    yield "true flow, 1 px, from lifted keypoints", "lifted", hinted, FlowNoise(1.0)
+    yield "true flow, 3.8 px; good keypoints", "disturbed", GOOD, FlowNoise(3.8)
+    yield "true flow, 1 px; bad keypoints", "disturbed", BAD, FlowNoise(1.0)
 
 
 def evaluate_together(

@@ -1,6 +1,8 @@
 """One active node as a real process over DDS: topics, faults, stamps, parameters, services, camera restarts."""
 
 import array
+import functools
+import types
 
 import numpy as np
 import pytest
@@ -211,3 +213,31 @@ def test_camera_restart(pair):
             assert other.until(
                 lambda g=goal: client.executor.spin_once(timeout_sec=0) or client.count(BODIES) >= g, each=other.send
             )
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_signal_that_breaks_the_taking_of_a_message_is_an_orderly_end(monkeypatch, ends):
+    """The error comes first, the shutdown a moment later; an error without a shutdown is one."""
+    from densefit_ros.ros import node as module
+
+    asked = []
+    monkeypatch.setattr(module.rclpy, "ok", lambda: asked.append(1) or not (ends and len(asked) > 4))
+    monkeypatch.setattr(module.rclpy, "try_shutdown", lambda: None)
+    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(module, "_ends_soon", functools.partial(module._ends_soon, wait_s=0.1))
+
+    class Executor:
+        def add_node(self, node):
+            pass
+
+        def spin_once(self, timeout_sec):
+            raise RuntimeError("Unable to convert call argument '0' to Python object")
+
+    node = types.SimpleNamespace(close=lambda: None, destroy_node=lambda: None, autostart_failed=False)
+    monkeypatch.setattr(module, "SingleThreadedExecutor", Executor)
+    monkeypatch.setattr(module, "_start", lambda *_: node)
+    if ends:
+        assert module.main([]) == 0
+    else:
+        with pytest.raises(RuntimeError, match="convert"):
+            module.main([])
