@@ -195,17 +195,6 @@ def test_refinement_beats_the_first_estimate_and_tracks(parts, body):
     assert {"find", "crop", "regress", "render", "displace", "decode", "fit", "track"} <= set(results[3].stage_ms)
 
 
-def test_textures_are_learnt_from_every_third_image(parts, body):
-    models, world = make(parts, body)
-    state, learnt = initial_state(), []
-    for i in range(10):
-        state, _ = run(models, world, 1, state, i)
-        learnt.append(state.tracks[0].learnt_ns)
-    assert learnt == [DT_NS * (i - i % 3) for i in range(10)]
-    bare, world = make(parts, body, **{"track.appearance": False})
-    assert run(bare, world, 3)[0].tracks[0].learnt_ns is None
-
-
 def test_stamps_are_the_images_and_the_answer_is_reproducible(parts, body):
     again = []
     for _ in range(2):

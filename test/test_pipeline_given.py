@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_pipeline import CAMERA, DT_NS, body, make, parts, pve_mm  # noqa: F401  fixtures
+from test_pipeline import CAMERA, DT_NS, body, make, parts, pve_mm, run  # noqa: F401  fixtures
 
 from densefit_ros.body.joints import landmark_positions
 from densefit_ros.body.model import pose
@@ -184,3 +184,14 @@ def test_sources_get_the_windows_that_they_were_made_for(parts, body, margin, si
     np.testing.assert_allclose(middle, boxes[:, :2] + boxes[:, 2:] / 2, rtol=1e-5)
     models.estimator.size_px, models.estimator.margin = SIZE_PX, None
     assert find.windows(models, crop, boxes, rgb) is crop
+
+
+def test_textures_are_learnt_from_every_third_image(parts, body):  # noqa: F811
+    models, world = make(parts, body)
+    state, learnt = initial_state(), []
+    for i in range(10):
+        state, _ = run(models, world, 1, state, i)
+        learnt.append(state.tracks[0].learnt_ns)
+    assert learnt == [DT_NS * (i - i % 3) for i in range(10)]
+    bare, world = make(parts, body, **{"track.appearance": False})
+    assert run(bare, world, 3)[0].tracks[0].learnt_ns is None
