@@ -40,7 +40,7 @@ def batch(engine):
 
 def quiet(engine, **changes):
     """The same engine without what hides people."""
-    plain = dict(negative_share=0.0, crowd_share=0.0, occluder_share=0.0, visible_box_share=0.0)
+    plain = dict(negative_share=0.0, crowd_share=0.0, occluder_share=0.0, carried_share=0.0, visible_box_share=0.0)
     engine.options = CropOptions(**(plain | changes))
     return engine
 

@@ -33,6 +33,7 @@ class CropOptions:
     negative_share: float = 0.10  # crops without a person at their centre
     crowd_share: float = 0.40  # crops with other people
     occluder_share: float = 0.30
+    carried_share: float = 0.25  # crops with something in a hand
 
 
 def sample_camera(rng: np.random.Generator) -> Camera:
@@ -46,9 +47,12 @@ def sample_camera(rng: np.random.Generator) -> Camera:
 def sample_view(rng: np.random.Generator, n: int) -> np.ndarray:
     """Rotations (n,3,3) from the person's world (y up, facing +z before yaw) to the camera: pitch, roll and yaw.
 
-    Most views are level and from the front half; some look down from a ceiling or up from the floor.
+    Most views are level, some look down from a ceiling or up from the floor; from the front somewhat more often than from
+    behind: who follows a person, or walks along a street, sees backs.
     """
-    yaw = np.where(rng.random(n) < 0.55, rng.normal(0, 0.75, n), rng.uniform(-np.pi, np.pi, n))
+    kind = rng.random(n)
+    facing = rng.normal(0, 0.75, n) + np.where(kind < 0.35, 0.0, np.pi)
+    yaw = np.where(kind < 0.55, facing, rng.uniform(-np.pi, np.pi, n))
     pitch = np.where(rng.random(n) < 0.75, rng.normal(4, 8, n), rng.uniform(-25, 55, n))  # positive: the camera looks down
     roll = rng.normal(0, 4, n)
     about_x = _rotvec(np.radians(pitch), 0)

@@ -129,6 +129,9 @@ def _thickness(rng: np.random.Generator, outfit: Outfit, cover: Coverage, points
     t = np.maximum(t, cover.shoes * outfit.shoe_loose)
     curls = 1 + 0.5 * outfit.wrinkle * wave_noise(rng, position, 0.05)
     t = np.maximum(t, cover.hair * outfit.hair_volume * curls)
+    # From the skull long hair hangs straight: it fills the hollow of the neck.
+    hollow = 0.03 * np.exp(-(((points.up_trunk - 1.12) / 0.12) ** 2))
+    t = np.maximum(t, cover.fall * (outfit.fall_volume * curls + hollow))
     t = np.maximum(t, cover.hat * (0.012 + 0.5 * outfit.hair_volume))
     t = np.maximum(t, cover.beard * 0.012)
     t = np.maximum(t, cover.backpack * outfit.backpack)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ..body.joints import JOINT_INDEX
 from ..geometry import so3
 from ..geometry.camera import crop_camera
 from ..geometry.crop import columns_seen
@@ -18,9 +19,10 @@ from .clothing import skin
 from .engine import SynthEngine
 from .lighting import Lights, hollow, sample_lights, shade
 from .poses import sample
-from .scenery import cast_shadow, cut_at_border, draw_occluders, soften_edges
+from .scenery import cast_shadow, cut_at_border, draw_carried, draw_occluders, soften_edges
 
 _STRIDE = 7  # every 7th vertex is enough for boxes and visibility
+_HANDS = (JOINT_INDEX["left_hand"], JOINT_INDEX["right_hand"])
 _BETA_SIGMA = 1.0
 _BETA_LIMIT = 2.5
 
@@ -105,10 +107,16 @@ def make_crops(rng: np.random.Generator, engine: SynthEngine, count: int, size: 
     inside = inside_v[:, :, None] & inside_u[:, None, :]
     rgb = np.empty((count, size, size, 3), np.uint8)
     lights: list[Lights] = []
+    intrinsics = np.array([(c.fx, c.fy, c.cx, c.cy) for c in crop_cams], np.float32)
+    joints_px = _project(joints, intrinsics)
     for i in range(count):
         image, light, occluded = compose(rng, engine, surface, i, crop_cams[i], own[i])
         if occluded is not None:
             own[i] &= ~occluded
+        if not absent[i] and rng.random() < o.carried_share:
+            hand = int(rng.choice(_HANDS))
+            metre_px = intrinsics[i, 0] / max(float(joints[i, hand, 2]), 0.3)
+            own[i] &= ~draw_carried(rng, image, engine.backgrounds, joints_px[i, hand], metre_px, own[i])
         rgb[i] = cut_at_border(engine.sensor.expose(rng, image), inside_u[i], inside_v[i])
         lights.append(light)
     own &= inside
@@ -116,8 +124,6 @@ def make_crops(rng: np.random.Generator, engine: SynthEngine, count: int, size: 
         seen = columns_seen(size)
         own[:, :, : seen.start] = own[:, :, seen.stop :] = False
     visible_face = np.where(own, surface.face_id, -1).astype(np.int32)
-    intrinsics = np.array([(c.fx, c.fy, c.cx, c.cy) for c in crop_cams], np.float32)
-    joints_px = _project(joints, intrinsics)
     seen_joint = _lookup(own, joints_px)
     share = _lookup(own, _project(people.vertices[:, ::_STRIDE] + shift[:, None], intrinsics)).mean(1).astype(np.float32)
     share[absent] = 0

@@ -43,7 +43,10 @@ def cloth_colour(rng: np.random.Generator) -> np.ndarray:
     kind = rng.random()
     if kind < 0.30:
         return np.clip(
-            rng.choice([rng.uniform(0.03, 0.15), rng.uniform(0.25, 0.6), rng.uniform(0.75, 0.97)]) + rng.normal(0, 0.015, 3), 0, 1
+            rng.choice([rng.uniform(0.03, 0.15), rng.uniform(0.25, 0.6), rng.uniform(0.75, 0.97)], p=[0.5, 0.2, 0.3])
+            + rng.normal(0, 0.015, 3),
+            0,
+            1,
         )
     hue, value = rng.random(), rng.uniform(0.15, 0.95)
     saturation = rng.uniform(0.55, 0.95) if kind > 0.75 else rng.uniform(0.1, 0.5)

@@ -28,6 +28,8 @@ class Outfit:
     hair: float  # -1 bald .. 1 covers down to the neck
     hair_volume: float
     long_hair: float  # how far it falls down the back, trunk units from the neck
+    fall_volume: float  # of long hair below the skull, m
+    fall_front: float  # largest forward part of the surface's normal that long hair covers: -0.1 the back, 0.6 shoulders too
     hat: bool
     beard: float
     backpack: float  # depth of a backpack, 0 for none
@@ -37,7 +39,7 @@ class Outfit:
 
 def sample_outfit(rng: np.random.Generator) -> Outfit:
     """A plausible combination of garments."""
-    u = rng.uniform
+    u, v = rng.uniform, rng.spawn(1)[0].uniform  # v: for what was added later, so that older subjects keep their looks
     skirt = rng.random() < 0.16
     dress = skirt and rng.random() < 0.6
     shorts = rng.random() < (0.75 if skirt else 0.27)  # bare legs under most skirts
@@ -59,6 +61,8 @@ def sample_outfit(rng: np.random.Generator) -> Outfit:
         hair=float(rng.choice([-1.0, u(-0.2, 0.35), u(0.35, 1.0)], p=[0.08, 0.52, 0.40])),
         hair_volume=float(u(0.004, 0.035)),
         long_hair=float(u(0.05, 0.45)) if rng.random() < 0.28 else 0.0,
+        fall_volume=float(v(0.01, 0.05)),
+        fall_front=float(v(-0.1, 0.6)),
         hat=bool(rng.random() < 0.14),
         beard=float(u(0.2, 1.0)) if rng.random() < 0.16 else 0.0,
         backpack=float(u(0.06, 0.15)) if rng.random() < 0.07 else 0.0,
@@ -77,6 +81,7 @@ class Coverage:
     jacket: np.ndarray
     shoes: np.ndarray
     hair: np.ndarray
+    fall: np.ndarray  # the part of the hair that hangs below the skull
     hat: np.ndarray
     beard: np.ndarray
     backpack: np.ndarray
@@ -112,10 +117,12 @@ def coverage(outfit: Outfit, points: SurfacePoints, edge: float = 0.03) -> Cover
     # Scalp: up and back.  A larger ``hair`` moves the border down; the face stays free.
     scalp = smooth_step(0.72 * d[:, 1] - 0.70 * d[:, 2] + 0.55 * outfit.hair, 0.22, 0.32)
     hair = is_head * scalp if outfit.hair > -0.9 else 0 * y
+    fall = 0 * y
     if outfit.long_hair > 0:
-        width = np.abs(points.position[:, 0]) < 0.13
-        falls = (points.up_trunk > 1.0 - outfit.long_hair) & (points.normal[:, 2] < 0.1) & width & (points.arm < 0.5)
-        hair = np.maximum(hair, falls * (points.up_trunk < 1.6))
+        width = np.abs(points.position[:, 0]) < 0.15
+        low = (points.up_trunk > 1.0 - outfit.long_hair) & (points.up_trunk < 1.6)
+        fall = 1.0 * (low & (points.normal[:, 2] < outfit.fall_front) & (d[:, 2] < 0.3) & width & (points.arm < 0.5))
+        hair = np.maximum(hair, fall)
     hat = is_head * smooth_step(d[:, 1] - 0.18 * d[:, 2], 0.30, 0.36) if outfit.hat else 0 * y
     beard = outfit.beard * is_head * smooth_step(-d[:, 1] + 0.5 * d[:, 2], 0.75, 0.9) * (d[:, 2] > 0.1)
     pack = 0 * y
@@ -124,4 +131,4 @@ def coverage(outfit: Outfit, points: SurfacePoints, edge: float = 0.03) -> Cover
         pack = inside * smooth_step(-points.normal[:, 2], 0.1, 0.4) * smooth_step(points.up_trunk, 0.25, 0.33)
         pack = pack * (1 - smooth_step(points.up_trunk, 0.88, 0.97))
     gloves = on_arm * smooth_step(points.along_arm, 1.97, 2.03) if outfit.gloves else 0 * y
-    return Coverage(top, bottom, skirt, jacket, shoes, hair, hat, beard, pack, gloves)
+    return Coverage(top, bottom, skirt, jacket, shoes, hair, fall, hat, beard, pack, gloves)

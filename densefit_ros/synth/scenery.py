@@ -36,11 +36,51 @@ def draw_occluders(rng: np.random.Generator, image: np.ndarray, backgrounds: Bac
             points = centre + np.stack([np.cos(angles), np.sin(angles)], -1) * radius[:, None]
             cv2.fillPoly(mask, [points.astype(np.int32)], 255)
     covered = mask > 0
+    image[covered] = _stuff(rng, backgrounds, size)[covered]
+    return covered
+
+
+def draw_carried(
+    rng: np.random.Generator, image: np.ndarray, backgrounds: Backgrounds, hand_px: np.ndarray, metre_px: float, own: np.ndarray
+) -> np.ndarray:
+    """Put a bag, a rod or a ball into a hand; ``image`` (S,S,3) float32 is changed.  Returns the (S,S) bool mask it covers.
+
+    hand_px (2,) crop px; metre_px: length of a metre there; own (S,S) bool: where the person is seen.  What a hidden hand
+    carries is behind the person.
+    """
+    size = len(image)
+    mask = np.zeros((size, size), np.uint8)
+    w, h = metre_px * rng.uniform(0.12, 0.5), metre_px * rng.uniform(0.12, 0.5)
+    x, y = (float(c) for c in hand_px)
+    kind = rng.integers(4)
+    if kind <= 1:  # a bag that hangs on the hand
+        drop = metre_px * rng.uniform(0.0, 0.3)
+        cv2.line(mask, (int(x), int(y)), (int(x), int(y + drop)), 255, max(int(0.02 * metre_px), 1))
+        if kind == 0:
+            box = cv2.boxPoints(((x, y + drop + 0.5 * h), (w, h), float(rng.normal(0, 8))))
+            cv2.fillConvexPoly(mask, box.astype(np.int32), 255)
+        else:
+            cv2.ellipse(mask, (int(x), int(y + drop + 0.5 * h)), (int(0.5 * w) + 1, int(0.5 * h) + 1), 0, 0, 360, 255, -1)
+    elif kind == 2:  # a rod, an umbrella, a racket
+        angle, a, b = rng.uniform(0, np.pi), metre_px * rng.uniform(0, 1.2), metre_px * rng.uniform(0, 1.2)
+        d = np.array([np.cos(angle), np.sin(angle)])
+        ends = [tuple(int(v) for v in np.array([x, y]) + s * d) for s in (a, -b)]
+        cv2.line(mask, ends[0], ends[1], 255, max(int(metre_px * rng.uniform(0.015, 0.06)), 1))
+    else:
+        cv2.ellipse(mask, (int(x), int(y)), (int(0.5 * w) + 1, int(0.5 * h) + 1), float(rng.uniform(0, 180)), 0, 360, 255, -1)
+    at = np.floor(hand_px).astype(int)
+    hand_seen = ((at >= 0) & (at < size)).all() and bool(own[at[1], at[0]])
+    covered = (mask > 0) & (True if hand_seen else ~own)
+    image[covered] = _stuff(rng, backgrounds, size)[covered]
+    return covered
+
+
+def _stuff(rng: np.random.Generator, backgrounds: Backgrounds, size: int) -> np.ndarray:
+    """(S,S,3) float32 colours of things: parts of photographs, now and then nearly plain."""
     colours = backgrounds.cut(rng, size).astype(np.float32) / 255 * rng.uniform(0.5, 1.3)
     if rng.random() < 0.3:
         colours = 0.25 * colours + 0.75 * rng.uniform(0.05, 0.9, 3).astype(np.float32)
-    image[covered] = colours[covered]
-    return covered
+    return colours
 
 
 def cut_at_border(image: np.ndarray, inside_u: np.ndarray, inside_v: np.ndarray) -> np.ndarray:

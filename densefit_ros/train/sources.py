@@ -37,7 +37,9 @@ from .data import Batch
 
 EVALUATION_SUBJECT = HELDOUT_SUBJECT + 200_000  # nobody whom validation, which chooses the weights, has looked at
 # One person in sight and nothing in front: what a first phase learns the match from.
-EASY = CropOptions(negative_share=0.0, crowd_share=0.0, occluder_share=0.0, visible_box_share=0.0, scale_high=1.1)
+EASY = CropOptions(
+    negative_share=0.0, crowd_share=0.0, occluder_share=0.0, carried_share=0.0, visible_box_share=0.0, scale_high=1.1
+)
 _COLOUR_SUM = 1.1  # body.vertex_colors spans [0.1, 1]
 NO_PART = 24
 _PART_FLIP = np.array([*SMPL_FLIP, NO_PART], np.uint8)
