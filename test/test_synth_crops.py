@@ -133,16 +133,15 @@ def test_flow_is_zero_on_the_truth_and_exact_on_a_shift(body, engine):
         np.testing.assert_allclose(pairs.flow[i][:, on], expected, atol=0.08)
 
 
-def test_rendering_channels(engine, batch):
+def test_renderings_are_zero_beside_the_body(engine, batch):
     start = perturb.disturb(np.random.default_rng(1), batch.params, rest_joints(engine.body, batch.params.betas)[:, 0])
     pairs = make_pairs(np.random.default_rng(1), engine, batch, start)
-    r = pairs.rendering
-    covered = pairs.surface.face_id >= 0
-    assert r.shape == (12, 192, 192, 10) and r.dtype == np.float32
-    assert (r[~covered] == 0).all() and (r[covered][:, 7:10] > 0).all()
-    for i in np.flatnonzero(covered.any((1, 2))):
-        assert abs(r[i, :, :, 3][covered[i]].mean()) < 1e-3
-    np.testing.assert_allclose(np.linalg.norm(r[covered][:, 4:7], axis=1), 1, atol=1e-3)
+    s, covered = pairs.surface, pairs.surface.face_id >= 0
+    assert s.rgb.shape == (12, 192, 192, 3) and s.rgb.dtype == np.float32
+    for plane in (s.rgb, s.depth_m, s.vertex_colors):
+        assert (plane[~covered] == 0).all()
+    assert (s.vertex_colors[covered] > 0).all() and (s.depth_m[covered] > 0).all() and s.rgb.max() <= 1
+    np.testing.assert_allclose(np.linalg.norm(s.normals[covered], axis=1), 1, atol=1e-3)
     assert not (pairs.visible & ~pairs.valid).any()
     assert not pairs.visible[batch.visible_share == 0].any()
 
@@ -154,7 +153,7 @@ def test_live_textures_have_the_colours_of_the_picture(engine):
     half, far = STRIDE_PX // 2, {}
     for live in (0.0, 1.0):
         pairs = make_pairs(np.random.default_rng(3), engine, b, b.params, live=live)
-        rgb = pairs.rendering[:, half::STRIDE_PX, half::STRIDE_PX, :3]
+        rgb = pairs.surface.rgb[:, half::STRIDE_PX, half::STRIDE_PX]
         picture = b.rgb[:, half::STRIDE_PX, half::STRIDE_PX] / 255
         grey = np.array([np.ptp(rgb[i][pairs.valid[i]]) < 1e-3 for i in range(12)])
         difference = [np.abs(rgb[i] - picture[i])[pairs.visible[i]].mean() for i in np.flatnonzero(~grey & b.labelled)]

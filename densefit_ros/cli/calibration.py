@@ -11,6 +11,7 @@ from ..body.assets import load_body
 from ..body.model import rest_joints
 from ..detect.contract import FINDER_CONTRACT, HEIGHT_PX, WIDTH_PX
 from ..displace.contract import DISPLACEMENT_CONTRACT
+from ..displace.displacer import pack_rendering
 from ..errors import AssetError
 from ..regress.contract import REGRESSOR_CONTRACT
 from ..render.factory import make_renderer
@@ -68,4 +69,4 @@ def feeds(network: NetworkContract, crops: int, regressor: Path | None = None) -
             seen = encoder(picture)
             start = disturb(rng, batch.params, rest_joints(body, batch.params.betas)[:, 0])
             pairs = make_pairs(rng, engine, batch, start)
-            yield {**{name: seen[name] for name in IMAGE_FEATURES}, "rendering": pairs.rendering}
+            yield {**{name: seen[name] for name in IMAGE_FEATURES}, "rendering": pack_rendering(pairs.surface)}

@@ -26,11 +26,10 @@ class DisplacementPairs:
     """P inputs and targets; h = w = S / 4.  Cell (r, c) stands for the rendered pixel (4 r + 2, 4 c + 2)."""
 
     image: np.ndarray  # (P,S,S,3) uint8
-    rendering: np.ndarray  # (P,S,S,10) float32: rgb, depth relative to the person's mean (m), normals, vertex colours; 0 outside
     flow: np.ndarray  # (P,2,h,w) float32 crop px: true place of the cell's surface point minus its rendered place; 0 if invalid
     valid: np.ndarray  # (P,h,w) bool: the cell shows the rendered body and its true place is in front of the camera
     visible: np.ndarray  # (P,h,w) bool: ... and the picture shows that point (not hidden by others, by itself, or off the image)
-    surface: Surface  # the rendering's geometry
+    surface: Surface  # the rendering
     params: BodyParams  # the disturbed estimate
 
 
@@ -57,13 +56,11 @@ def make_pairs(
     vertices, _ = skin(engine.wardrobe, disturbed, naked)
     truth, _ = skin(engine.wardrobe, batch.params, naked)
     scene = engine.renderer.render_window(vertices, appearances, batch.crop_cameras, size, size, np.arange(count, dtype=np.int32))
-    rendering = pack_rendering(scene.rgb, scene.depth_m, scene.normals, scene.vertex_colors, scene.face_id)
-    _bake_light(rng, rendering, scene.normals, (scene.face_id >= 0) & relight[:, None, None], batch)
+    rgb = scene.rgb.copy()
+    _bake_light(rng, rgb, scene.normals, (scene.face_id >= 0) & relight[:, None, None], batch)
     flow, valid, visible = true_flow(engine, batch, truth, scene.face_id, scene.bary)
-    surface = Surface(
-        scene.face_id, scene.bary, scene.depth_m, scene.normals, rendering[..., :3], scene.vertex_colors, batch.image_from_crop
-    )
-    return DisplacementPairs(batch.rgb, rendering, flow, valid, visible, surface, disturbed)
+    surface = Surface(scene.face_id, scene.bary, scene.depth_m, scene.normals, rgb, scene.vertex_colors, batch.image_from_crop)
+    return DisplacementPairs(batch.rgb, flow, valid, visible, surface, disturbed)
 
 
 def _worn(
@@ -86,21 +83,6 @@ def _worn(
                 batch.cameras[i], depth_m[i], batch.size,
             )  # fmt: skip
     return tuple(looks), kind >= live
-
-
-def pack_rendering(
-    rgb: np.ndarray, depth_m: np.ndarray, normals: np.ndarray, vertex_colors: np.ndarray, face_id: np.ndarray
-) -> np.ndarray:
-    """The network's input ``rendering`` (P,S,S,10) float32 from the planes of a rendering."""
-    covered = face_id >= 0
-    out = np.empty(rgb.shape[:3] + (10,), np.float32)
-    out[..., :3] = rgb
-    for i, own in enumerate(covered):
-        mean = depth_m[i].sum(dtype=np.float64) / max(np.count_nonzero(own), 1)  # depth is 0 on background
-        out[i, :, :, 3] = np.where(own, depth_m[i] - np.float32(mean), 0)
-    out[..., 4:7] = normals
-    out[..., 7:10] = vertex_colors
-    return out
 
 
 def true_flow(
@@ -148,11 +130,9 @@ def _limit(engine: SynthEngine, batch: CropBatch, person: np.ndarray, corners: n
     return out
 
 
-def _bake_light(
-    rng: np.random.Generator, rendering: np.ndarray, normals: np.ndarray, covered_px: np.ndarray, batch: CropBatch
-) -> None:
-    """Multiply the colours by the light of the picture (the usual case: gathered a moment ago) or of another place."""
-    for i in range(len(rendering)):
+def _bake_light(rng: np.random.Generator, rgb: np.ndarray, normals: np.ndarray, covered_px: np.ndarray, batch: CropBatch) -> None:
+    """Multiply the colours (P,S,S,3) by the light of the picture (the usual case: gathered a moment ago) or of another place."""
+    for i in range(len(rgb)):
         covered = np.nonzero(covered_px[i])
         if not len(covered[0]):
             continue
@@ -160,5 +140,4 @@ def _bake_light(
         if u < 0.25:
             continue  # plain colours
         lights = batch.lights[i] if u < 0.75 else sample_lights(rng)
-        colour = shade(lights, rendering[i, :, :, :3][covered], normals[i][covered])
-        rendering[i, covered[0], covered[1], :3] = np.clip(colour, 0, 1)
+        rgb[i][covered] = np.clip(shade(lights, rgb[i][covered], normals[i][covered]), 0, 1)

@@ -60,7 +60,7 @@ def _arrows(batch: CropBatch, pairs: DisplacementPairs, i: int) -> np.ndarray:
 
 
 def _rendering(pairs: DisplacementPairs, i: int) -> np.ndarray:
-    return (pairs.rendering[i, :, :, :3] * 255).astype(np.uint8)
+    return (pairs.surface.rgb[i] * 255).astype(np.uint8)
 
 
 def _outline(batch: CropBatch, i: int) -> np.ndarray:

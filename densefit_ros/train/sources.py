@@ -258,14 +258,17 @@ class JointSource(_People):
 
     def _some_estimates(self, rng: np.random.Generator, crops: CropBatch, start: BodyParams) -> BodyParams:
         """``start`` with the regressor's answers for a random share of the people."""
-        side = self._regressor.inputs["image"].shape[1]
-        outputs = self._regressor({"image": resized(crops.rgb, side), "intrinsics": (crops.intrinsics / crops.size)})
-        rows = []
-        for i in range(len(crops)):
-            own = {name: value[i : i + 1] for name, value in outputs.items()}
+        asked = np.flatnonzero(crops.labelled & (rng.random(len(crops)) < self.estimated))
+        if not len(asked):
+            return start
+        rows = [start.person(i) for i in range(len(crops))]
+        images = resized(crops.rgb[asked], self._regressor.inputs["image"].shape[1])
+        outputs = self._regressor({"image": images, "intrinsics": crops.intrinsics[asked] / crops.size})
+        for k, i in enumerate(asked):
+            own = {name: value[k : k + 1] for name, value in outputs.items()}
             estimate = decode_estimate(own, self.body, crops.cameras[i], crops.image_from_crop[i : i + 1], crops.size).params
-            usable = crops.labelled[i] and abs(np.log(estimate.t_camera_root[0, 2] / crops.joints_m[i, 0, 2])) < 0.5
-            rows.append(estimate if usable and rng.random() < self.estimated else start.person(i))
+            if abs(np.log(estimate.t_camera_root[0, 2] / crops.joints_m[i, 0, 2])) < 0.5:
+                rows[i] = estimate
         return BodyParams.stack(rows)
 
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
