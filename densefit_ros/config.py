@@ -89,7 +89,7 @@ class CropNetworkConfig:
 class RegressConfig:
     backend: str = _opt(
         "auto",
-        "first estimate: the built-in network, MediaPipe keypoints lifted to the body (an optional extra), or external: none of "
+        "first estimate: the built-in network, MediaPipe keypoints lifted from it (an optional extra), or external: none of "
         "our own, people come from given estimates or keypoints and are carried from one to the next by the displacements",
         choices=("auto", "network", "mediapipe", "custom", "external"),
     )
@@ -101,6 +101,10 @@ class RegressConfig:
         "backend network: whose mirrored crop it is asked about too, for a mean that is nearer by 3 % and a second pass; "
         "new: people who are not tracked yet",
         choices=("new", "always", "never"),
+    )
+    keypoint_prior: bool = _opt(
+        True,
+        "lift keypoints, MediaPipe's and given ones, from what the regressor says of the same people; off: from the points alone",
     )
     mediapipe_task: str = _opt(
         "", "MediaPipe .task file for releases that do not carry the pose model; empty: the packaged model"

@@ -14,17 +14,14 @@ from .types import BodyParams, Camera, Crop, Estimate
 
 
 class FirstEstimator(Protocol):
-    """Crop to body: the built-in network, lifted keypoints, or somebody else's regressor."""
+    """Crop to body: the built-in network, or somebody else's regressor."""
 
     name: str
     size_px: int  # side of the crops that it reads
     margin: float | None  # side of the windows that it wants over the person's box; None: render.crop_margin
 
     def estimate(self, crop: Crop, camera: Camera, warm: Sequence[BodyParams] = ()) -> Estimate:
-        """One estimate per window of ``crop``.
-
-        ``warm`` holds the predictions for the first ``len(warm)`` windows, for sources that start from a pose.
-        """
+        """One estimate per window of ``crop``; ``warm`` holds the predictions for the first ``len(warm)`` windows."""
         ...
 
 
@@ -40,8 +37,11 @@ class Models:
     estimator: FirstEstimator
     displacer: Any  # displace.Displacer, or None when switched off
     fitter: Any  # fit.Fitter
-    lifting: Any  # regress.lifting.LiftingRegressor, for keypoints that come with a frame
+    lifting: Any  # regress.lifting.LiftingRegressor, for keypoints of the source or that come with a frame
     backends: dict[str, str]  # what really runs, for diagnostics: {"render": "warp:cpu", ...}
+    keypoint_source: Any = (
+        None  # regress.mediapipe_keypoints.KeypointSource: its points are lifted; None: estimator answers alone
+    )
     chart: Any = None  # evidence.densepose.Chart: what the DensePose maps that come with frames mean
     device_frame: Any = None  # device_frame.DeviceFrame: steady frames at once on the device; None: step by step
 
@@ -70,10 +70,11 @@ def load_models(config: Config) -> Models:
         max_points=config.fit.max_points,
         options=fit_options(config),
     )
+    keypoint_source = _make_keypoint_source(config)
     estimator = _make_estimator(config, body, device)
     displacer = _make_displacer(config, device, estimator) if config.displace.enabled else None
     finder = _make_finder(config, device)
-    device_frame = _make_device_frame(config, body, fitter, estimator, displacer, device)
+    device_frame = _make_device_frame(config, body, fitter, estimator, displacer, device, keypoint_source)
     models = Models(
         config,
         body,
@@ -89,11 +90,12 @@ def load_models(config: Config) -> Models:
             "body": body.name,
             "render": f"{renderer.name}:{device}",
             "find": finder.name if finder else "none",
-            "regress": estimator.name,
+            "regress": _first_estimate_name(config, estimator, keypoint_source),
             "displace": displacer.runtime.name if displacer else "off",
             "fit": f"warp:{device}",
             "device_frame": device_frame.name if device_frame else "off",
         },
+        keypoint_source,
         _make_chart(config, body),
         device_frame,
     )
@@ -143,22 +145,33 @@ def _make_chart(config: Config, body: Any) -> Any:
     return read_chart(config.body.densepose_chart, body) if config.body.densepose_chart else body_chart(body)
 
 
-def _make_estimator(config: Config, body: Any, device: str) -> FirstEstimator:
+def _make_keypoint_source(config: Config) -> Any:
     from .errors import BackendUnavailable
 
     # As with the finder: somebody who names a network wants it.
     backend = "network" if config.regress.backend == "auto" and config.regress.onnx else config.regress.backend
-    if backend in ("auto", "mediapipe"):
-        from .regress.lifting import make_mediapipe_estimator
+    if backend not in ("auto", "mediapipe"):
+        return None
+    from .regress.mediapipe_keypoints import make_keypoint_source
 
-        try:
-            return make_mediapipe_estimator(
-                body, task_file=config.regress.mediapipe_task or None, max_persons=config.track.max_people
-            )
-        except BackendUnavailable as e:
-            if backend == "mediapipe":
-                raise
-            _log().info("first estimate: built-in network (%s)", e)
+    try:
+        return make_keypoint_source(config.regress.mediapipe_task or None)
+    except BackendUnavailable as e:
+        if backend == "mediapipe":
+            raise
+        _log().info("first estimate: built-in network (%s)", e)
+        return None
+
+
+def _first_estimate_name(config: Config, estimator: FirstEstimator, keypoint_source: Any) -> str:
+    if keypoint_source is None:
+        return estimator.name
+    start = f" from {estimator.name}" if config.regress.keypoint_prior else ""
+    return f"{keypoint_source.name}+lifting{start}"
+
+
+def _make_estimator(config: Config, body: Any, device: str) -> FirstEstimator:
+    backend = config.regress.backend
     if backend == "external":
         from .regress.carried import CarriedEstimator
 
@@ -199,7 +212,9 @@ def _runtime(config: Config, path: Any, device: str) -> Any:
     return make_runtime(path, settings.backend, device, settings.threads, precision=settings.precision)
 
 
-def _make_device_frame(config: Config, body: Any, fitter: Any, estimator: FirstEstimator, displacer: Any, device: str) -> Any:
+def _make_device_frame(
+    config: Config, body: Any, fitter: Any, estimator: FirstEstimator, displacer: Any, device: str, keypoint_source: Any
+) -> Any:
     from .device_frame.frame import DeviceFrame
     from .errors import BackendUnavailable
     from .regress.network_regressor import NetworkRegressor
@@ -208,10 +223,12 @@ def _make_device_frame(config: Config, body: Any, fitter: Any, estimator: FirstE
     if wanted == "off" or (wanted == "auto" and device == "cpu"):
         return None
     try:
-        if not isinstance(estimator, NetworkRegressor) or displacer is None or config.render.backend == "nvdiffrast":
+        network_alone = isinstance(estimator, NetworkRegressor) and keypoint_source is None
+        if not network_alone or displacer is None or config.render.backend == "nvdiffrast":
+            first = _first_estimate_name(config, estimator, keypoint_source)
             raise BackendUnavailable(
                 "runtime.device_frame works with regress.backend network, displace.enabled and the Warp renderer, "
-                f"got {estimator.name}, {'displacements' if displacer else 'no displacements'}, {config.render.backend}"
+                f"got {first}, {'displacements' if displacer else 'no displacements'}, {config.render.backend}"
             )
         mirrored, people = estimator.mirrored == "always", config.track.max_people
         return DeviceFrame(body, fitter, estimator.runtime, displacer.runtime, device, people, mirrored)

@@ -37,7 +37,7 @@ from densefit_ros.offline.sources import open_source
 from densefit_ros.pipeline import initial_state, process
 from densefit_ros.render.warp_renderer import WarpRenderer
 from densefit_ros.runtime.picture import SIZE_PX
-from densefit_ros.steps.find import windows
+from densefit_ros.steps.find import first_estimate
 from densefit_ros.types import BodyParams, Camera, Frame, FrameResult, Keypoints
 from densefit_ros.viz import overlay
 
@@ -148,7 +148,7 @@ def points_pck(models: Models, rgb: np.ndarray, camera: Camera, truth: Keypoints
         low, size = uv[seen].min(0), np.ptp(uv[seen], axis=0)
         box = np.concatenate([low - 0.1 * size, 1.2 * size])  # of the points; a person's box holds the head as well
         crop = extract(rgb, square_around(box, models.config.render.crop_margin)[None], SIZE_PX)
-        found = models.estimator.estimate(windows(models, crop, box[None], rgb), camera).keypoints
+        found = first_estimate(models, crop, box[None], Frame(rgb, 0, camera), (), None).keypoints
         score = {"points": int(seen[SCORED].sum()), "points2d": 0.0}
         if found is not None:
             index = {n: i for i, n in enumerate(KEYPOINT_SETS[found.set_name])}

@@ -230,9 +230,10 @@ def test_the_lens_is_taken_out_of_keypoints_as_out_of_the_picture():
 
 
 def test_two_people_listed_in_any_order_keep_their_names():
-    """Given keypoints alone carry a track from frame to frame: finder and estimator are never asked."""
+    """Given keypoints alone carry a track from frame to frame: finder and, if so told, estimator are never asked."""
     config = with_overrides(Config(), {"track.max_people": 2, "displace.enabled": False, "detect.backend": "none"})
-    models = dataclasses.replace(load_models(with_overrides(config, {"regress.backend": "network"})), estimator=None)
+    config = with_overrides(config, {"regress.backend": "network", "regress.keypoint_prior": False})
+    models = dataclasses.replace(load_models(config), estimator=None)
     state, names = initial_state(), []
     for i in range(4):
         people = [_standing(-0.7 + 0.03 * i), _standing(0.7 - 0.03 * i)]

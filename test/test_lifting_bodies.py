@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-import cv2
 import numpy as np
 import pytest
 from skimage import data
@@ -18,7 +17,7 @@ from densefit_ros.geometry import crop as crops
 from densefit_ros.geometry import so3
 from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.regress import mediapipe_graph
-from densefit_ros.regress.lifting import KeypointEstimator, LiftingRegressor, make_mediapipe_estimator
+from densefit_ros.regress.lifting import LiftingRegressor
 from densefit_ros.regress.lifting_start import StartFinder, landmark_body
 from densefit_ros.regress.mediapipe_keypoints import MediapipeKeypoints, MediapipeTaskKeypoints, ray_rotation
 from densefit_ros.synth.poses import sample
@@ -220,14 +219,14 @@ def test_mediapipe_keypoints_turn_with_the_person(quarter_turns):
 def test_crop_to_body_on_a_photograph():
     rgb = data.astronaut()
     camera = camera_from_fov(512, 512, 60.0)
-    estimator = make_mediapipe_estimator(_body(), max_persons=2)
-    square = np.array([[-60, 0, 560, 560]], np.float32)
-    estimate = estimator.estimate(crops.extract(rgb, square, 192), camera)
+    source, square = MediapipeKeypoints(), np.array([[-60, 0, 560, 560]], np.float32)
+    crop = crops.extract(rgb, square, source.size_px)
+    estimate = _lifting().estimate(source.keypoints(crop, camera), crop, camera)
     head = project(camera, pose(_body(), estimate.params).joints[0, 15])
     assert head == pytest.approx([220, 130], abs=30)
-    assert estimate.source == "mediapipe" and estimate.confidence[0] > 0.3 and len(estimate.keypoints.uv) == 1
-    nothing = estimator.estimate(crops.extract(cv2.blur(rgb, (1, 1)) * 0 + 90, square, 192), camera)
-    assert nothing.confidence[0] == 0
+    assert estimate.confidence[0] > 0.3 and len(estimate.keypoints.uv) == 1
+    grey = crops.extract(np.full_like(rgb, 90), square, source.size_px)
+    assert _lifting().estimate(source.keypoints(grey, camera), grey, camera).confidence[0] == 0
 
 
 @needs_mediapipe
@@ -240,20 +239,11 @@ def test_a_task_file_that_is_none(tmp_path):
         MediapipeTaskKeypoints(damaged)
 
 
-class _Nobody:
-    """A keypoint source that sees nobody."""
-
-    name = "blind"
-
-    def keypoints(self, crop, camera):
-        count = len(crop.rgb)
-        return Keypoints("mediapipe33", np.zeros((count, 33, 2), np.float32), np.zeros((count, 33), np.float32))
-
-
 def test_a_window_without_keypoints_gets_somebody_who_stands_in_it():
     crop = crops.extract(np.zeros((480, 640, 3), np.uint8), np.array([[300, 100, 240, 240], [10, 20, 90, 90]], np.float32), 192)
     warm = [_people(1, seed=17)]
-    estimate = KeypointEstimator(_Nobody(), _lifting()).estimate(crop, CAMERA, warm)
+    nobody = Keypoints("mediapipe33", np.zeros((2, 33, 2), np.float32), np.zeros((2, 33), np.float32))
+    estimate = _lifting().estimate(nobody, crop, CAMERA, warm)
     assert (estimate.confidence == 0).all() and (estimate.rot_sigma_rad >= 1).all()
     assert estimate.params.t_camera_root[0] == pytest.approx(warm[0].t_camera_root[0])  # a track keeps its prediction
     uv = project(CAMERA, pose(_body(), estimate.params).vertices[1])

@@ -60,10 +60,10 @@ def test_pck_of_a_sources_own_points(script):
         size_px = 256
         margin = None
 
-        def estimate(self, crop, camera):
+        def estimate(self, crop, camera, warm):
             return SimpleNamespace(keypoints=Keypoints("smpl24", uv, confidence))
 
-    models = SimpleNamespace(estimator=Source(), config=Config())
+    models = SimpleNamespace(estimator=Source(), keypoint_source=None, config=Config())
     rgb = np.zeros((480, 640, 3), np.uint8)
     (score,) = script.points_pck(models, rgb, CAMERA, truth)
     assert score["points"] == 12 and score["points2d"] > 0.9  # hips of COCO and of SMPL lie apart

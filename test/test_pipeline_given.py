@@ -177,13 +177,13 @@ def test_sources_get_the_windows_that_they_were_made_for(parts, body, margin, si
     rgb = np.random.default_rng(0).integers(0, 256, (480, 640, 3)).astype(np.uint8)
     squares = [square_around(b, models.config.render.crop_margin) for b in boxes]
     crop = extract(rgb, np.array(squares), SIZE_PX)
-    cut = find.windows(models, crop, boxes, rgb)
+    cut = find.windows(models.estimator, crop, boxes, rgb, models.config.render.crop_margin)
     assert cut.size == 96
     np.testing.assert_allclose(cut.image_from_crop[:, 0, 0] * 96, np.array(sides), rtol=1e-5)
     middle = cut.image_from_crop[:, :, :2] @ [48, 48] + cut.image_from_crop[:, :, 2]
     np.testing.assert_allclose(middle, boxes[:, :2] + boxes[:, 2:] / 2, rtol=1e-5)
     models.estimator.size_px, models.estimator.margin = SIZE_PX, None
-    assert find.windows(models, crop, boxes, rgb) is crop
+    assert find.windows(models.estimator, crop, boxes, rgb, 1.05) is crop
 
 
 def test_textures_are_learnt_from_every_third_image(parts, body):  # noqa: F811

@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = load_models(config)
     cases = measure(models, args.sequences, args.seed)
     rows = {name: score(*pair) for name, pair in cases.items()}
-    result = {"first_estimate": models.estimator.name, "sequences": args.sequences, "seed": args.seed, "rows": rows}
+    result = {"first_estimate": models.backends["regress"], "sequences": args.sequences, "seed": args.seed, "rows": rows}
     text = json.dumps(result, indent=1)
     print(text)
     if args.out:

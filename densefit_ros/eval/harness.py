@@ -21,10 +21,10 @@ from ..fit.solver import Fitter
 from ..geometry import crop as crops
 from ..models import Models
 from ..runtime.picture import SIZE_PX
-from ..steps.find import windows
+from ..steps.find import first_estimate
 from ..steps.priors import ESTIMATE_T_SIGMA_M, KEYPOINT_ROT_SIGMA_RAD, estimate_sigmas
 from ..synth.perturb import disturb
-from ..types import BodyParams, Crop, Estimate, FitStatus
+from ..types import BodyParams, Crop, Estimate, FitStatus, Frame
 from .evidence import EvidenceMaker, EvidenceOptions
 from .sample import Dataset, Sample, Score, score
 
@@ -113,7 +113,7 @@ class Harness:
         rgb = sample.image()
         crop = crops.extract(rgb, square[None], SIZE_PX)
         if self._degrees is None:
-            return crop, self._models.estimator.estimate(windows(self._models, crop, sample.box_xywh[None], rgb), sample.camera)
+            return crop, first_estimate(self._models, crop, sample.box_xywh[None], Frame(rgb, 0, sample.camera), (), None)
         truth = sample.truth.params
         if truth is None:
             raise ConfigError(f"disturbed starts need the true parameters, which {self._dataset.name} does not have")

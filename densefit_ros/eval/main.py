@@ -58,7 +58,7 @@ def _measure(args: argparse.Namespace) -> int:
         summary = report.summarise(scores, store.points, skeleton)
     finally:
         store.close()
-    first = models.estimator.name if args.first == "estimator" else args.first
+    first = models.backends["regress"] if args.first == "estimator" else args.first
     text = report.markdown(summary, args.dataset, dataset.protocol, first)
     about = {"dataset": args.dataset, "first_estimate": first, "protocol": dataset.protocol.description}
     written = report.write(args.out, summary, text, scores, about)

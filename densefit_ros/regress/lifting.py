@@ -1,14 +1,16 @@
-"""Keypoints to bodies: a pose read off the points (:mod:`densefit_ros.regress.lifting_start`), then the fit.
+"""Keypoints to bodies: a start, then the fit.
 
-2D keypoints fix what is seen, 3D hints (if any) and priors fix the depth.  The scale comes from the adult size prior,
-unless something else measures it later.
+2D keypoints fix what is seen, 3D hints (if any) and priors fix the depth.  Where a regressor has looked at the same windows, its
+answer is start and prior: of pictures it knows less than a keypoint detector, of depth much more.  Without one, and where it does
+not fit the points, the start is a pose read off them (:mod:`densefit_ros.regress.lifting_start`).  The scale comes from
+the adult size prior, unless something else measures it later.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,7 +20,6 @@ from ..fit.options import Anchor, FitOptions
 from ..fit.solver import Fitter
 from ..types import NUM_JOINTS, BodyParams, Camera, Correspondences, Crop, Estimate, FitStatus, Keypoints
 from .lifting_start import StartFinder
-from .mediapipe_keypoints import KeypointSource, make_keypoint_source
 
 MIN_KEYPOINTS = 4
 # Several points on one rigid part would outvote an elbow; faces seen from behind are guesses; fingers move on their own.
@@ -33,6 +34,12 @@ LIFTING_OPTIONS = FitOptions(
     iterations=14, robust_scale=3.0, robust_start=12.0, keypoint_sigma_share=0.012, direction_sigma=0.2, guard=False
 )
 MAX_LIFTED = 8
+# A regressor's answer is a prior from this confidence on; it is doubted where the fitted body is this far (of the diagonal of the
+# points' box) from the points on average, and left where points alone come to half of that: it had the person facing away.
+MIN_PRIOR_CONFIDENCE = 0.3
+DOUBTFUL_SHARE = 0.02
+CLEARLY_BETTER = 0.5
+SUPPORT_SHARE = 0.08  # points that far from a body on average support it by half
 # Errors of lifted rotations that the fit does not know of: keypoints are biased, and 3D hints are wrong together.
 FLOOR_SIGMA_RAD = 0.12
 UNSEEN_SIGMA_RAD = 1.0
@@ -55,11 +62,19 @@ class LiftingRegressor:
             self._spread[j] = s
         self._resting = [j - 1 for n, j in JOINT_INDEX.items() if any(part in n for part in REST_PARTS)]
 
-    def lift(self, keypoints: Keypoints, camera: Camera, warm: Sequence[BodyParams] = (), source: str = "keypoints") -> Estimate:
+    def lift(
+        self,
+        keypoints: Keypoints,
+        camera: Camera,
+        warm: Sequence[BodyParams] = (),
+        source: str = "keypoints",
+        prior: Estimate | None = None,
+    ) -> Estimate:
         """(P,K) keypoints of one frame -> P bodies.
 
-        ``warm`` holds a prediction for each of the first ``len(warm)`` persons; it is the start where it explains the
-        keypoints better than the pose read off them.  ``confidence`` is 0 for people with fewer than four keypoints;
+        ``prior``: what a regressor says of the same P people, with its ``rot_sigma_rad``.  ``warm`` holds a prediction for each
+        of the first ``len(warm)`` persons; where no prior is used it is the start if it explains the keypoints better than
+        the pose read off them.  ``confidence`` is 0 for people with fewer than four keypoints;
         ``keypoints`` of the answer carry the weights that were used.
         """
         persons = len(keypoints.uv)
@@ -71,21 +86,31 @@ class LiftingRegressor:
         weight = np.where(fine, FINE_WEIGHT, 1.0).astype(np.float32)
         weighted = dataclasses.replace(keypoints, confidence=weight * keypoints.confidence)
         limit = self._fitter.max_persons
-        parts = [self._lift(_rows(weighted, slice(i, i + limit)), camera, warm[i : i + limit]) for i in range(0, persons, limit)]
+        parts = []
+        for i in range(0, persons, limit):
+            rows = slice(i, i + limit)
+            parts.append(self._lift(_rows(weighted, rows), camera, warm[rows], _prior_rows(prior, rows)))
         params = BodyParams.stack([p[0] for p in parts])
         sigma, support = (np.concatenate([p[k] for p in parts]) for k in (1, 2))
         seen = keypoints.confidence[:, ~fine]
         confidence = np.where((seen > 0.1).sum(1) >= MIN_KEYPOINTS, seen.mean(1) * support, 0.0)
-        return Estimate(params, confidence.astype(np.float32), weighted, source, rot_sigma_rad=sigma)
+        seen = None if prior is None else prior.seen
+        return Estimate(params, confidence.astype(np.float32), weighted, source, rot_sigma_rad=sigma, seen=seen)
 
     def estimate(
-        self, keypoints: Keypoints, crop: Crop, camera: Camera, warm: Sequence[BodyParams] = (), source: str = "keypoints"
+        self,
+        keypoints: Keypoints,
+        crop: Crop,
+        camera: Camera,
+        warm: Sequence[BodyParams] = (),
+        source: str = "keypoints",
+        prior: Estimate | None = None,
     ) -> Estimate:
         """:meth:`lift` with one row of keypoints per window of ``crop``.
 
-        Windows without a person's keypoints keep confidence 0 and get the prediction, or somebody who stands in them.
+        Windows without a person's keypoints keep confidence 0 and get the prediction, the prior, or somebody who stands in them.
         """
-        estimate = self.lift(keypoints, camera, warm, source)
+        estimate = self.lift(keypoints, camera, warm, source, prior)
         unseen = np.flatnonzero(estimate.confidence <= 0)
         if not len(unseen):
             return estimate
@@ -93,7 +118,12 @@ class LiftingRegressor:
         people = [estimate.params.person(i) for i in range(len(estimate.params))]
         sigma = estimate.rot_sigma_rad.copy()
         for i in unseen:
-            people[i] = warm[i] if i < len(warm) else self.upright(crop.image_from_crop[i], crop.size, camera)
+            if i < len(warm):
+                people[i] = warm[i]
+            elif prior is not None and prior.confidence[i] >= MIN_PRIOR_CONFIDENCE:
+                people[i] = prior.params.person(i)
+            else:
+                people[i] = self.upright(crop.image_from_crop[i], crop.size, camera)
             sigma[i] = UNSEEN_SIGMA_RAD
         return dataclasses.replace(estimate, params=BodyParams.stack(people), rot_sigma_rad=sigma)
 
@@ -112,12 +142,26 @@ class LiftingRegressor:
         )
 
     def _lift(
-        self, keypoints: Keypoints, camera: Camera, warm: Sequence[BodyParams]
+        self, keypoints: Keypoints, camera: Camera, warm: Sequence[BodyParams], prior: Estimate | None
     ) -> tuple[BodyParams, np.ndarray, np.ndarray]:
         """Parameters, rotation sigmas (P,24) rad, and how well the keypoints agree with a body (P,) in [0,1]."""
         if keypoints.set_name not in self._starts:
             self._starts[keypoints.set_name] = StartFinder(self._body, keypoints.set_name)
         finder = self._starts[keypoints.set_name]
+        if prior is None:
+            lifted = self._from_points(finder, keypoints, camera, warm)
+        else:
+            lifted = self._from_prior(finder, keypoints, camera, prior)
+            usable = (prior.confidence >= MIN_PRIOR_CONFIDENCE) & np.isfinite(prior.rot_sigma_rad).all(1)
+            doubtful = ~(usable & (lifted.error < DOUBTFUL_SHARE))
+            if doubtful.any():
+                alone = self._from_points(finder, keypoints, camera, warm)
+                lifted = lifted.replaced(alone, doubtful & (~usable | (alone.error < CLEARLY_BETTER * lifted.error)))
+        support = np.where(lifted.failed, 0.0, 1.0 / (1.0 + (lifted.error / SUPPORT_SHARE) ** 2))
+        return lifted.params, _rotation_sigma(lifted.information), support
+
+    def _from_points(self, finder: StartFinder, keypoints: Keypoints, camera: Camera, warm: Sequence[BodyParams]) -> _Lifted:
+        """From the pose read off the points, or the prediction where that explains them better."""
         start = finder.start(keypoints, camera)
         people = [start.person(i) for i in range(len(start))]
         for i, prediction in enumerate(warm):
@@ -130,39 +174,43 @@ class LiftingRegressor:
         held = start.joint_rotvec.copy()
         held[:, self._resting] = 0.0
         anchor = Anchor(dataclasses.replace(start, joint_rotvec=held), rot_sigma_rad=self._spread)
+        return self._solved(finder, keypoints, camera, start, anchor)
+
+    def _from_prior(self, finder: StartFinder, keypoints: Keypoints, camera: Camera, prior: Estimate) -> _Lifted:
+        """From the prior's pose, moved to where the points are; it holds what they leave open, as surely as it says."""
+        places = zip(keypoints.uv, keypoints.confidence)
+        t = [finder.place(prior.params.person(i), uv, c, camera) for i, (uv, c) in enumerate(places)]
+        start = dataclasses.replace(prior.params, t_camera_root=np.array(t, np.float32))
+        sigma = np.where(np.isfinite(prior.rot_sigma_rad), prior.rot_sigma_rad, UNSEEN_SIGMA_RAD)
+        return self._solved(finder, keypoints, camera, start, Anchor(start, rot_sigma_rad=sigma))
+
+    def _solved(self, finder: StartFinder, keypoints: Keypoints, camera: Camera, start: BodyParams, anchor: Anchor) -> _Lifted:
         result = self._fitter.solve(start, camera, Correspondences.empty(), keypoints=keypoints, anchors=[anchor])
-        support = np.zeros(len(people))
-        for i in range(len(people)):
-            if result.status[i] in (FitStatus.INVALID_START, FitStatus.NO_EVIDENCE):
-                continue
-            error = finder.reprojection_px(result.params.person(i), keypoints.uv[i], keypoints.confidence[i], camera)
-            support[i] = 1.0 / (1.0 + (error / (0.08 * _extent_px(keypoints, i))) ** 2)
-        return result.params, _rotation_sigma(result.information), support
+        persons = range(len(start))
+        error = [
+            finder.reprojection_px(result.params.person(i), keypoints.uv[i], keypoints.confidence[i], camera)
+            / _extent_px(keypoints, i)
+            for i in persons
+        ]
+        failed = [result.status[i] in (FitStatus.INVALID_START, FitStatus.NO_EVIDENCE) for i in persons]
+        return _Lifted(result.params, result.information, np.array(error), np.array(failed))
 
 
-class KeypointEstimator:
-    """A keypoint detector and the lifting behind it: crop to body."""
+@dataclass(frozen=True, eq=False)
+class _Lifted:
+    """Bodies fitted to keypoints."""
 
-    # MediaPipe's landmark model reads 256 px; windows of 192, 224 and 256 px score within the noise of each other on photographs
-    # (one of 11 people more or less), and the smallest cost least.
-    size_px = 192
-    # On 124 labelled points of photographs PCK@0.1 of its own points is 0.80, 0.77, 0.65 and 0.57 with 1.2, 1.1, 1.05 and 1.0.
-    margin = 1.2
+    params: BodyParams
+    information: np.ndarray  # (P,85,85)
+    error: np.ndarray  # (P,) mean distance to the points over the diagonal of their box
+    failed: np.ndarray  # (P,) bool
 
-    def __init__(self, source: KeypointSource, lifting: LiftingRegressor) -> None:
-        self.name = f"{source.name}+{lifting.name}"
-        self._source, self._lifting = source, lifting
-
-    def estimate(self, crop: Crop, camera: Camera, warm: Sequence[BodyParams] | None = None) -> Estimate:
-        """One estimate per window; ``warm`` are predictions for the first ``len(warm)`` windows."""
-        return self._lifting.estimate(self._source.keypoints(crop, camera), crop, camera, warm or (), "mediapipe")
-
-
-def make_mediapipe_estimator(
-    body: BodyModel, task_file: str | Path | None = None, max_persons: int = 1, device: str = "cpu"
-) -> KeypointEstimator:
-    """MediaPipe keypoints lifted to ``body``.  Raises BackendUnavailable without the extra, AssetError on a bad .task file."""
-    return KeypointEstimator(make_keypoint_source(task_file), make_lifting(body, max_persons, device))
+    def replaced(self, other: _Lifted, which: np.ndarray) -> _Lifted:
+        """``other``'s answer for the persons of ``which`` (P,) bool."""
+        people = [(other if w else self).params.person(i) for i, w in enumerate(which)]
+        information = np.where(which[:, None, None], other.information, self.information)
+        error, failed = np.where(which, other.error, self.error), np.where(which, other.failed, self.failed)
+        return _Lifted(BodyParams.stack(people), information, error, failed)
 
 
 def make_lifting(body: BodyModel, max_persons: int = 1, device: str = "cpu") -> LiftingRegressor:
@@ -174,6 +222,13 @@ def make_lifting(body: BodyModel, max_persons: int = 1, device: str = "cpu") -> 
 def _rows(keypoints: Keypoints, rows: slice) -> Keypoints:
     direction = None if keypoints.direction_xyz is None else keypoints.direction_xyz[rows]
     return Keypoints(keypoints.set_name, keypoints.uv[rows], keypoints.confidence[rows], direction)
+
+
+def _prior_rows(prior: Estimate | None, rows: slice) -> Estimate | None:
+    if prior is None:
+        return None
+    people = BodyParams.stack([prior.params.person(i) for i in range(len(prior.params))[rows]])
+    return Estimate(people, prior.confidence[rows], rot_sigma_rad=prior.rot_sigma_rad[rows])
 
 
 def _extent_px(keypoints: Keypoints, i: int) -> float:

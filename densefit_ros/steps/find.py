@@ -13,7 +13,8 @@ from ..errors import ShapeError
 from ..evidence.keypoints import boxes_of_keypoints, rows_of
 from ..geometry import crop as crops
 from ..geometry.camera import project
-from ..models import Models
+from ..models import FirstEstimator, Models
+from ..regress.mediapipe_keypoints import KeypointSource
 from ..render.appearance import neutral_appearance
 from ..track import association, shape
 from ..track import state as tracking
@@ -137,26 +138,33 @@ def first_estimate(
 ) -> Estimate:
     """One estimate per crop; tracks come first in the batch, and their predictions help sources that can use them.
 
-    ``boxes`` (P,4) px are those that the crops were cut around; ``keypoints``, given ones in the order of the crops, are lifted.
+    ``boxes`` (P,4) px are those that the crops were cut around.  ``keypoints``, given ones in the order of the crops, or those of
+    the models' own source are lifted, from what the estimator says of the same people.
     """
     if not len(crop.rgb):
         return Estimate(BodyParams.rest(0), np.zeros(0, np.float32))
-    warm = [t.params for t in tracks]
-    if keypoints is not None:
-        return models.lifting.estimate(keypoints, crop, frame.camera, warm)
-    return models.estimator.estimate(windows(models, crop, boxes, frame.rgb), frame.camera, warm=warm)
+    warm, camera, config, name = [t.params for t in tracks], frame.camera, models.config, "keypoints"
+
+    def seen_by(source: FirstEstimator | KeypointSource) -> Crop:
+        return windows(source, crop, boxes, frame.rgb, config.render.crop_margin)
+
+    if keypoints is None and models.keypoint_source is not None:
+        keypoints, name = models.keypoint_source.keypoints(seen_by(models.keypoint_source), camera), "mediapipe"
+    if keypoints is not None and not config.regress.keypoint_prior:
+        return models.lifting.estimate(keypoints, crop, camera, warm, name)
+    estimate = models.estimator.estimate(seen_by(models.estimator), camera, warm=warm)
+    return estimate if keypoints is None else models.lifting.estimate(keypoints, crop, camera, warm, name, estimate)
 
 
-def windows(models: Models, crop: Crop, boxes: np.ndarray, rgb: np.ndarray) -> Crop:
-    """The windows of ``crop``, cut around ``boxes``, as the source of first estimates wants them: its resolution and margin.
+def windows(source: FirstEstimator | KeypointSource, crop: Crop, boxes: np.ndarray, rgb: np.ndarray, margin: float) -> Crop:
+    """The windows of ``crop``, cut around ``boxes`` with ``margin``, as ``source`` wants them: its resolution and margin.
 
     Sources with a margin of their own look at whole squares.
     """
-    own = models.estimator
-    if own.margin is None and own.size_px == crop.size:
+    if source.margin is None and source.size_px == crop.size:
         return crop
-    margin, aspect = (models.config.render.crop_margin, crops.ASPECT) if own.margin is None else (own.margin, 1.0)
-    return crops.extract(rgb, np.reshape([crops.square_around(b, margin, aspect) for b in boxes], (-1, 4)), own.size_px)
+    margin, aspect = (margin, crops.ASPECT) if source.margin is None else (source.margin, 1.0)
+    return crops.extract(rgb, np.reshape([crops.square_around(b, margin, aspect) for b in boxes], (-1, 4)), source.size_px)
 
 
 def admit(

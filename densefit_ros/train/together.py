@@ -26,6 +26,7 @@ from ..fit.solver import Fitter
 from ..geometry.camera import project
 from ..models import fit_options
 from ..regress.lifting import make_lifting
+from ..regress.network_regressor import NetworkRegressor
 from ..steps.priors import ESTIMATE_T_SIGMA_M, decode_options
 from ..synth.crops import CropBatch
 from ..synth.displacement import DisplacementPairs, make_pairs
@@ -113,13 +114,21 @@ class Case:
     labelled: np.ndarray
 
 
-def case(source: _People, index: int, first: str, noise: KeypointNoise, field: FlowNoise | Displacer, config: Config) -> Case:
-    """``first`` says where the fit starts: ``disturbed``, or ``lifted`` from the keypoints."""
+def case(
+    source: _People,
+    index: int,
+    first: str,
+    noise: KeypointNoise,
+    field: FlowNoise | Displacer,
+    config: Config,
+    regressor: NetworkRegressor | None = None,
+) -> Case:
+    """``first``: where the fit starts, ``disturbed``, or ``lifted`` from the keypoints and, if given, the regressor's answer."""
     crops = source.crops(index)
     rng = np.random.default_rng([SEED, 15, index])
     keypoints = noise.draw(rng, true_keypoints(source.body, crops))
     if first == "lifted":
-        estimate = _lifted(source.body, keypoints, crops)
+        estimate = _lifted(source.body, keypoints, crops, regressor)
         start, sigma, keypoints = estimate.params, estimate.rot_sigma_rad, estimate.keypoints
     else:
         start = disturb(rng, crops.params, rest_joints(source.body, crops.params.betas)[:, 0], degrees=START_DEG)
@@ -163,15 +172,19 @@ GOOD = KeypointNoise((12, 1), missing=0.0, wrong=0.01)
 BAD = KeypointNoise((2, 3), missing=0.15)
 
 
-def scenarios(network: Displacer) -> Iterator[tuple[str, str, KeypointNoise, FlowNoise | Displacer]]:
-    """Name, start, keypoints, displacements."""
+def scenarios(
+    network: Displacer, regressor: NetworkRegressor
+) -> Iterator[tuple[str, str, KeypointNoise, FlowNoise | Displacer, NetworkRegressor | None]]:
+    """Name, start, keypoints, displacements, and the regressor whose answer keypoints are lifted from."""
     hinted = dataclasses.replace(USUAL, hint_m=HINT_M)
-    yield "network", "disturbed", USUAL, network
-    yield "network, from lifted keypoints", "lifted", hinted, network
-    yield "true flow, 1 px of noise", "disturbed", USUAL, FlowNoise(1.0)
-    yield "true flow, 1 px, from lifted keypoints", "lifted", hinted, FlowNoise(1.0)
-    yield "true flow, 3.8 px; good keypoints", "disturbed", GOOD, FlowNoise(3.8)
-    yield "true flow, 1 px; bad keypoints", "disturbed", BAD, FlowNoise(1.0)
+    yield "network", "disturbed", USUAL, network, None
+    for kind, noise in (("keypoints", hinted), ("2D keypoints", USUAL), ("bad 2D keypoints", BAD)):
+        yield f"network, from {kind} lifted alone", "lifted", noise, network, None
+        yield f"network, from {kind} lifted from the regressor", "lifted", noise, network, regressor
+    yield "true flow, 1 px of noise", "disturbed", USUAL, FlowNoise(1.0), None
+    yield "true flow, 1 px, from lifted keypoints", "lifted", hinted, FlowNoise(1.0), regressor
+    yield "true flow, 3.8 px; good keypoints", "disturbed", GOOD, FlowNoise(3.8), None
+    yield "true flow, 1 px; bad keypoints", "disturbed", BAD, FlowNoise(1.0), None
 
 
 def evaluate_together(
@@ -182,10 +195,10 @@ def evaluate_together(
     source = _People(SEED, BATCH, held_out=True, first_subject=EVALUATION_SUBJECT, backgrounds=backgrounds)
     fitter = Fitter(source.body, max_persons=BATCH, max_points=config.fit.max_points, options=fit_options(config))
     out = {}
-    for name, first, noise, field in scenarios(displacer):
+    for name, first, noise, field, regressor in scenarios(displacer, NetworkRegressor(source.body, displacer.encoder)):
         rows: dict[str, list[np.ndarray]] = {way: [] for way in WAYS}
         for index in range(-(-people // BATCH)):
-            c = case(source, index, first, noise, field, config)
+            c = case(source, index, first, noise, field, config, regressor)
             for way in WAYS:
                 rows[way].append(refine(fitter, source.body, c, way, config)[c.labelled])
         errors = {way: np.concatenate(v) for way, v in rows.items()}
@@ -202,10 +215,14 @@ def excess(errors: dict[str, np.ndarray]) -> dict[str, float]:
     return {"excess_mm": float((both - best).mean()), "excess_low_mm": low, "excess_high_mm": high}
 
 
-def _lifted(body: BodyModel, keypoints: Keypoints, crops: CropBatch) -> Estimate:
+def _lifted(body: BodyModel, keypoints: Keypoints, crops: CropBatch, regressor: NetworkRegressor | None) -> Estimate:
     """Each picture has its own camera, so people are lifted one by one."""
-    lifting = make_lifting(body)
-    parts = [lifting.lift(rows_of(keypoints, [i]), camera) for i, camera in enumerate(crops.cameras)]
+    lifting, parts = make_lifting(body), []
+    for i, camera in enumerate(crops.cameras):
+        rows = slice(i, i + 1)
+        crop = Crop(crops.rgb[rows], crops.inside[rows], crops.image_from_crop[rows], crops.size)
+        prior = None if regressor is None else regressor.estimate(crop, camera)
+        parts.append(lifting.lift(rows_of(keypoints, [i]), camera, prior=prior))
     weighted = dataclasses.replace(keypoints, confidence=np.concatenate([p.keypoints.confidence for p in parts]))
     return Estimate(
         BodyParams.stack([p.params for p in parts]),
