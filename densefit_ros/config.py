@@ -141,11 +141,16 @@ class DisplaceConfig:
 class RuntimeConfig:
     backend: str = _opt(
         "auto",
-        "network runtime; onnxruntime-tensorrt is ONNX Runtime with its TensorRT provider",
-        choices=("auto", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "torch"),
+        "network runtime; onnxruntime-tensorrt is ONNX Runtime with its TensorRT provider, openvino is for CPUs",
+        choices=("auto", "onnxruntime", "onnxruntime-tensorrt", "openvino", "tensorrt", "torch"),
     )
-    precision: str = _opt("fp16", "of TensorRT engines; int8 needs densefit build-engine first", choices=("fp16", "fp32", "int8"))
-    threads: int = _opt(2, "CPU threads per network", 1, 64)
+    precision: str = _opt(
+        "fp16",
+        "of TensorRT engines, where int8 needs densefit build-engine first, and of openvino, where fp16 is bfloat16 on CPUs that "
+        "multiply it and float32 on others",
+        choices=("fp16", "fp32", "int8"),
+    )
+    threads: int = _opt(0, "CPU threads per network; 0: 1 of openvino, 2 of the others", 0, 64)
     device_frame: str = _opt(
         "auto", "frames of known people in one go on the device; auto: on CUDA", choices=("auto", "on", "off")
     )

@@ -76,6 +76,10 @@ mediapipe_packages() {
   pip absl-py attrs flatbuffers protobuf matplotlib && pip --no-deps mediapipe
 }
 
+# Half of ONNX Runtime's time on CPUs that multiply bfloat16, none of it on others.  --no-deps: it would bring a telemetry package.
+openvino_package() { pip --no-deps openvino || say "  no wheel for this Python or machine: ONNX Runtime runs the networks"; }
+multiplies_bf16() { grep -qE '^flags.*(avx512_bf16|amx_bf16)' /proc/cpuinfo; }
+
 test_packages() { pip $(deps_of dev) colcon-common-extensions && pip --no-deps smplx anny roma && pip requests safetensors pillow; }
 
 # The registry's plain torch on x86_64 brings gigabytes of CUDA: it is the last resort on a machine without an NVIDIA GPU.
@@ -122,6 +126,7 @@ step make_venv "[1/7] virtual environment in .venv" "$(realpath "$(command -v "$
 step base_packages "[2/7] Python packages" "$constraints" "$(read_deps)"
 apt_ros || step ros_packages "[3/7] ROS 2 from Python wheels" "$constraints"
 [ "${DENSEFIT_MEDIAPIPE:-1}" = 0 ] || step mediapipe_packages "[4/7] MediaPipe for keypoint lifting" "$constraints"
+if multiplies_bf16 || [ "$what" = test ]; then step openvino_package "[4/7] OpenVINO for networks on the CPU" "$constraints"; fi
 step build_tf2_msgs "[5/7] tf2_msgs" "$(cat compat/tf2_msgs/CMakeLists.txt compat/tf2_msgs/package.xml)"
 step build_package "[6/7] messages and package" "$(cat CMakeLists.txt package.xml pyproject.toml msg/*.msg)" \
   "$(find densefit_ros config launch rviz scripts -type f -not -name '*.pyc' | sort)"

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ..errors import DensefitError
+from ..runtime.openvino_backend import cpu_has_bf16
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def findings() -> list[Finding]:
         _asset("regressor weights", lambda: _weights("regressor.onnx")),
         _asset("displacement weights", lambda: _weights("displacement.onnx")),
         _package("ONNX Runtime", "onnxruntime", needed=True),
+        _package(f"OpenVINO (this CPU {'multiplies' if cpu_has_bf16() else 'does not multiply'} bfloat16)", "openvino"),
         _package("torch (training, torch runtime)", "torch"),
         _package("TensorRT", "tensorrt"),
         _package("nvdiffrast", "nvdiffrast"),

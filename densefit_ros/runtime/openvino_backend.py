@@ -1,0 +1,115 @@
+"""Networks in OpenVINO on the CPU: bfloat16 where the processor multiplies it, half of ONNX Runtime's time there.
+
+Measured on two cores of an Intel Xeon with AMX, one thread, calls in turn (docs/DECISIONS.md): regressor 2.9 ms where ONNX
+Runtime takes 7.7, displacement network 4.5 where it takes 7.2.  In float32 both libraries are equally fast.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import AssetError, BackendUnavailable, ConfigError
+from .protocol import TensorSpec, check_inputs
+
+# Of the kernel's names for what a processor can do; those that multiply bfloat16.
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+_DTYPES = {"f32": "float32", "u8": "uint8", "f16": "float16", "i64": "int64"}
+
+
+def cpu_has_bf16(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:
+    """Whether the processor multiplies bfloat16, without importing anything; False where nobody can say."""
+    try:
+        lines = Path(cpuinfo).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return bool(_BF16_FLAGS & set(flags.split()))
+
+
+class OpenVinoRuntime:
+    """A network compiled for one person; more are run one by one, which on a few cores costs what a batch does.
+
+    ``precision``: ``fp32``, or ``fp16``, which is bfloat16 on processors that multiply it and float32 on others.  Raises
+    AssetError when the file is missing, BackendUnavailable when OpenVINO is, or does not understand the file, ConfigError
+    for ``int8``.
+    """
+
+    concurrent = True
+    capturable = False
+
+    def __init__(self, path: str | Path, threads: int = 1, precision: str = "fp16") -> None:
+        if precision == "int8":
+            raise ConfigError("runtime.precision int8 is TensorRT's; openvino runs fp16 (bfloat16) or fp32")
+        ov = _import()
+        self.path = str(path)
+        if not Path(path).is_file():
+            raise AssetError(f"{path}: network file not found (expected an .onnx file)")
+        core = ov.Core()
+        bf16 = precision == "fp16" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        try:
+            model = core.read_model(self.path)
+            # Names are read before compiling: its passes add names of their own to a port.
+            self.inputs: Mapping[str, TensorSpec] = {p.get_any_name(): _spec(p) for p in model.inputs}
+            self.outputs: Mapping[str, TensorSpec] = {p.get_any_name(): _spec(p) for p in model.outputs}
+            batch = {spec.shape[0] for spec in self.inputs.values()} - {None}
+            self._batch = max(batch, default=1)
+            fixed = {n: [self._batch, *(-1 if d is None else d for d in spec.shape[1:])] for n, spec in self.inputs.items()}
+            model.reshape(fixed)
+            settings = {
+                "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+                "INFERENCE_NUM_THREADS": max(1, int(threads)),
+                "NUM_STREAMS": "1",
+                # The camera and the recorder live on the same cores: the scheduler knows better.
+                "ENABLE_CPU_PINNING": False,
+            }
+            self._compiled = core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise BackendUnavailable(
+                f"{path}: openvino cannot run this file, which is damaged or has operators that it lacks ({first_line}): "
+                "set runtime.backend onnxruntime"
+            ) from error
+        self._requests = threading.local()  # one per thread: a request is not shared
+        self.name = f"openvino:cpu:{'bf16' if bf16 else 'fp32'}"
+
+    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See :class:`densefit_ros.runtime.protocol.Runtime`."""
+        persons = check_inputs(self, inputs)
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._compiled.create_infer_request()
+        parts = [self._part(inputs, slice(i, i + self._batch)) for i in range(0, persons, self._batch)]
+        return parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in self.outputs}
+
+    def _part(self, inputs: Mapping[str, np.ndarray], rows: slice) -> dict[str, np.ndarray]:
+        feed = {name: np.ascontiguousarray(inputs[name][rows]) for name in self.inputs}
+        found = self._requests.own.infer(feed, share_inputs=True)
+        return {name: found[k] for k, name in enumerate(self.outputs)}
+
+    def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], stream: int) -> Callable[[], None]:
+        """See :class:`densefit_ros.runtime.protocol.DeviceRuntime`; the CPU's form."""
+
+        def run_on_cpu() -> None:
+            found = self(inputs)
+            for name, target in outputs.items():
+                target[...] = found[name]
+
+        return run_on_cpu
+
+
+def _spec(port: Any) -> TensorSpec:
+    shape = tuple(d.get_length() if d.is_static else None for d in port.get_partial_shape())
+    kind = port.get_element_type().get_type_name()
+    return TensorSpec(shape, _DTYPES.get(kind, kind))
+
+
+def _import() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise BackendUnavailable("openvino is not installed: pip install openvino") from error
+    return openvino
