@@ -90,3 +90,5 @@ def test_preview_writes_a_sheet(tmp_path, monkeypatch):
     path = tmp_path / "sheet.png"
     assert preview.main(["--out", str(path), "--count", "4", "--size", "96"]) == 0
     assert path.stat().st_size > 10_000
+    with pytest.raises(ConfigError, match="picture"):
+        preview.main(["--out", str(tmp_path / "sheet")])

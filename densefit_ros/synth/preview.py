@@ -10,6 +10,7 @@ import numpy as np
 
 from ..body.assets import load_body
 from ..body.model import rest_joints
+from ..errors import ConfigError
 from ..render.warp_renderer import WarpRenderer
 from .backgrounds import load_backgrounds
 from .crops import CropBatch, make_crops
@@ -21,12 +22,14 @@ from .perturb import disturb
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="densefit train preview", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("out/preview.png"), help="PNG to write (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("out/preview.png"), help="picture to write (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=24, help="number of people (default: %(default)s)")
     parser.add_argument("--size", type=int, default=192, help="crop side in px (default: %(default)s)")
     parser.add_argument("--backgrounds", nargs="*", default=None, metavar="DIR", help="directories of photographs")
     args = parser.parse_args(argv)
+    if not cv2.haveImageWriter(str(args.out)):
+        raise ConfigError(f"--out expects a picture, such as preview.png, got {args.out}")
     body = load_body()
     engine = SynthEngine(body, WarpRenderer(body), load_backgrounds("train", args.backgrounds), subjects=max(args.count, 8))
     rng = np.random.default_rng(args.seed)
