@@ -22,6 +22,7 @@ class Outfit:
     skirt: float  # end of a skirt or dress along the legs, 0 for none
     skirt_flare: float  # widening at the hem, m
     jacket: float  # looseness of an outer layer, 0 for none
+    coat: bool  # the jacket goes on below the hips, as what ``skirt`` describes
     jacket_open: float  # half width of the open front, m
     shoe_height: float  # upper end of shoes along the leg, near 2
     shoe_loose: float
@@ -44,6 +45,7 @@ def sample_outfit(rng: np.random.Generator) -> Outfit:
     dress = skirt and rng.random() < 0.6
     shorts = rng.random() < (0.75 if skirt else 0.27)  # bare legs under most skirts
     jacket = rng.random() < 0.28
+    coat = jacket and not skirt and v() < 0.35
     loose = rng.choice([u(0.002, 0.008), u(0.008, 0.022), u(0.022, 0.045)], p=[0.35, 0.42, 0.23])
     return Outfit(
         sleeve=float(rng.choice([u(-0.2, 0.0), u(0.35, 0.75), u(0.9, 1.4), u(1.8, 2.02)], p=[0.1, 0.46, 0.1, 0.34])),
@@ -52,9 +54,10 @@ def sample_outfit(rng: np.random.Generator) -> Outfit:
         top_loose=float(loose),
         trouser=float(u(0.25, 1.1) if shorts else u(1.75, 2.03)),
         bottom_loose=float(u(0.004, 0.012) if rng.random() < 0.45 else u(0.012, 0.04)),
-        skirt=float(u(0.45, 1.75)) if skirt else 0.0,
-        skirt_flare=float(u(0.02, 0.12)) if skirt else 0.0,
+        skirt=float(u(0.45, 1.75)) if skirt else float(v(0.35, 1.25)) if coat else 0.0,
+        skirt_flare=float(u(0.02, 0.12)) if skirt else float(v(0.0, 0.06)) if coat else 0.0,
         jacket=float(u(0.02, 0.055)) if jacket and not dress else 0.0,
+        coat=bool(coat),
         jacket_open=float(u(0.02, 0.10)) if rng.random() < 0.55 else 0.0,
         shoe_height=float(rng.choice([u(1.97, 2.05), u(1.75, 1.95), u(1.2, 1.6)], p=[0.72, 0.22, 0.06])),
         shoe_loose=float(u(0.004, 0.016)),

@@ -34,7 +34,7 @@ def paint(
         trousers = np.where(
             ((points.normal[:, 0] * points.side > 0.93) & (points.leg > 0.4))[:, None], fabric.cloth_colour(rng), trousers
         )
-    whole = rng.random() < (0.6 if outfit.skirt > 0 else 0.08)  # a dress or an overall: one fabric
+    whole = rng.random() < (0.6 if outfit.skirt > 0 and not outfit.coat else 0.08)  # a dress or an overall: one fabric
     lay(np.maximum(cover.bottom, 0.0), top if whole else trousers)
     tucked = rng.random() < 0.3
     if tucked:
@@ -43,9 +43,10 @@ def paint(
         lay((cover.top > 0.5) * belt * 1.0, np.tile(fabric.cloth_colour(rng), (len(out), 1)))
     else:
         lay(cover.top, top)
-    if outfit.skirt > 0:
+    if outfit.skirt > 0 and not outfit.coat:
         lay(cover.skirt, top if whole else trousers)
-    lay(cover.jacket, fabric.cloth(rng, points, None if rng.random() < 0.7 else photo()))
+    outer = fabric.cloth(rng, points, None if rng.random() < 0.7 else photo())
+    lay(np.maximum(cover.jacket, cover.skirt) if outfit.coat else cover.jacket, outer)
     shoe = np.tile(fabric.cloth_colour(rng), (len(out), 1))
     sole = smooth_step(-points.normal[:, 1], 0.2, 0.7)[:, None] * (rng.random() < 0.7)
     shoe = shoe * (1 - sole) + sole * fabric.cloth_colour(rng)
