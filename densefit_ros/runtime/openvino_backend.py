@@ -39,8 +39,11 @@ class OpenVinoRuntime:
     for ``int8``.
     """
 
-    concurrent = True
+    concurrent = False
     capturable = False
+    # One call at a time, of all networks: two threads that handed arrays to the library for the first time waited for each other
+    # for ever (2026.4.1, in its conversion of arrays to tensors).
+    _one_at_a_time = threading.Lock()
 
     def __init__(self, path: str | Path, threads: int = 1, precision: str = "fp16") -> None:
         if precision == "int8":
@@ -67,27 +70,25 @@ class OpenVinoRuntime:
                 # The camera and the recorder live on the same cores: the scheduler knows better.
                 "ENABLE_CPU_PINNING": False,
             }
-            self._compiled = core.compile_model(model, "CPU", settings)
+            self._request = core.compile_model(model, "CPU", settings).create_infer_request()
         except RuntimeError as error:
             first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BackendUnavailable(
                 f"{path}: openvino cannot run this file, which is damaged or has operators that it lacks ({first_line}): "
                 "set runtime.backend onnxruntime"
             ) from error
-        self._requests = threading.local()  # one per thread: a request is not shared
         self.name = f"openvino:cpu:{'bf16' if bf16 else 'fp32'}"
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See :class:`densefit_ros.runtime.protocol.Runtime`."""
         persons = check_inputs(self, inputs)
-        if not hasattr(self._requests, "own"):
-            self._requests.own = self._compiled.create_infer_request()
-        parts = [self._part(inputs, slice(i, i + self._batch)) for i in range(0, persons, self._batch)]
+        with self._one_at_a_time:
+            parts = [self._part(inputs, slice(i, i + self._batch)) for i in range(0, persons, self._batch)]
         return parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in self.outputs}
 
     def _part(self, inputs: Mapping[str, np.ndarray], rows: slice) -> dict[str, np.ndarray]:
         feed = {name: np.ascontiguousarray(inputs[name][rows]) for name in self.inputs}
-        found = self._requests.own.infer(feed, share_inputs=True)
+        found = self._request.infer(feed, share_inputs=True)
         return {name: found[k] for k, name in enumerate(self.outputs)}
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], stream: int) -> Callable[[], None]:
