@@ -136,7 +136,7 @@ def test_the_shipped_network_finds_the_person_of_the_demo_and_nobody_in_stones()
     from densefit_ros.synth.sequence import demo_sequence
 
     detector = make_detector("network", device="cpu")
-    assert detector.name == "network (onnxruntime:cpu)"
+    assert detector.name.startswith("network (") and ":cpu" in detector.name
     sequence = demo_sequence(load_body())
     found_in = 0
     for i in range(20, 300, 40):

@@ -84,7 +84,7 @@ def test_without_mediapipe_a_named_backend_fails_and_auto_falls_back(monkeypatch
     with pytest.raises(BackendUnavailable, match="pip install"):
         make_detector("mediapipe")
     with caplog.at_level("INFO", logger="densefit"):
-        assert make_detector("auto", device="cpu").name == "network (onnxruntime:cpu)"
+        assert make_detector("auto", device="cpu").name.startswith("network (")
     assert "network" in caplog.text and "mediapipe" in caplog.text
 
 

@@ -219,5 +219,5 @@ def test_the_tracker_runs_with_it(tmp_path):
         load_models(load_config(None, overrides))
     names = {"regress.custom.rotations": "rotvec", "regress.custom.camera": "cam"}
     models = load_models(load_config(None, {**overrides, "regress.onnx": str(path), **names}))
-    assert models.estimator.name == "custom (onnxruntime:cpu)"
+    assert models.estimator.name.startswith("custom (")
     assert Config().regress.custom.rotations == "rotmat"  # unchanged
