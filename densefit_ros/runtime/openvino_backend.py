@@ -32,7 +32,7 @@ def cpu_has_bf16(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:
 
 
 class OpenVinoRuntime:
-    """A network compiled for one person; more are run one by one, which on a few cores costs what a batch does.
+    """A network compiled for one person; more are run one by one.
 
     ``precision``: ``fp32``, or ``fp16``, which is bfloat16 on processors that multiply it and float32 on others.  Raises
     AssetError when the file is missing, BackendUnavailable when OpenVINO is, or does not understand the file, ConfigError
