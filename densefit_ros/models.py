@@ -39,9 +39,7 @@ class Models:
     fitter: Any  # fit.Fitter
     lifting: Any  # regress.lifting.LiftingRegressor, for keypoints of the source or that come with a frame
     backends: dict[str, str]  # what really runs, for diagnostics: {"render": "warp:cpu", ...}
-    keypoint_source: Any = (
-        None  # regress.mediapipe_keypoints.KeypointSource: its points are lifted; None: estimator answers alone
-    )
+    keypoint_source: Any = None  # regress.mediapipe_keypoints.KeypointSource whose points are lifted; None: there is none
     chart: Any = None  # evidence.densepose.Chart: what the DensePose maps that come with frames mean
     device_frame: Any = None  # device_frame.DeviceFrame: steady frames at once on the device; None: step by step
 

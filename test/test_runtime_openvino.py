@@ -92,7 +92,7 @@ def test_what_it_cannot_run_is_said(tmp_path):
         make_runtime(tmp_path / "half.onnx", "auto", "cpu")
     with pytest.raises(AssetError, match="not found"):
         make_runtime(tmp_path / "none.onnx", "openvino", "cpu")
-    with pytest.raises(ConfigError, match="int8"):
+    with pytest.raises(BackendUnavailable, match="int8"):
         make_runtime(weights_path("displacement.onnx"), "openvino", "cpu", precision="int8")
     runtime = make_runtime(weights_path("displacement.onnx"), "openvino", "cpu")
     with pytest.raises(ShapeError, match="missing"):
@@ -113,6 +113,12 @@ def test_it_is_for_cpus_and_has_a_hint(monkeypatch):
 def test_auto_takes_it_where_the_cpu_multiplies_bfloat16(monkeypatch, bf16, name):
     monkeypatch.setattr(factory, "cpu_has_bf16", lambda: bf16)
     assert make_runtime(weights_path("finder.onnx"), "auto", "cpu").name.startswith(name)
+
+
+@needs_openvino
+def test_int8_of_a_gpus_settings_does_not_stop_a_cpu(monkeypatch):
+    monkeypatch.setattr(factory, "cpu_has_bf16", lambda: True)
+    assert make_runtime(weights_path("finder.onnx"), "auto", "cpu", precision="int8").name == "onnxruntime:cpu"
 
 
 @pytest.mark.parametrize(

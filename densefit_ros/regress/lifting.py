@@ -148,11 +148,13 @@ class LiftingRegressor:
         if keypoints.set_name not in self._starts:
             self._starts[keypoints.set_name] = StartFinder(self._body, keypoints.set_name)
         finder = self._starts[keypoints.set_name]
-        if prior is None:
+        usable = np.zeros(len(keypoints.uv), bool)
+        if prior is not None:
+            usable = (prior.confidence >= MIN_PRIOR_CONFIDENCE) & np.isfinite(prior.rot_sigma_rad).all(1)
+        if not usable.any():
             lifted = self._from_points(finder, keypoints, camera, warm)
         else:
             lifted = self._from_prior(finder, keypoints, camera, prior)
-            usable = (prior.confidence >= MIN_PRIOR_CONFIDENCE) & np.isfinite(prior.rot_sigma_rad).all(1)
             doubtful = ~(usable & (lifted.error < DOUBTFUL_SHARE))
             if doubtful.any():
                 alone = self._from_points(finder, keypoints, camera, warm)

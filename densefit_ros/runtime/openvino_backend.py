@@ -1,7 +1,7 @@
 """Networks in OpenVINO on the CPU: bfloat16 where the processor multiplies it, half of ONNX Runtime's time there.
 
-Measured on two cores of an Intel Xeon with AMX, one thread, calls in turn (docs/DECISIONS.md): regressor 2.9 ms where ONNX
-Runtime takes 7.7, displacement network 4.5 where it takes 7.2.  In float32 both libraries are equally fast.
+Measured on two cores of an Intel Xeon with AMX, one thread, calls in turn (docs/DECISIONS.md): regressor 3.0 ms where ONNX
+Runtime takes 8.1, displacement network 4.8 where it takes 7.5.  In float32 both libraries are equally fast.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import AssetError, BackendUnavailable, ConfigError
+from ..errors import AssetError, BackendUnavailable
 from .protocol import TensorSpec, check_inputs
 
 # Of the kernel's names for what a processor can do; those that multiply bfloat16.
@@ -35,8 +35,8 @@ class OpenVinoRuntime:
     """A network compiled for one person; more are run one by one.
 
     ``precision``: ``fp32``, or ``fp16``, which is bfloat16 on processors that multiply it and float32 on others.  Raises
-    AssetError when the file is missing, BackendUnavailable when OpenVINO is, or does not understand the file, ConfigError
-    for ``int8``.
+    AssetError when the file is missing, BackendUnavailable when OpenVINO is, or does not understand the file, and for
+    ``int8``.
     """
 
     concurrent = False
@@ -47,7 +47,7 @@ class OpenVinoRuntime:
 
     def __init__(self, path: str | Path, threads: int = 1, precision: str = "fp16") -> None:
         if precision == "int8":
-            raise ConfigError("runtime.precision int8 is TensorRT's; openvino runs fp16 (bfloat16) or fp32")
+            raise BackendUnavailable("openvino runs runtime.precision fp16 (bfloat16) or fp32; int8 is TensorRT's")
         ov = _import()
         self.path = str(path)
         if not Path(path).is_file():
