@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from densefit_ros.displace.contract import DISPLACEMENT_CONTRACT
+from densefit_ros.displace.contract import DEPTH_LIMIT_M, DISPLACEMENT_CONTRACT
 from densefit_ros.displace.decode import DecodeOptions, decode
 from densefit_ros.displace.displacer import Displacer, pack_rendering
 from densefit_ros.errors import AssetError, ShapeError
@@ -121,18 +121,27 @@ def test_packing_is_zero_outside_and_relative_in_depth():
     depth = surface.depth_m.copy()
     depth[0, 40:152, 40:96] += 1.0
     colours = surface.vertex_colors.copy()
-    colours[0, 50, 50] = 0.0  # a black vertex must not read as background
+    columns = columns_seen(SIZE)
+    colours[0, 50, columns.start + 2] = 0.0  # a black vertex must not read as background
     packed = pack_rendering(dataclasses.replace(surface, depth_m=depth, vertex_colors=colours))
-    assert packed.shape == (2, SIZE, SIZE, 10) and packed.dtype == np.float32
-    looked_at = np.zeros(SIZE, bool)
-    looked_at[columns_seen(SIZE)] = True
-    mask = (surface.face_id >= 0) & looked_at
-    assert mask.any() and not mask[surface.face_id >= 0].all()
+    assert packed.shape == (2, SIZE, columns.stop - columns.start, 11) and packed.dtype == np.float32
+    mask = surface.face_id[:, :, columns] >= 0
+    assert mask.any() and not mask.all() and mask.sum() < (surface.face_id >= 0).sum()
     assert not packed[~mask].any()
-    assert (packed[mask][:, 7:10].sum(-1) > 0).all()
+    np.testing.assert_array_equal(packed[..., 10], mask)
+    np.testing.assert_array_equal(packed[mask][:, 0:3], surface.rgb[:, :, columns][mask])
+    np.testing.assert_array_equal(packed[mask][:, 7:10], colours[:, :, columns][mask])
     np.testing.assert_allclose(packed[0][mask[0]][:, 3].mean(), 0, atol=1e-5)
     np.testing.assert_allclose(np.unique(packed[0][mask[0]][:, 3].round(3)), [-0.5, 0.5])
     np.testing.assert_allclose(packed[1][mask[1]][:, 3], 0, atol=1e-6)
+
+
+def test_packed_depth_is_within_its_limits():
+    _, surface, _ = scene(1)
+    depth = surface.depth_m.copy()
+    depth[0, 40:60] *= 3.0
+    packed = pack_rendering(dataclasses.replace(surface, depth_m=depth))
+    assert packed[..., 3].max() == np.float32(DEPTH_LIMIT_M) and packed[..., 3].min() > -DEPTH_LIMIT_M
 
 
 class FakeRuntime:

@@ -13,7 +13,7 @@ from densefit_ros.regress.contract import REGRESSOR_CONTRACT
 from densefit_ros.runtime import factory
 from densefit_ros.runtime.factory import make_runtime
 from densefit_ros.runtime.onnxruntime_backend import OnnxRuntime
-from densefit_ros.runtime.picture import SIZE_PX, check_pair, trunk_mark
+from densefit_ros.runtime.picture import SEEN, SIZE_PX, check_pair, trunk_mark
 from densefit_ros.runtime.protocol import TensorSpec, check_contract
 
 torch = pytest.importorskip("torch")
@@ -132,7 +132,7 @@ def test_a_damaged_file_is_named(files, tmp_path, backend, damage):
 def test_wrong_inputs_are_refused_with_their_shape(files):
     runtime = make_runtime(files["displacement"][0], "onnxruntime", "cpu")
     good = _inputs(1)
-    with pytest.raises(ShapeError, match=rf"rendering.*float32\(P,{SIZE_PX},{SIZE_PX},10\)"):
+    with pytest.raises(ShapeError, match=rf"rendering.*float32\(P,{SIZE_PX},{SEEN.stop - SEEN.start},11\)"):
         runtime({**good, "rendering": good["rendering"][:, :96]})
     with pytest.raises(ShapeError, match="float32"):
         runtime({**good, "s8": good["s8"].astype(np.float64)})

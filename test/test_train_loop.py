@@ -43,7 +43,7 @@ class ToySource:
         rng = np.random.default_rng([self.seed, index])
         n, h, w = self.count, 64, 96  # no square: of one the network would see the middle columns
         image = np.full((n, h, w, 3), 60, np.uint8)
-        rendering = np.zeros((n, h, w, 10), np.float16)
+        rendering = np.zeros((n, h, w, 11), np.float16)
         flow = np.zeros((n, 2, h // 4, w // 4), np.float16)
         valid = np.zeros((n, h // 4, w // 4), bool)
         for i in range(n):

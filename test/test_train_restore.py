@@ -40,10 +40,9 @@ def test_it_computes_what_the_files_do(net, batch):
     image, intrinsics, rendering = inputs(batch)
     with torch.inference_mode():
         answers, (flow, log_var, _) = net.eval()(image, intrinsics, rendering)
-    beside = ((0, 0), (0, 0), (SEEN.start, SIZE_PX - SEEN.stop), (0, 0))  # files take squares, and cut out what they see
+    beside = ((0, 0), (0, 0), (SEEN.start, SIZE_PX - SEEN.stop), (0, 0))  # the file takes squares, and cuts out what it sees
     regressed = OnnxRuntime(FILES[0])({"image": np.pad(image, beside), "intrinsics": intrinsics.numpy()})
-    drawn = np.pad(rendering.flatten(0, 1), beside)
-    moved = OnnxRuntime(FILES[1])({**{n: regressed[n] for n in ("s4", "s8")}, "rendering": drawn})
+    moved = OnnxRuntime(FILES[1])({**{n: regressed[n] for n in ("s4", "s8")}, "rendering": rendering.flatten(0, 1).numpy()})
     cells = slice(SEEN.start // 4, SEEN.stop // 4)
     got = dict(zip(net.regressor.OUTPUTS, answers))
     for name in ("rot6d_rows", "betas", "cam", "rot_log_var", "joints_uv", "s8"):

@@ -12,9 +12,8 @@ import warp as wp
 
 from ..arena import Arena
 from ..body.skin import Skinner
-from ..displace.contract import GRID, RENDER_CHANNELS, STRIDE_PX
+from ..displace.contract import DEPTH_LIMIT_M, GRID, RENDER_CHANNELS, STRIDE_PX
 from ..displace.decode import DecodeOptions
-from ..displace.displacer import MIN_COLOUR
 from ..fit.options import Claim, FitOptions
 from ..fit.resident import ANCHORS, ResidentFit
 from ..fit.solver import Fitter
@@ -24,7 +23,7 @@ from ..regress.mirrored import FLIP
 from ..render.color_slots import ColorSlots
 from ..render.warp_engine import WarpEngine
 from ..render.warp_renderer import NEAR_M
-from ..runtime.picture import IMAGE_FEATURES, SIZE_PX
+from ..runtime.picture import IMAGE_FEATURES, SEEN, SIZE_PX
 from ..steps.priors import ESTIMATE_T_SIGMA_M, PREDICTION_CLAIM
 from ..types import NUM_JOINTS, Crop
 from . import image_kernels, match_kernels, mirror_kernels, pose_kernels
@@ -32,6 +31,7 @@ from . import image_kernels, match_kernels, mirror_kernels, pose_kernels
 TEXTURE_SIZE = 128  # texels a side that colours have room for; a larger texture makes the batch anew
 _vec10 = pose_kernels.vec10
 _PIXELS = SIZE_PX * SIZE_PX
+_WIDTH = SEEN.stop - SEEN.start
 # What is read of the regressor's answer besides its features, and the shape of it for one person.
 _ANSWER = {
     "rot6d_rows": (24, 6), "betas": (10,), "cam": (3,), "rot_log_var": (24,), "confidence": (), "joints_uv": (24, 2),
@@ -159,7 +159,7 @@ class Batch:
 
     def _render(self) -> list[Callable[[], None]]:
         n, fit, drawn = self.size, self.fit.arrays, self._drawn
-        self._rendering = self._zeros(n * _PIXELS * RENDER_CHANNELS, wp.float32)
+        self._rendering = self._zeros(n * SIZE_PX * _WIDTH * RENDER_CHANNELS, wp.float32)
         sums, mean = self._zeros(n * image_kernels.PARTS, wp.vec2), self._zeros(n, wp.float32)
         _, face, _, depth, normals, rgb, colors = drawn.arrays
         return [
@@ -167,14 +167,14 @@ class Batch:
             lambda: self.engine.draw(drawn, n, (n, SIZE_PX, SIZE_PX)),
             self._command(image_kernels.depth_parts, n * image_kernels.PARTS, face, depth, _PIXELS, sums),
             self._command(image_kernels.mean_depth, n, sums, mean),
-            self._command(image_kernels.pack_rendering, n * _PIXELS, face, depth, normals, rgb, colors, mean, _PIXELS,
-                          MIN_COLOUR, self._rendering),
+            self._command(image_kernels.pack_rendering, n * SIZE_PX * _WIDTH, face, depth, normals, rgb, colors, mean, SIZE_PX,
+                          _WIDTH, SEEN.start, DEPTH_LIMIT_M, self._rendering),
         ]  # fmt: skip
 
     def _displace(self) -> list[Callable[[], None]]:
         n = self.size
         self._flow, self._log_var = (self._zeros(n * c * GRID * GRID, wp.float32) for c in (2, 1))
-        inputs = {**self._seen, "rendering": self._view(self._rendering, n, SIZE_PX, SIZE_PX, RENDER_CHANNELS)}
+        inputs = {**self._seen, "rendering": self._view(self._rendering, n, SIZE_PX, _WIDTH, RENDER_CHANNELS)}
         outputs = {"flow": self._view(self._flow, n, 2, GRID, GRID), "log_var": self._view(self._log_var, n, 1, GRID, GRID)}
         return [self.parts.displacer.bind(inputs, outputs, self.parts.stream)]
 

@@ -146,22 +146,27 @@ def pack_rendering(
     rgb: wp.array(dtype=wp.vec3),
     colors: wp.array(dtype=wp.vec3),
     mean_m: wp.array(dtype=float),
-    pixels: int,
-    least_color: float,
+    side: int,
+    width: int,
+    first: int,
+    depth_limit_m: float,
     out: wp.array(dtype=float),
 ):
-    """The displacement network's third input, the rendering,, as displace/displacer.py packs it."""
+    """The displacement network's third input, the rendering's columns from ``first`` on, as displace/displacer.py packs it."""
     i = wp.tid()
-    o = 10 * i
-    if face_id[i] < 0:
-        for c in range(10):
+    o = 11 * i
+    line = i / width
+    at = line * side + first + i - line * width
+    if face_id[at] < 0:
+        for c in range(11):
             out[o + c] = 0.0
         return
-    own = rgb[i]
-    n = normals[i]
-    point = colors[i]
+    own = rgb[at]
+    n = normals[at]
+    point = colors[at]
     for c in range(3):
         out[o + c] = own[c]
         out[o + 4 + c] = n[c]
-        out[o + 7 + c] = wp.max(point[c], least_color)
-    out[o + 3] = depth_m[i] - mean_m[i / pixels]
+        out[o + 7 + c] = point[c]
+    out[o + 3] = wp.clamp(depth_m[at] - mean_m[line / side], -depth_limit_m, depth_limit_m)
+    out[o + 10] = 1.0

@@ -43,11 +43,10 @@ def log(rotmat: np.ndarray) -> np.ndarray:
     person seen by an optical (y down) camera lives.
     """
     w, xyz = _quat_parts(rotmat)
-    n = np.linalg.norm(xyz, axis=-1, keepdims=True)
-    sign = np.where(w < 0, -1.0, 1.0).astype(rotmat.dtype)
+    n = np.sqrt(np.einsum("...i,...i->...", xyz, xyz))[..., None]
     angle = 2.0 * np.arctan2(n, np.abs(w))
-    scale = np.where(n < 1e-6, 2.0, angle / np.where(n < 1e-6, 1.0, n))
-    return (xyz * sign * scale).astype(rotmat.dtype, copy=False)
+    scale = np.where(n < 1e-6, 2.0, angle / np.maximum(n, 1e-6))
+    return (xyz * np.copysign(scale, w)).astype(rotmat.dtype, copy=False)
 
 
 def to_quat_xyzw(rotmat: np.ndarray) -> np.ndarray:
@@ -92,20 +91,31 @@ def _quat_parts(rotmat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     m = np.asarray(rotmat)
     if m.shape[-2:] != (3, 3):
         raise ShapeError(f"expected rotation matrices (...,3,3), got {m.shape}")
-    m00, m11, m22 = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
     # Four candidate quaternions (Shepperd 1978), each scaled by 4 times one component; take the best conditioned.
-    x, y, z = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
-    xy, xz, yz = m[..., 0, 1] + m[..., 1, 0], m[..., 0, 2] + m[..., 2, 0], m[..., 1, 2] + m[..., 2, 1]
-    cand = np.empty((*m.shape[:-2], 4, 4), m.dtype)
-    diagonal = 1 + m00 + m11 + m22, 1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22
-    for i, value in enumerate(diagonal):
-        cand[..., i, i] = value
-    for i, j, value in ((0, 1, x), (0, 2, y), (0, 3, z), (1, 2, xy), (1, 3, xz), (2, 3, yz)):
-        cand[..., i, j] = cand[..., j, i] = value
-    best = np.argmax(np.stack(diagonal, -1), -1)  # the largest component: its square is a quarter of the diagonal's entry
-    q = np.take_along_axis(cand, best[..., None, None], -2)[..., 0, :]
-    q = q / np.linalg.norm(q, axis=-1, keepdims=True)
+    candidates = m.reshape(-1, 9) @ _CANDIDATES.astype(m.dtype, copy=False)
+    candidates[:, ::5] += 1
+    best = candidates[:, ::5].argmax(1)  # the largest component: its square is a quarter of the diagonal's entry
+    q = candidates.reshape(-1, 4, 4)[np.arange(len(best)), best]
+    q /= np.sqrt(np.einsum("ni,ni->n", q, q))[:, None]
+    q = q.reshape(*m.shape[:-2], 4)
     return q[..., :1], q[..., 1:]
+
+
+def _candidates() -> np.ndarray:
+    """(9,16): matrix entries, row by row, to four rows of w, x, y, z, less the 1 on the diagonal."""
+    out = np.zeros((3, 3, 4, 4))
+    for i, signs in enumerate([(1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1)]):
+        out[range(3), range(3), i, i] = signs
+    for i, (a, b) in enumerate([(2, 1), (0, 2), (1, 0)]):  # w with x, y, z: differences across the diagonal
+        out[a, b, 0, 1 + i] = out[a, b, 1 + i, 0] = 1
+        out[b, a, 0, 1 + i] = out[b, a, 1 + i, 0] = -1
+    for i, j in ((0, 1), (0, 2), (1, 2)):  # of x, y, z with each other: sums
+        out[i, j, 1 + i, 1 + j] = out[j, i, 1 + i, 1 + j] = 1
+        out[i, j, 1 + j, 1 + i] = out[j, i, 1 + j, 1 + i] = 1
+    return out.reshape(9, 16)
+
+
+_CANDIDATES = _candidates()
 
 
 def _vec3(v: np.ndarray, name: str) -> np.ndarray:

@@ -24,7 +24,7 @@ from .torch_body import JointChain
 class JointNet(nn.Module):
     """Regressor, and a displacement network on its trunk.
 
-    forward(image (B,S,S,3) uint8, intrinsics (B,4), rendering (B,K,S,S,10)) -> the regressor's outputs with its
+    forward(image (B,S,S,3) uint8, intrinsics (B,4), rendering (B,K,S,W,11)) -> the regressor's outputs with its
     training-only ones, and flow, log_var and scores of the B*K renderings.
     """
 
@@ -40,7 +40,7 @@ class JointNet(nn.Module):
         return self.regressor.answer(features, intrinsics, True), self.displace(features, rendering)
 
     def displace(self, features: Features, rendering: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """flow, log_var and scores of (B,K,S,S,10) renderings on the features of B pictures."""
+        """flow, log_var and scores of (B,K,S,W,11) renderings on the features of B pictures."""
         s4, s8 = (f.repeat_interleave(rendering.shape[1], 0) for f in (features.s4, features.s8))
         return self.displacement.answer(s4, s8, rendering.flatten(0, 1))
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..displace.network import RenderingConv
 from ..regress.network import RegressorNet
 from ..runtime.picture import check_pair
 from ..runtime.torch_backend import TorchRuntime
@@ -48,6 +49,8 @@ def restore(regressor: Path, displacement: Path, batches: Iterable[Batch]) -> Jo
     state = net.state_dict()
     for part, n in folded.items():
         state |= {f"{part}.{name}": value for name, value in n.state_dict().items() if f"{part}.{name}" in state}
+    rendered = "displacement.render2.0.weight"
+    state[rendered] = RenderingConv.as_normalised(state[rendered])
     pairs = _normalised(net)
     for conv, norm in pairs.items():
         part, _, name = conv.partition(".")

@@ -183,8 +183,7 @@ def mirror_pairs(batch: Batch, which: np.ndarray) -> Batch:
         out[name][which] = np.concatenate([flipped[:, :, :1], flipped[:, :, :-1]], 2)
     rendering = out["rendering"][which]
     rendering[..., 4] *= -1  # normals
-    seen = rendering[..., 7:10].any(-1)
-    rendering[..., 7] = np.where(seen, _COLOUR_SUM - rendering[..., 7], 0)
+    rendering[..., 7] = np.where(rendering[..., 10] > 0, _COLOUR_SUM - rendering[..., 7], 0)
     out["rendering"][which] = rendering
     for name in ("flow", "valid", "visible"):
         out[name][which] = batch[name][which][..., ::-1]
@@ -200,12 +199,12 @@ def mirrored_colour(colour: np.ndarray) -> np.ndarray:
 
 
 def pair_batch(pairs: DisplacementPairs) -> Batch:
-    """rendering (P,S,W,10) float16; flow (P,2,h,w) float16 crop px; valid, visible (P,h,w) bool: of the columns seen."""
+    """rendering (P,S,W,11) float16; flow (P,2,h,w) float16 crop px; valid, visible (P,h,w) bool: of the columns seen."""
     columns = columns_seen(pairs.image.shape[1])
     cells = slice(columns.start // STRIDE_PX, columns.stop // STRIDE_PX)
     flow = pairs.flow[..., cells]
     return {
-        "rendering": pack_rendering(pairs.surface)[:, :, columns].astype(np.float16),
+        "rendering": pack_rendering(pairs.surface).astype(np.float16),
         "flow": np.clip(flow, -500, 500).astype(np.float16),
         "valid": pairs.valid[..., cells] & (np.abs(flow).max(1) < 200),
         "visible": pairs.visible[..., cells],
