@@ -83,3 +83,10 @@ def test_columns_that_nobody_looked_at_are_left_where_they_are_with_the_largest_
     assert not flow[..., beside].any() and (log_var[..., beside] == LOG_VAR_MAX).all() and alone[0].any()
     for all_columns, seen in zip((flow, log_var), alone):
         torch.testing.assert_close(all_columns[..., 4:12], seen)
+
+
+def test_the_match_in_training_reads_what_it_reads_when_exported():
+    torch.manual_seed(0)
+    net = DisplacementNet(**SMALL)
+    query, key, value = torch.randn((2, 12, 7)), torch.randn((2, 12, 7)), torch.randn((2, 12, 4))
+    torch.testing.assert_close(net.train()._read(query, key, value), net.eval()._read(query, key, value), atol=1e-5, rtol=1e-5)

@@ -19,6 +19,7 @@ from densefit_ros.train.losses import (  # noqa: E402
     displacement_loss,
     guide_loss,
     in_view,
+    match_loss,
     part_loss,
     project_joints,
     regressor_loss,
@@ -244,6 +245,31 @@ def test_parts_count_only_where_the_person_is_seen():
     assert logits.grad[0, 7, 1, 2] < 0 < logits.grad[0, 6, 1, 2]
     assert int((logits.grad != 0).sum()) == 24
     assert float(part_loss(logits, torch.full_like(part, 24))) == 0.0
+
+
+def test_match_loss_is_the_cross_entropy_over_all_cells():
+    generator = torch.Generator().manual_seed(4)
+    persons, rows, columns = 3, 6, 4
+    query, key = (torch.randn((persons, rows * columns, 5), generator=generator, requires_grad=True) for _ in range(2))
+    flow = 8 * torch.randn((persons, 2, 2 * rows, 2 * columns), generator=generator)
+    valid = torch.rand((persons, 2 * rows, 2 * columns), generator=generator) < 0.6
+    valid[1] = False  # nobody there
+    visible = torch.rand(valid.shape, generator=generator) < 0.8
+    loss = match_loss(query, key, flow, valid, visible)
+    log_p = (query @ key.transpose(1, 2)).log_softmax(-1)
+    terms = []
+    for p in range(persons):
+        for r in range(rows):
+            for c in range(columns):
+                u, v = c + flow[p, 0, 2 * r + 1, 2 * c + 1] / 8, r + flow[p, 1, 2 * r + 1, 2 * c + 1] / 8
+                if not (valid & visible)[p, 2 * r + 1, 2 * c + 1] or not (-0.5 < u < columns - 0.5 and -0.5 < v < rows - 0.5):
+                    continue
+                du, dv = torch.arange(columns) - u, torch.arange(rows) - v
+                target = (-0.5 * (dv[:, None] ** 2 + du[None] ** 2)).flatten().softmax(0)
+                terms.append(-(target * log_p[p, r * columns + c]).sum())
+    assert len(terms) > 10
+    torch.testing.assert_close(loss, torch.stack(terms).mean())
+    assert float(match_loss(query, key, flow, valid & False, visible)) == 0.0
 
 
 def test_mirrored_pairs_keep_picture_rendering_and_flow_together():

@@ -20,12 +20,14 @@ from .losses import DisplacementWeights, displacement_loss, match_loss
 from .tasks import RegressorTask, displacement_metrics_of, likelihood_share
 from .torch_body import JointChain
 
+Moves = tuple[Tensor, Tensor, tuple[Tensor, Tensor]]  # flow, log_var, and the match's queries and keys
+
 
 class JointNet(nn.Module):
     """Regressor, and a displacement network on its trunk.
 
     forward(image (B,S,S,3) uint8, intrinsics (B,4), rendering (B,K,S,W,11)) -> the regressor's outputs with its
-    training-only ones, and flow, log_var and scores of the B*K renderings.
+    training-only ones, and flow, log_var, queries and keys of the B*K renderings.
     """
 
     def __init__(self, regressor: dict[str, Any] | None = None, displacement: dict[str, Any] | None = None) -> None:
@@ -35,12 +37,12 @@ class JointNet(nn.Module):
         self.displacement = DisplacementNet(**{"fine": trunk["widths"][1], "neck": trunk["neck"], **(displacement or {})})
         self.config = {"regressor": self.regressor.config, "displacement": self.displacement.config}
 
-    def forward(self, image: Tensor, intrinsics: Tensor, rendering: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def forward(self, image: Tensor, intrinsics: Tensor, rendering: Tensor) -> tuple[tuple[Tensor, ...], Moves]:
         features = self.regressor.trunk(image)
         return self.regressor.answer(features, intrinsics, True), self.displace(features, rendering)
 
-    def displace(self, features: Features, rendering: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """flow, log_var and scores of (B,K,S,W,11) renderings on the features of B pictures."""
+    def displace(self, features: Features, rendering: Tensor) -> Moves:
+        """flow, log_var, queries and keys of (B,K,S,W,11) renderings on the features of B pictures."""
         s4, s8 = (f.repeat_interleave(rendering.shape[1], 0) for f in (features.s4, features.s8))
         return self.displacement.answer(s4, s8, rendering.flatten(0, 1))
 
@@ -69,14 +71,12 @@ class JointTask:
         moved, moved_parts = self._displacement_loss(moves, batch, progress)
         return total + moved, {**parts, **moved_parts}
 
-    def _displacement_loss(
-        self, moves: tuple[Tensor, Tensor, Tensor], batch: dict[str, Tensor], progress: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        flow, log_var, scores = moves
+    def _displacement_loss(self, moves: Moves, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        flow, log_var, (query, key) = moves
         target, valid, visible = (batch[name].flatten(0, 1) for name in ("flow", "valid", "visible"))
         share, w = likelihood_share(progress), self._weights
         moved, parts = displacement_loss(flow, log_var, target, valid, visible, nll_share=share, w=w)
-        matched = match_loss(scores, target, valid, visible)
+        matched = match_loss(query, key, target, valid, visible)
         return moved + (1.0 - 0.8 * progress) * w.match * matched, {**parts, "match": matched.detach()}
 
     def validate(self, net: nn.Module, batches: list[Batch], device: str) -> Metrics:

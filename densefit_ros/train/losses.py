@@ -80,10 +80,10 @@ def part_loss(logits: Tensor, body_part: Tensor) -> Tensor:
     return F.cross_entropy(logits.permute(0, 2, 3, 1)[use], body_part[use].long())
 
 
-def match_loss(scores: Tensor, flow: Tensor, valid: Tensor, visible: Tensor, stride_px: int = 8) -> Tensor:
+def match_loss(query: Tensor, key: Tensor, flow: Tensor, valid: Tensor, visible: Tensor, stride_px: int = 8) -> Tensor:
     """Cross-entropy of the matching step with a Gaussian of one cell around each cell's true place.
 
-    scores (P,N,N) over cells of ``stride_px``; flow (P,2,2h,2w) crop px at twice the matching resolution, N = h * w.  Only
+    query, key (P,N,D) of cells of ``stride_px``; flow (P,2,2h,2w) crop px at twice the matching resolution, N = h * w.  Only
     cells whose point the picture shows, inside the crop, have a say.
     """
     rows, columns = flow.shape[2] // 2, flow.shape[3] // 2
@@ -93,11 +93,19 @@ def match_loss(scores: Tensor, flow: Tensor, valid: Tensor, visible: Tensor, str
     inside = (u > -0.5) & (u < columns - 0.5) & (v > -0.5) & (v < rows - 0.5)
     use = (valid & visible)[:, 1::2, 1::2] & inside
     if not bool(use.any()):
-        return scores.sum() * 0.0
+        return (query.sum() + key.sum()) * 0.0
+    # The cells in use come first, as many as the person with the most has: scores of the others are not made.
+    use = use.flatten(1)
+    most = int(use.sum(1).max())
+    first = use.byte().argsort(stable=True, dim=1, descending=True)[:, :most]
+    use, u, v = (x.flatten(1).gather(1, first) for x in (use, u, v))
+    asked = query.gather(1, first[..., None].expand(-1, -1, query.shape[2]))
+    with torch.autocast(query.device.type, enabled=False):
+        scores = asked @ key.transpose(1, 2)
     near_u = -0.5 * (torch.arange(columns, device=flow.device) - u[use][:, None]) ** 2
     near_v = -0.5 * (torch.arange(rows, device=flow.device) - v[use][:, None]) ** 2
     target = (near_v[:, :, None] + near_u[:, None, :]).flatten(1).softmax(-1)
-    return -(target * scores[use.flatten(1)].log_softmax(-1)).sum(-1).mean()
+    return -(target * scores[use].log_softmax(-1)).sum(-1).mean()
 
 
 def attention_loss(logits: Tensor, joints_uv: Tensor, person: Tensor) -> Tensor:
