@@ -19,7 +19,7 @@ from densefit_ros.body.joints import (
     flip_map,
     landmark_positions,
 )
-from densefit_ros.body.model import pose, rest_joints, rest_vertices, vertex_colors
+from densefit_ros.body.model import outline_vertices, pose, rest_joints, rest_vertices, thinned, vertex_colors
 from densefit_ros.body.skin import Skinner
 from densefit_ros.errors import BackendUnavailable, ShapeError
 from densefit_ros.geometry import so3
@@ -91,6 +91,24 @@ def test_a_joint_moves_only_what_hangs_on_it(body):
     below = {elbow, SMPL_JOINTS.index("left_wrist"), SMPL_JOINTS.index("left_hand")}
     share = np.where(np.isin(body.skin_joint, list(below)), body.skin_weight, 0).sum(1)
     assert shift[share == 0].max() < 1e-6 and shift[share > 0.99].min() > 1e-3
+
+
+def test_a_thinned_body_is_the_body_at_these_vertices(either):
+    params, some = random_params(3), np.array([5, 0, 17, 9])
+    np.testing.assert_allclose(pose(thinned(either, some), params).vertices, pose(either, params).vertices[:, some], atol=1e-12)
+    np.testing.assert_allclose(pose(thinned(either, some), params).joints, pose(either, params).joints, atol=1e-12)
+
+
+def test_the_outline_says_where_a_body_begins_and_ends(body):
+    chosen = outline_vertices(body)
+    assert len(np.unique(chosen)) == 1024
+    params = random_params(40, angle=0.8)
+    outlines, bodies = Skinner(body, "cpu", 40).outline(params), pose(body, params).vertices
+    assert outlines.shape == (40, 1024, 3)
+    np.testing.assert_allclose(outlines, bodies[:, chosen], atol=1e-4)
+    size = np.ptp(bodies, axis=1).max(1)[:, None]
+    for end in (np.min, np.max):
+        assert (np.abs(end(outlines, axis=1) - end(bodies, axis=1)) / size).max() < 0.02
 
 
 def test_float64_in_float64_out(either):

@@ -35,6 +35,9 @@ class _Skinner:
     def pose(self, params):
         return pose(_body(), params)
 
+    def outline(self, params):
+        return self.pose(params).vertices
+
 
 @dataclasses.dataclass(frozen=True)
 class _Models:

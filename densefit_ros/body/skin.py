@@ -7,13 +7,15 @@ are allocated once; only the parameters (85 numbers a person) go up.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import warp as wp
 
 from .. import warp_setup
 from ..errors import BackendUnavailable, ShapeError
 from ..types import NUM_BETAS, NUM_JOINTS, BodyParams, PosedBody
-from .model import BodyModel, check_params
+from .model import BodyModel, check_params, outline_vertices, thinned
 
 wp.set_module_options({"enable_backward": False})
 
@@ -235,6 +237,17 @@ class Skinner:
         """Posed surface (P,V,3) and joints (P,24,3) in the camera frame, m, float32; the arrays are the caller's own."""
         persons = self.pose_on_device(params)
         return PosedBody(self._download(self.vertices, persons, self._v), self._download(self.joints, persons, NUM_JOINTS))
+
+    def outline(self, params: BodyParams) -> np.ndarray:
+        """Posed places (P,n,3), m, camera frame, of the n vertices that boxes are made of; the arrays are the caller's own.
+
+        All vertices take 0.9 ms in a frame where these take 0.2.
+        """
+        return self._outline.pose(params).vertices
+
+    @cached_property
+    def _outline(self) -> Skinner:
+        return Skinner(thinned(self.body, outline_vertices(self.body)), str(self.device), self.max_persons)
 
     def _record(self, kernel: wp.Kernel, dim: int | tuple[int, int], inputs: list) -> wp.Launch:
         return wp.launch(kernel, dim=dim, inputs=inputs, device=self.device, record_cmd=True)

@@ -11,6 +11,7 @@ import numpy as np
 import warp as wp
 
 from ..arena import Arena
+from ..body.model import outline_vertices
 from ..body.skin import Skinner
 from ..displace.contract import DEPTH_LIMIT_M, GRID, RENDER_CHANNELS, STRIDE_PX
 from ..displace.decode import DecodeOptions
@@ -104,11 +105,12 @@ class Batch:
     def _find_and_crop(self) -> list[Callable[[], None]]:
         n, up, parts = self.size, self.up.device, self.parts
         boxes = self._zeros(n * image_kernels.PARTS, wp.vec4)
+        outline = wp.array(outline_vertices(parts.body), dtype=wp.int32, device=parts.device)
         self._intrinsics = self._zeros(n, wp.vec4)
         return [
             *self._pose(up.rotvec, up.pose_betas, up.t),
             self._command(image_kernels.box_parts, n * image_kernels.PARTS,
-                          self.skinner.vertices, len(parts.body.v_template), up.camera, boxes),
+                          self.skinner.vertices, parts.body.num_vertices, outline, len(outline), up.camera, boxes),
             self._command(image_kernels.windows, n, boxes, up.camera, up.margin, ASPECT, SIZE_PX, self.down.device.affine,
                           self._crop_camera, self._intrinsics),
             self._command(image_kernels.crop_pixels, n * _PIXELS, parts.image, parts.width, parts.height, SIZE_PX,

@@ -13,14 +13,21 @@ vec3ub = wp.vec3ub
 
 
 @wp.kernel
-def box_parts(vertices: wp.array(dtype=wp.vec3), count: int, camera: wp.array(dtype=wp.vec4), out: wp.array(dtype=wp.vec4)):
-    """Boxes (low u, low v, high u, high v) of every PARTS-th vertex of a person."""
+def box_parts(
+    vertices: wp.array(dtype=wp.vec3),
+    num_vertices: int,
+    outline: wp.array(dtype=int),
+    count: int,
+    camera: wp.array(dtype=wp.vec4),
+    out: wp.array(dtype=wp.vec4),
+):
+    """Boxes (low u, low v, high u, high v) of every PARTS-th vertex of a person's outline."""
     i = wp.tid()
     p = i / _PARTS
     k = camera[p]
     box = wp.vec4(_FAR, _FAR, -_FAR, -_FAR)
-    for v in range(i - p * _PARTS, count, _PARTS):
-        x = vertices[p * count + v]
+    for j in range(i - p * _PARTS, count, _PARTS):
+        x = vertices[p * num_vertices + outline[j]]
         if x[2] > 0.0 and wp.isfinite(x[0]) and wp.isfinite(x[1]):
             u = k[0] * x[0] / x[2] + k[2]
             w = k[1] * x[1] / x[2] + k[3]

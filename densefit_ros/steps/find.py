@@ -70,8 +70,8 @@ def mesh_boxes(models: Models, tracks: Sequence[Track], camera: Camera) -> np.nd
     """Boxes (P,4) px around the projected meshes of the tracks."""
     if not tracks:
         return np.zeros((0, 4), np.float32)
-    posed = models.skinner.pose(BodyParams.stack([t.params for t in tracks]))
-    return np.stack([box_of(project(camera, v)) for v in posed.vertices])
+    outlines = models.skinner.outline(BodyParams.stack([t.params for t in tracks]))
+    return np.stack([box_of(project(camera, v)) for v in outlines])
 
 
 def box_of(uv: np.ndarray) -> np.ndarray:

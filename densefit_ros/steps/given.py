@@ -27,8 +27,8 @@ def mesh_boxes(models: Models, estimates: Estimate, camera: Camera) -> np.ndarra
     finite = all(np.isfinite(a).all() for a in (params.betas, params.root_rotvec, params.joint_rotvec, params.t_camera_root))
     if not finite or estimates.confidence.shape != (len(params),):
         raise ShapeError(f"expected {len(params)} finite bodies with a confidence each, got {estimates.confidence.shape}")
-    posed = [models.skinner.pose(params.person(i)).vertices[0] for i in range(len(params))]  # may be more than we track
-    return np.reshape([find.box_of(project(camera, v)) for v in posed], (-1, 4)).astype(np.float32)
+    outlines = [models.skinner.outline(params.person(i))[0] for i in range(len(params))]  # may be more than we track
+    return np.reshape([find.box_of(project(camera, v)) for v in outlines], (-1, 4)).astype(np.float32)
 
 
 def proposals(boxes_xywh: np.ndarray | None, estimate_boxes: np.ndarray) -> np.ndarray:
