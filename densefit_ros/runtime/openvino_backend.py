@@ -6,6 +6,7 @@ Runtime takes 8.1, displacement network 4.8 where it takes 7.5.  In float32 both
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,7 +33,10 @@ def cpu_has_bf16(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:
 
 
 class OpenVinoRuntime:
-    """A network compiled for one person; more are run one by one.
+    """A network compiled for one person; of more, two are run at a time where there are two cores.
+
+    Four people, two cores, medians: regressor 15.2 ms instead of 22.1 one by one, displacement network 8.4 instead of 12.4; one
+    person takes what a single stream takes.
 
     ``precision``: ``fp32``, or ``fp16``, which is bfloat16 on processors that multiply it and float32 on others.  Raises
     AssetError when the file is missing, BackendUnavailable when OpenVINO is, or does not understand the file, and for
@@ -53,6 +57,7 @@ class OpenVinoRuntime:
         if not Path(path).is_file():
             raise AssetError(f"{path}: network file not found (expected an .onnx file)")
         core = ov.Core()
+        streams = min(2, os.cpu_count() or 1)
         bf16 = precision == "fp16" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         try:
             model = core.read_model(self.path)
@@ -65,12 +70,13 @@ class OpenVinoRuntime:
             model.reshape(fixed)
             settings = {
                 "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-                "INFERENCE_NUM_THREADS": max(1, int(threads)),
-                "NUM_STREAMS": "1",
+                "INFERENCE_NUM_THREADS": max(1, int(threads)) * streams,
+                "NUM_STREAMS": str(streams),
                 # The camera and the recorder live on the same cores: the scheduler knows better.
                 "ENABLE_CPU_PINNING": False,
             }
-            self._request = core.compile_model(model, "CPU", settings).create_infer_request()
+            compiled = core.compile_model(model, "CPU", settings)
+            self._requests = [compiled.create_infer_request() for _ in range(streams)]
         except RuntimeError as error:
             first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BackendUnavailable(
@@ -81,15 +87,24 @@ class OpenVinoRuntime:
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See :class:`densefit_ros.runtime.protocol.Runtime`."""
-        persons = check_inputs(self, inputs)
+        persons, at_once = check_inputs(self, inputs), len(self._requests)
+        feeds = [
+            {name: np.ascontiguousarray(inputs[name][i : i + self._batch]) for name in self.inputs}
+            for i in range(0, persons, self._batch)
+        ]
         with self._one_at_a_time:
-            parts = [self._part(inputs, slice(i, i + self._batch)) for i in range(0, persons, self._batch)]
-        return parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in self.outputs}
-
-    def _part(self, inputs: Mapping[str, np.ndarray], rows: slice) -> dict[str, np.ndarray]:
-        feed = {name: np.ascontiguousarray(inputs[name][rows]) for name in self.inputs}
-        found = self._request.infer(feed, share_inputs=True)
-        return {name: found[k] for k, name in enumerate(self.outputs)}
+            if len(feeds) == 1:  # waiting for a request costs a switch of threads
+                found = self._requests[0].infer(feeds[0], share_inputs=True)
+                return {name: found[k] for k, name in enumerate(self.outputs)}
+            parts = []
+            for i in range(0, len(feeds), at_once):
+                asked = list(zip(self._requests, feeds[i : i + at_once]))
+                for request, feed in asked:
+                    request.start_async(feed, share_inputs=True)
+                for request, _ in asked:
+                    request.wait()
+                    parts.append([np.array(request.get_output_tensor(k).data) for k in range(len(self.outputs))])
+        return {name: np.concatenate([p[k] for p in parts]) for k, name in enumerate(self.outputs)}
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], stream: int) -> Callable[[], None]:
         """See :class:`densefit_ros.runtime.protocol.DeviceRuntime`; the CPU's form."""
