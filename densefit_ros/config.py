@@ -102,6 +102,11 @@ class RegressConfig:
         "new: people who are not tracked yet",
         choices=("new", "always", "never"),
     )
+    recrop: bool = _opt(
+        True,
+        "look at newcomers again, in a window cut around the body that the first look saw: for finders' boxes, which are rough; "
+        "without keypoints",
+    )
     keypoint_prior: bool = _opt(
         True,
         "lift keypoints, MediaPipe's and given ones, from what the regressor says of the same people; off: from the points alone",

@@ -94,6 +94,9 @@ def _first_estimates(
             boxes_xywh = given.proposals(boxes_xywh, given_boxes)
         new_boxes, state = find.newcomers(models, state, frame, boxes, boxes_xywh)
         boxes = np.concatenate([boxes, new_boxes])
+    with times("regress"):
+        if estimates is None:
+            boxes = find.settled(models, frame, boxes, len(tracks))
     with times("crop"):
         squares = [crops.square_around(b, config.render.crop_margin) for b in boxes]
         crop = crops.extract(frame.rgb, np.reshape(squares, (-1, 4)), SIZE_PX)

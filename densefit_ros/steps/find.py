@@ -112,6 +112,29 @@ def newcomers(
     return boxes[free[: room + SPARE if room > 0 else 0]], state
 
 
+def settled(models: Models, frame: Frame, boxes: np.ndarray, known: int) -> np.ndarray:
+    """Boxes (N,4) px, those behind the first ``known`` moved to the body that the regressor sees in them.
+
+    Finders' boxes are rough, and the networks know people in the middle of tight windows.  A box stays where the regressor sees
+    nobody, or somebody elsewhere, or somebody who has a box.  All stay where keypoints are lifted: these come from a network with
+    windows of its own.  docs/DECISIONS.md has the measurement.
+    """
+    config, camera, source = models.config, frame.camera, models.estimator
+    lifted = frame.keypoints is not None or models.keypoint_source is not None
+    if len(boxes) == known or lifted or not config.regress.recrop or source.margin is not None:
+        return boxes
+    squares = np.stack([crops.square_around(b, config.render.crop_margin) for b in boxes[known:]])
+    seen = source.estimate(crops.extract(frame.rgb, squares, source.size_px), camera)
+    boxes = boxes.copy()
+    for i in np.flatnonzero(seen.confidence >= config.regress.min_confidence):
+        box = box_of(project(camera, models.skinner.outline(seen.params.person(i))[0]))  # may be more than we track
+        shared, others = association.iou([box, boxes[known + i]], boxes), np.arange(len(boxes)) != known + i
+        crowd = shared[:, others].max(1, initial=0.0)
+        if shared[0, known + i] >= MIN_OVERLAP and crowd[0] <= max(crowd[1], MIN_OVERLAP):
+            boxes[known + i] = box
+    return boxes
+
+
 def checked_boxes(boxes_xywh: np.ndarray) -> np.ndarray:
     """Boxes (N,4) px as float32.  Raises ShapeError."""
     boxes = np.asarray(boxes_xywh, np.float32)

@@ -1,0 +1,111 @@
+"""Newcomers' boxes: moved to whom the regressor sees in them, and to nobody else."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from densefit_ros.body.assets import load_body
+from densefit_ros.body.model import pose
+from densefit_ros.body.skin import Skinner
+from densefit_ros.config import load_config
+from densefit_ros.geometry.camera import camera_from_fov, project
+from densefit_ros.runtime.picture import SIZE_PX
+from densefit_ros.steps import find
+from densefit_ros.types import BodyParams, Estimate, Frame, Keypoints
+
+CAMERA = camera_from_fov(640, 480, 60.0)
+SOMEBODY = np.array([[0.1, 0.0, 3.0]], np.float32)
+
+
+class Regressor:
+    """Sees one given person in every window, and remembers the windows."""
+
+    size_px, margin, name = SIZE_PX, None, "one person"
+
+    def __init__(self, places_m: np.ndarray, confidence: float = 0.9) -> None:
+        self.places_m, self.confidence, self.windows = places_m, confidence, []
+
+    def estimate(self, crop, camera, warm=()):
+        self.windows.append(crop.image_from_crop)
+        params = dataclasses.replace(BodyParams.rest(len(crop.rgb)), t_camera_root=self.places_m[: len(crop.rgb)].copy())
+        params.root_rotvec[:, 0] = np.pi
+        return Estimate(params, np.full(len(crop.rgb), self.confidence, np.float32))
+
+
+@pytest.fixture(scope="module")
+def body():
+    return load_body()
+
+
+@pytest.fixture(scope="module")
+def skinner(body):
+    return Skinner(body, "cpu", 1)
+
+
+def models_of(skinner, regressor, source=None, **overrides):
+    return SimpleNamespace(config=load_config(overrides=overrides), estimator=regressor, skinner=skinner, keypoint_source=source)
+
+
+def box_around(body, place_m):
+    params = dataclasses.replace(BodyParams.rest(1), t_camera_root=np.array([place_m], np.float32))
+    params.root_rotvec[:, 0] = np.pi
+    return find.box_of(project(CAMERA, pose(body, params).vertices[0]))
+
+
+def frame(**more):
+    return Frame(np.full((480, 640, 3), 90, np.uint8), 0, CAMERA, **more)
+
+
+def rough(box):
+    """A box that begins and ends elsewhere by a tenth of its size."""
+    return (box + 0.1 * np.array([box[2], box[3], -box[2], box[3]])).astype(np.float32)
+
+
+def test_a_rough_box_is_moved_to_the_body_that_is_seen_in_it(body, skinner):
+    truth = box_around(body, SOMEBODY[0])
+    regressor = Regressor(SOMEBODY)
+    moved = find.settled(models_of(skinner, regressor), frame(), rough(truth)[None], 0)
+    np.testing.assert_allclose(moved[0], truth, atol=0.01 * truth[3])
+    assert len(regressor.windows) == 1
+
+
+def test_boxes_of_tracks_stay_and_are_not_looked_at(body, skinner):
+    tracked = np.array([[5, 5, 60, 200]], np.float32)
+    truth = box_around(body, SOMEBODY[0])
+    regressor = Regressor(SOMEBODY)
+    moved = find.settled(models_of(skinner, regressor), frame(), np.stack([tracked[0], rough(truth)]), 1)
+    np.testing.assert_array_equal(moved[0], tracked[0])
+    np.testing.assert_allclose(moved[1], truth, atol=0.01 * truth[3])
+    assert len(regressor.windows[0]) == 1
+    np.testing.assert_array_equal(find.settled(models_of(skinner, regressor), frame(), tracked, 1), tracked)
+    assert len(regressor.windows) == 1
+
+
+@pytest.mark.parametrize("why", ["nobody", "elsewhere", "switched off", "lifted", "given keypoints", "another's margin"])
+def test_a_box_stays(body, skinner, why):
+    box = rough(box_around(body, SOMEBODY[0]))
+    regressor = Regressor(SOMEBODY, confidence=0.1 if why == "nobody" else 0.9)
+    if why == "elsewhere":
+        regressor.places_m = SOMEBODY + np.float32([[1.2, 0, 0]])
+    if why == "another's margin":
+        regressor.margin = 1.2
+    overrides = {"regress.recrop": False} if why == "switched off" else {}
+    models = models_of(skinner, regressor, source="mediapipe" if why == "lifted" else None, **overrides)
+    keypoints = Keypoints("coco17", np.zeros((1, 17, 2)), np.ones((1, 17))) if why == "given keypoints" else None
+    np.testing.assert_array_equal(find.settled(models, frame(keypoints=keypoints), box[None], 0)[0], box)
+    assert len(regressor.windows) == (why in ("nobody", "elsewhere"))
+
+
+def test_two_boxes_do_not_become_one_person(body, skinner):
+    truth = box_around(body, SOMEBODY[0])
+    beside = truth + np.float32([0.55 * truth[2], 0, 0, 0])  # overlaps the person by less than a track would
+    boxes = np.stack([rough(truth), beside])
+    moved = find.settled(models_of(skinner, Regressor(np.repeat(SOMEBODY, 2, 0))), frame(), boxes, 0)
+    np.testing.assert_allclose(moved[0], truth, atol=0.01 * truth[3])
+    np.testing.assert_array_equal(moved[1], beside)
+    with_track = find.settled(models_of(skinner, Regressor(SOMEBODY)), frame(), np.stack([truth, beside]), 1)
+    np.testing.assert_array_equal(with_track, np.stack([truth, beside]))
