@@ -15,6 +15,7 @@ from densefit_ros.config import load_config
 from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.runtime.picture import SIZE_PX
 from densefit_ros.steps import find
+from densefit_ros.track.state import TrackerState
 from densefit_ros.types import BodyParams, Estimate, Frame, Keypoints
 
 CAMERA = camera_from_fov(640, 480, 60.0)
@@ -109,3 +110,14 @@ def test_two_boxes_do_not_become_one_person(body, skinner):
     np.testing.assert_array_equal(moved[1], beside)
     with_track = find.settled(models_of(skinner, Regressor(SOMEBODY)), frame(), np.stack([truth, beside]), 1)
     np.testing.assert_array_equal(with_track, np.stack([truth, beside]))
+
+
+def test_the_surest_newcomers_get_the_room(skinner):
+    models = models_of(skinner, None, **{"track.max_people": 3})
+    models.body = skinner.body
+    estimate = Regressor(np.repeat(SOMEBODY, 5, 0)).estimate(SimpleNamespace(rgb=np.zeros(5), image_from_crop=None), CAMERA)
+    estimate.confidence[:] = (0.9, 0.5, 0.2, 0.8, 0.9)  # the first is tracked already
+    state, (track,), _ = find.admit(models, TrackerState(), [], find.take_estimate(estimate, [0]), 0)
+    state, tracks, kept = find.admit(models, state, [track], estimate, 33_000_000)
+    assert kept == [0, 4, 3] and len(tracks) == 3 and tracks[0] is track
+    assert find.admit(models, state, tracks, estimate, 66_000_000)[2] == [0, 1, 2]
