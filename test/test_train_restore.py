@@ -13,8 +13,9 @@ from densefit_ros.errors import AssetError  # noqa: E402
 from densefit_ros.runtime.onnxruntime_backend import OnnxRuntime  # noqa: E402
 from densefit_ros.runtime.picture import SEEN, SIZE_PX  # noqa: E402
 from densefit_ros.train.export import load_trained  # noqa: E402
+from densefit_ros.train.finder import FinderSource  # noqa: E402
 from densefit_ros.train.loop import to_tensors  # noqa: E402
-from densefit_ros.train.restore import main, restore  # noqa: E402
+from densefit_ros.train.restore import main, restore, restore_finder  # noqa: E402
 from densefit_ros.train.sources import JointSource  # noqa: E402
 from densefit_ros.weights import weights_path  # noqa: E402
 
@@ -97,3 +98,19 @@ def test_the_command_writes_a_checkpoint_that_exports(tmp_path, capsys):
     assert 0 < error_mm < 200 and f"mpjpe_mm {error_mm:.4g}" in capsys.readouterr().out
     part, record = load_trained(tmp_path / "best.pt", "displacement")
     assert record["task"] == "displacement" and part.config["blocks"] == [1, 3, 2, 1]
+
+
+def test_the_finder_computes_what_its_file_does(tmp_path):
+    path = weights_path("finder.onnx")
+    batch = FinderSource(3, 16, subjects=16).batch(0)
+    net = restore_finder(path, [batch] * 8)
+    file = OnnxRuntime(path)({"image": batch["image"][:3]})
+    with torch.inference_mode():
+        heat, box, seen = net.forward_guided(torch.from_numpy(batch["image"][:3]))
+    np.testing.assert_allclose(heat, file["heat"], atol=5e-3)
+    np.testing.assert_allclose(box, file["box"], atol=5e-3)
+    person = batch["owner"][:3, 4::8, 4::8] >= 0
+    assert seen[:, 0].numpy()[person].mean() > seen[:, 0].numpy()[~person].mean() + 1.0  # what only training asks for is learnt
+    data = json.dumps({"subjects": 8, "count": 8})
+    assert main(["--finder", "--out", str(tmp_path), "--batches", "1", "--data", data]) == 0
+    assert load_trained(tmp_path / "best.pt")[1]["task"] == "finder"

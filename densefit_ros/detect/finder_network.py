@@ -56,7 +56,7 @@ class FinderNet(nn.Module):
         return self
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        s8 = self._features(image)
+        s8 = self.features(image)
         return self.heat(s8).float(), self.box(s8).float()
 
     def forward_guided(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,10 +65,11 @@ class FinderNet(nn.Module):
         For training: every cell has its say in it, centres have one per person, so what people look like is learnt from it
         in fewer samples.
         """
-        s8 = self._features(image)
+        s8 = self.features(image)
         return self.heat(s8).float(), self.box(s8).float(), self.guide(s8).float()
 
-    def _features(self, image: Tensor) -> Tensor:
+    def features(self, image: Tensor) -> Tensor:
+        """(P,neck,H/8,W/8): what the heads read."""
         x = (image.permute(0, 3, 1, 2).float() - 115.0) / 64.0
         s8 = self.down8(self.down4(self.stem(x)))
         s16 = self.down16(s8)

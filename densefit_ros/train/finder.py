@@ -136,7 +136,7 @@ class FinderTask:
     def loss(self, net: nn.Module, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         heat, box, guide = net.forward_guided(batch["image"])
         with torch.autocast(heat.device.type, enabled=False):
-            owner = batch["owner"][:, STRIDE_PX // 2 :: STRIDE_PX, STRIDE_PX // 2 :: STRIDE_PX].long()
+            owner = _of_cells(batch["owner"]).long()
             total, parts = finder_loss(heat, box, batch["boxes"], batch["kind"])
             seen, spread = guide_loss(guide, box, batch["boxes"], batch["kind"], owner)
         return total + (1 - 0.8 * progress) * (_GUIDE * seen + spread), {
@@ -211,6 +211,16 @@ def guide_loss(guide: Tensor, box: Tensor, boxes_px: Tensor, kind: Tensor, owner
     weight = (own / own.sum((2, 3), keepdim=True).clamp(min=1.0)).sum(1)
     spread = ((1 - generalised_iou(*_pairs(box, boxes_px, who))) * weight).sum() / weight.sum().clamp(min=1.0)
     return seen, spread
+
+
+def _of_cells(pixels: Tensor) -> Tensor:
+    """(P,H,W) to (P,h,w): of the pixels in the middle of cells."""
+    return pixels[:, STRIDE_PX // 2 :: STRIDE_PX, STRIDE_PX // 2 :: STRIDE_PX]
+
+
+def seen_cells(owner: Tensor) -> Tensor:
+    """(P,h,w) float: 1 where a person is seen in the middle of a cell, of ``owner`` (P,H,W)."""
+    return (_of_cells(owner) >= 0).float()
 
 
 def _pairs(box: Tensor, boxes_px: Tensor, who: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from ..detect.finder_network import FinderNet
 from ..displace.network import RenderingConv
 from ..regress.network import RegressorNet
 from ..runtime.picture import check_pair
@@ -25,6 +27,7 @@ from ..weights import weights_path
 from .config import TrainConfig, commit
 from .data import Batch
 from .export import PARTS
+from .finder import seen_cells
 from .joint import JointNet
 from .loop import save_checkpoint, to_tensors
 from .losses import guide_loss, part_loss
@@ -44,26 +47,53 @@ def restore(regressor: Path, displacement: Path, batches: Iterable[Batch]) -> Jo
     """
     batches = list(batches)
     check_pair(regressor, displacement)
-    folded = {part: TorchRuntime(path).network for part, path in zip(PARTS, (regressor, displacement))}
-    net = JointNet(**{part: {k: v for k, v in n.config.items() if k != "fused"} for part, n in folded.items()})
-    state = net.state_dict()
-    for part, n in folded.items():
-        state |= {f"{part}.{name}": value for name, value in n.state_dict().items() if f"{part}.{name}" in state}
+    files = {part: TorchRuntime(path).network for part, path in zip(PARTS, (regressor, displacement))}
+    net = JointNet(**{part: _config(n) for part, n in files.items()})
+    folded = {f"{part}.{name}": value for part, n in files.items() for name, value in n.state_dict().items()}
     rendered = "displacement.render2.0.weight"
-    state[rendered] = RenderingConv.as_normalised(state[rendered])
+    folded[rendered] = RenderingConv.as_normalised(folded[rendered])
+    _unfold(net, folded, (_inputs(batch, "image", "intrinsics", "rendering") for batch in batches))
+    _teach_heads(net.regressor, batches)
+    return net
+
+
+def restore_finder(finder: Path, batches: Iterable[Batch]) -> FinderNet:
+    """A trainable network of the file's weights, with statistics of the pictures of ``batches``, as FinderSource makes them.
+
+    Raises AssetError when the file is not of this version's network.
+    """
+    batches = list(batches)
+    file = TorchRuntime(finder).network
+    net = FinderNet(**_config(file))
+    _unfold(net, file.state_dict(), (_inputs(batch, "image") for batch in batches))
+    with torch.no_grad():
+        learnt = [(net.features(*_inputs(batch, "image")).bfloat16(), seen_cells(*_inputs(batch, "owner"))) for batch in batches]
+    _teach([net.guide], learnt, lambda features, seen: F.binary_cross_entropy_with_logits(net.guide(features)[:, 0], seen))
+    return net
+
+
+def _config(network: nn.Module) -> dict[str, Any]:
+    return {k: v for k, v in network.config.items() if k != "fused"}
+
+
+def _inputs(batch: Batch, *names: str) -> tuple[Tensor, ...]:
+    return tuple(to_tensors({name: batch[name] for name in names}, "cpu").values())
+
+
+def _unfold(net: nn.Module, folded: Mapping[str, Tensor], pictures: Iterable[tuple[Tensor, ...]]) -> None:
+    """Give ``net``, in place, the function of the ``folded`` parameters, with normalisations measured on ``pictures``."""
+    state = net.state_dict()
+    state |= {name: value for name, value in folded.items() if name in state}
     pairs = _normalised(net)
     for conv, norm in pairs.items():
-        part, _, name = conv.partition(".")
-        bias = folded[part].state_dict()[f"{name}.bias"]
+        bias = folded[f"{conv}.bias"]
         # A normalisation that changes nothing but adds the folded bias.
         state |= {f"{norm}.weight": torch.ones_like(bias), f"{norm}.bias": bias, f"{norm}.running_mean": torch.zeros_like(bias)}
         state[f"{norm}.running_var"] = torch.full_like(bias, 1.0 - net.get_submodule(norm).eps)
     net.load_state_dict(state)
     net.eval()
-    for conv, (mean, variance) in _statistics(net, pairs, batches).items():
+    for conv, (mean, variance) in _statistics(net, pairs, pictures).items():
         _renormalise(net.get_submodule(conv), net.get_submodule(pairs[conv]), mean, variance)
-    _teach_heads(net.regressor, batches)
-    return net
 
 
 def _normalised(net: nn.Module) -> dict[str, str]:
@@ -77,8 +107,10 @@ def _normalised(net: nn.Module) -> dict[str, str]:
     return out
 
 
-def _statistics(net: JointNet, pairs: dict[str, str], batches: Iterable[Batch]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and variance per channel of what each convolution answers, over all pixels of all batches."""
+def _statistics(
+    net: nn.Module, pairs: dict[str, str], pictures: Iterable[tuple[Tensor, ...]]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and variance per channel of what each convolution answers, over all pixels of all pictures."""
     sums: dict[str, Tensor] = {}
 
     def gather(name: str) -> Any:
@@ -91,9 +123,8 @@ def _statistics(net: JointNet, pairs: dict[str, str], batches: Iterable[Batch]) 
 
     hooks = [net.get_submodule(name).register_forward_hook(gather(name)) for name in pairs]
     with torch.inference_mode():
-        for batch in batches:
-            t = to_tensors({name: batch[name] for name in ("image", "intrinsics", "rendering")}, "cpu")
-            net(t["image"], t["intrinsics"], t["rendering"])
+        for inputs in pictures:
+            net(*inputs)
     for hook in hooks:
         hook.remove()
     means = {name: (s[1] / s[0], s[2] / s[0]) for name, s in sums.items()}
@@ -112,19 +143,27 @@ def _renormalise(conv: nn.Conv2d, norm: nn.BatchNorm2d, mean: Tensor, variance: 
         norm.bias += mean
 
 
-def _teach_heads(net: RegressorNet, batches: Sequence[Batch], passes: int = 20) -> None:
+def _teach_heads(net: RegressorNet, batches: Sequence[Batch]) -> None:
     """Fit the heads that only training asks for to the trunk's features, which stay."""
-    learnt = []
     with torch.no_grad():
-        for batch in batches:
-            t = to_tensors({name: batch[name] for name in ("image", "body_colour", "body_part")}, "cpu")
-            learnt.append((net.trunk(t["image"]).s8.bfloat16(), t["body_colour"], t["body_part"]))
-    heads = nn.ModuleList([net.guide, net.parts])
-    optimizer = torch.optim.AdamW(heads.parameters(), lr=_HEADS_LR)
+        learnt = [
+            (net.trunk(*_inputs(batch, "image")).s8.bfloat16(), *_inputs(batch, "body_colour", "body_part")) for batch in batches
+        ]
+    _teach(
+        [net.guide, net.parts],
+        learnt,
+        lambda s8, colour, part: guide_loss(net.guide(s8), colour) + part_loss(net.parts(s8), part),
+    )
+
+
+def _teach(
+    heads: Sequence[nn.Module], learnt: Sequence[tuple[Tensor, ...]], loss_of: Callable[..., Tensor], passes: int = 20
+) -> None:
+    """Fit ``heads`` alone: ``learnt`` holds features, in half precision, and what ``loss_of`` compares their answers with."""
+    optimizer = torch.optim.AdamW(nn.ModuleList(heads).parameters(), lr=_HEADS_LR)
     for _ in range(passes):
-        for features, colour, part in learnt:
-            s8 = features.float()
-            loss = guide_loss(net.guide(s8), colour) + part_loss(net.parts(s8), part)
+        for features, *truth in learnt:
+            loss = loss_of(features.float(), *truth)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -133,21 +172,26 @@ def _teach_heads(net: RegressorNet, batches: Sequence[Batch], passes: int = 20) 
 def main(argv: list[str]) -> int:
     """``densefit train restore --out RUN``: best.pt of the networks that ship, validated."""
     parser = argparse.ArgumentParser(prog="densefit train restore", description="The networks that ship, made trainable again.")
-    parser.add_argument("--regressor", type=Path, default=weights_path("regressor.onnx"), help="ONNX file")
-    parser.add_argument("--displacement", type=Path, default=weights_path("displacement.onnx"), help="ONNX file")
+    parser.add_argument("--finder", action="store_true", help="the person finder instead of regressor and displacement network")
+    parser.add_argument("--files", type=Path, nargs="+", help="their ONNX files in this order; without: those that ship")
     parser.add_argument("--batches", type=int, default=24, help="batches of 32 that statistics are measured on")
     parser.add_argument("--data", type=json.loads, default={}, help="JSON object of arguments of the sample source")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder for best.pt and provenance.json")
     args = parser.parse_args(argv)
-    task = make_task(TrainConfig("joint", str(args.out), data={"starts": 1, **args.data}))
+    task_name, parts, make = ("finder", ("finder",), restore_finder) if args.finder else ("joint", PARTS, restore)
+    files = args.files or [weights_path(f"{part}.onnx") for part in parts]
+    if len(files) != len(parts):
+        parser.error(f"expected {len(parts)} --files, {' and '.join(parts)}, got {len(files)}")
+    starts = {} if args.finder else {"starts": 1}
+    task = make_task(TrainConfig(task_name, str(args.out), data={**starts, **args.data}))
     source = task.spec.build()
-    net = restore(args.regressor, args.displacement, (source.batch(i) for i in range(args.batches)))
+    net = make(*files, (source.batch(i) for i in range(args.batches)))
     held_out = task.validation_spec.build()
-    metrics = task.validate(net, [held_out.batch(i) for i in range(TrainConfig("joint", "").validation_batches)], "cpu")
+    metrics = task.validate(net, [held_out.batch(i) for i in range(TrainConfig(task_name, "").validation_batches)], "cpu")
     made = {"commit": commit(), "seed": 0, "step": 0, "metrics": metrics}
     args.out.mkdir(parents=True, exist_ok=True)
-    save_checkpoint({**made, "weights": net.state_dict(), "network": net.config, "task": "joint"}, args.out / "best.pt")
-    provenance = {**made, "restored": [str(args.regressor), str(args.displacement)]}
+    save_checkpoint({**made, "weights": net.state_dict(), "network": net.config, "task": task_name}, args.out / "best.pt")
+    provenance = {**made, "restored": [str(file) for file in files]}
     provenance |= {"batches": args.batches, "data": args.data}
     (args.out / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
     print("  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
