@@ -117,7 +117,7 @@ def make_crops(rng: np.random.Generator, engine: SynthEngine, count: int, size: 
             hand = int(rng.choice(_HANDS))
             metre_px = intrinsics[i, 0] / max(float(joints[i, hand, 2]), 0.3)
             own[i] &= ~draw_carried(rng, image, engine.backgrounds, joints_px[i, hand], metre_px, own[i])
-        rgb[i] = cut_at_border(engine.sensor.expose(rng, image), inside_u[i], inside_v[i])
+        rgb[i] = cut_at_border(engine.sensor.expose(rng, image, o.coarse_share), inside_u[i], inside_v[i])
         lights.append(light)
     own &= inside
     if o.aspect < 1:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 _BRIGHTEST = 1.4  # colours above are cut off before the camera's own curve
+_COARSEST = 0.35  # pixels of the coarsest pictures a side, over those of the others
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,19 +95,21 @@ class Sensor:
         )
         self._bank = np.concatenate([fine, coarse])
 
-    def expose(self, rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-        """(h,w,3) float32 in about [0,1] -> uint8: blur, white balance, exposure, gamma, noise, JPEG."""
-        size = image.shape[0]
+    def expose(self, rng: np.random.Generator, image: np.ndarray, coarse_share: float = 0.13) -> np.ndarray:
+        """(S,S,3) float32 in about [0,1] -> uint8: blur, white balance, exposure, gamma, noise, JPEG.
+
+        ``coarse_share``: of pictures that the camera takes with fewer pixels, and that are blown up afterwards, with their noise
+        and their JPEG blocks: how crops of people look who are smaller in the image than a crop is.
+        """
+        whole = size = image.shape[0]
+        if rng.random() < coarse_share:
+            size = max(int(whole * _COARSEST ** rng.random()), 8)
+            image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
         u = rng.random()
         if u < 0.25:
             image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.35, 1.5)))
         elif u < 0.32:
             image = cv2.filter2D(image, -1, _streak(rng))
-        elif u < 0.45:  # a small far-away person, blown up
-            small = int(size * rng.uniform(0.28, 0.8))
-            image = cv2.resize(
-                cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (size, size), interpolation=cv2.INTER_LINEAR
-            )
         # Cameras meter: dark pictures are lifted and bright ones held back, most of the way.
         metered = (0.40 / max(float(np.mean(cv2.mean(image)[:3])), 0.04)) ** rng.uniform(0.2, 0.8)
         gain = min(metered, 3.0) * rng.uniform(0.75, 1.3) * (1 + rng.normal(0, 0.06, 3))
@@ -129,7 +132,7 @@ class Sensor:
         if rng.random() < 0.6:
             ok, data = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(28, 96))])
             out = cv2.imdecode(data, cv2.IMREAD_COLOR) if ok else out
-        return out
+        return out if size == whole else cv2.resize(out, (whole, whole), interpolation=cv2.INTER_LINEAR)
 
 
 def _streak(rng: np.random.Generator) -> np.ndarray:
