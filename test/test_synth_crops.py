@@ -19,6 +19,7 @@ from densefit_ros.synth.clothing import skin
 from densefit_ros.synth.crops import make_crops
 from densefit_ros.synth.displacement import STRIDE_PX, make_pairs
 from densefit_ros.synth.engine import SynthEngine
+from densefit_ros.synth.lighting import Sensor
 from densefit_ros.types import BodyParams
 
 
@@ -245,3 +246,19 @@ def test_people_fit_the_columns_that_networks_see(engine):
     filled = np.maximum(np.ptp(u, axis=1) / (columns.stop - columns.start), np.ptp(v, axis=1) / 224)
     assert np.median(filled) > 0.75 and np.median(np.ptp(v, axis=1)) > 150
     assert (crops.visible_face[:, :, : columns.start] == -1).all() and (crops.visible_face[:, :, columns.stop :] == -1).all()
+
+
+def test_coarse_pictures_have_the_noise_of_fewer_pixels():
+    """Neighbouring pixels of a flat picture err alike where they were blown up from fewer."""
+    flat, correlations = np.full((96, 96, 3), 0.5, np.float32), {}
+    for share in (0.0, 1.0):
+        seen = []
+        for seed in range(60):
+            out = Sensor().expose(np.random.default_rng(seed), flat, share)
+            assert out.shape == flat.shape and out.dtype == np.uint8
+            error = out.astype(np.float32) - out.mean((0, 1))
+            if error.std() > 1.5:  # with noise worth the name
+                seen.append((error[:, 1:] * error[:, :-1]).mean() / (error**2).mean())
+        assert len(seen) > 20
+        correlations[share] = np.percentile(seen, 25)  # half of the noise is coarse by itself
+    assert correlations[1.0] > correlations[0.0] + 0.2
