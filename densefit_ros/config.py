@@ -104,8 +104,7 @@ class RegressConfig:
     )
     recrop: bool = _opt(
         True,
-        "look at newcomers again, in a window cut around the body that the first look saw: for finders' boxes, which are rough; "
-        "without keypoints",
+        "look at newcomers again, in a window cut around the body that the first look saw: for finders' boxes, which are rough",
     )
     keypoint_prior: bool = _opt(
         True,

@@ -95,10 +95,9 @@ def _first_estimates(
         new_boxes, state = find.newcomers(models, state, frame, boxes, boxes_xywh)
         boxes = np.concatenate([boxes, new_boxes])
     with times("regress"):
-        if estimates is None:
-            boxes = find.settled(models, frame, boxes, len(tracks))
+        around = boxes if estimates is not None else find.settled(models, frame, boxes, len(tracks))
     with times("crop"):
-        squares = [crops.square_around(b, config.render.crop_margin) for b in boxes]
+        squares = [crops.square_around(b, config.render.crop_margin) for b in around]
         crop = crops.extract(frame.rgb, np.reshape(squares, (-1, 4)), SIZE_PX)
     with times("regress"):
         if estimates is None:

@@ -72,6 +72,8 @@ def test_a_rough_box_is_moved_to_the_body_that_is_seen_in_it(body, skinner):
     moved = find.settled(models_of(skinner, regressor), frame(), rough(truth)[None], 0)
     np.testing.assert_allclose(moved[0], truth, atol=0.01 * truth[3])
     assert len(regressor.windows) == 1
+    lifted = find.settled(models_of(skinner, Regressor(SOMEBODY), source="mediapipe"), frame(), rough(truth)[None], 0)
+    np.testing.assert_array_equal(lifted, moved)  # the regressor is asked about them, too
 
 
 def test_boxes_of_tracks_stay_and_are_not_looked_at(body, skinner):
@@ -86,7 +88,7 @@ def test_boxes_of_tracks_stay_and_are_not_looked_at(body, skinner):
     assert len(regressor.windows) == 1
 
 
-@pytest.mark.parametrize("why", ["nobody", "elsewhere", "switched off", "lifted", "given keypoints", "another's margin"])
+@pytest.mark.parametrize("why", ["nobody", "elsewhere", "switched off", "points alone", "given points alone", "another's margin"])
 def test_a_box_stays(body, skinner, why):
     box = rough(box_around(body, SOMEBODY[0]))
     regressor = Regressor(SOMEBODY, confidence=0.1 if why == "nobody" else 0.9)
@@ -95,8 +97,10 @@ def test_a_box_stays(body, skinner, why):
     if why == "another's margin":
         regressor.margin = 1.2
     overrides = {"regress.recrop": False} if why == "switched off" else {}
-    models = models_of(skinner, regressor, source="mediapipe" if why == "lifted" else None, **overrides)
-    keypoints = Keypoints("coco17", np.zeros((1, 17, 2)), np.ones((1, 17))) if why == "given keypoints" else None
+    if "points alone" in why:
+        overrides = {"regress.keypoint_prior": False}
+    models = models_of(skinner, regressor, source="mediapipe" if why == "points alone" else None, **overrides)
+    keypoints = Keypoints("coco17", np.zeros((1, 17, 2)), np.ones((1, 17))) if why == "given points alone" else None
     np.testing.assert_array_equal(find.settled(models, frame(keypoints=keypoints), box[None], 0)[0], box)
     assert len(regressor.windows) == (why in ("nobody", "elsewhere"))
 

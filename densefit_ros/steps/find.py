@@ -116,12 +116,12 @@ def settled(models: Models, frame: Frame, boxes: np.ndarray, known: int) -> np.n
     """Boxes (N,4) px, those behind the first ``known`` moved to the body that the regressor sees in them.
 
     Finders' boxes are rough, and the networks know people in the middle of tight windows.  A box stays where the regressor sees
-    nobody, or somebody elsewhere, or somebody who has a box.  All stay where keypoints are lifted: these come from a network with
-    windows of its own.  docs/DECISIONS.md has the measurement.
+    nobody, or somebody elsewhere, or somebody who has a box.  docs/DECISIONS.md has the measurement.
     """
     config, camera, source = models.config, frame.camera, models.estimator
     lifted = frame.keypoints is not None or models.keypoint_source is not None
-    if len(boxes) == known or lifted or not config.regress.recrop or source.margin is not None:
+    alone = lifted and not config.regress.keypoint_prior  # the regressor is not asked
+    if len(boxes) == known or alone or not config.regress.recrop or source.margin is not None:
         return boxes
     squares = np.stack([crops.square_around(b, config.render.crop_margin) for b in boxes[known:]])
     seen = source.estimate(crops.extract(frame.rgb, squares, source.size_px), camera)
@@ -161,8 +161,9 @@ def first_estimate(
 ) -> Estimate:
     """One estimate per crop; tracks come first in the batch, and their predictions help sources that can use them.
 
-    ``boxes`` (P,4) px are those that the crops were cut around.  ``keypoints``, given ones in the order of the crops, or those of
-    the models' own source are lifted, from what the estimator says of the same people.
+    ``boxes`` (P,4) px are the tracks' and the finder's: sources with windows of their own have these cut around them, while the
+    crops may lie closer (:func:`settled`).  ``keypoints``, given ones in the order of the crops, or those of the models' own
+    source are lifted, from what the estimator says of the same people.
     """
     if not len(crop.rgb):
         return Estimate(BodyParams.rest(0), np.zeros(0, np.float32))
