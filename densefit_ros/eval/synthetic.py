@@ -25,9 +25,7 @@ FIRST_SUBJECT = 1_000_000
 SUBJECTS = 200
 VIDEO_FRAMES = 50
 # Wider round the person than the crops that networks read: windows are cut from these pictures.
-PICTURE = CropOptions(
-    aspect=1.0, negative_share=0.0, margin=1.2, centre_jitter=0.08, scale_low=0.85, scale_high=1.3, coarse_share=0.13
-)
+PICTURE = CropOptions(aspect=1.0, negative_share=0.0, margin=1.2, centre_jitter=0.08, scale_low=0.85, scale_high=1.3)
 
 
 class Synthetic:

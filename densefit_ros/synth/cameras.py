@@ -34,7 +34,7 @@ class CropOptions:
     crowd_share: float = 0.40  # crops with other people
     occluder_share: float = 0.30
     carried_share: float = 0.25  # crops with something in a hand
-    coarse_share: float = 0.45  # crops blown up from fewer pixels, as of people far away or before a small camera
+    coarse_share: float = 0.13  # crops blown up from fewer pixels, as of people far away or before a small camera
 
 
 def sample_camera(rng: np.random.Generator) -> Camera:

@@ -4,11 +4,12 @@ Training draws looks from the training subjects and backgrounds from the trainin
 draws from subjects and photographs that training never sees.  Batch ``i`` depends on (seed, i) alone.  ``size`` below
 the networks' own trains a first phase on smaller crops, at less than half the cost of a sample; the share ``easy`` of
 all crops shows one person with nobody and nothing in front, every other displacement batch of them with the person's
-true texture.
+true texture.  ``coarse``: share of crops that are blown up from fewer pixels.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,9 +61,11 @@ class _People:
         device: str = "cpu",
         size: int = SIZE_PX,
         easy: float = 0.0,
+        coarse: float = CropOptions.coarse_share,
     ) -> None:
         cv2.setNumThreads(1)
         self.seed, self.count, self.size, self.easy = seed, count, size, float(easy)
+        self._options = [dataclasses.replace(o, coarse_share=coarse) for o in (CropOptions(), EASY)]
         self.body = load_body()
         photographs = load_backgrounds("heldout" if held_out else "train", backgrounds)
         self.engine = SynthEngine(
@@ -72,7 +75,7 @@ class _People:
             first_subject=(HELDOUT_SUBJECT if held_out else 0) if first_subject is None else first_subject,
             subjects=subjects,
             cache=subjects,
-            options=CropOptions(),
+            options=self._options[0],
         )
 
         self._face_colour = vertex_colors(self.body)[self.body.faces].mean(1).astype(np.float16)
@@ -90,7 +93,7 @@ class _People:
         return np.ascontiguousarray(colour.transpose(0, 3, 1, 2))
 
     def crops(self, index: int) -> CropBatch:
-        self.engine.options = EASY if self.is_easy(index) else CropOptions()
+        self.engine.options = self._options[self.is_easy(index)]
         return make_crops(np.random.default_rng([self.seed, 11, index]), self.engine, self.count, self.size)
 
     def is_easy(self, index: int) -> bool:
