@@ -204,7 +204,7 @@ def test_corrupted_textures_stay_colours(engine):
 
 def test_background_splits_share_nothing(tmp_path, monkeypatch):
     picture = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
-    tmp_path = tmp_path / "share" / "pictures" / "abroad"  # the last parts of the name decide: without the number of the test run
+    tmp_path = tmp_path / "one" / "two" / "three"  # the last parts of the name decide: without the number of the test run
     tmp_path.mkdir(parents=True)
     for i in range(30):
         cv2.imwrite(str(tmp_path / f"p{i}.png"), picture)
