@@ -120,7 +120,7 @@ def test_windows_without_points_keep_the_regressors_answer_and_are_not_measured(
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_given_keypoints_ask_the_network_once_or_not_at_all(body, people, on, monkeypatch):
+def test_given_keypoints_ask_the_network_or_do_not(body, people, on, monkeypatch):
     settings = {"regress.backend": "network", "regress.keypoint_prior": on, "detect.backend": "none"}
     models = loading.load_models(with_overrides(Config(), settings))
     asked, real = [], type(models.estimator.runtime).__call__
@@ -133,8 +133,9 @@ def test_given_keypoints_ask_the_network_once_or_not_at_all(body, people, on, mo
     frame = Frame(np.full((480, 640, 3), 90, np.uint8), 0, CAMERA, keypoints=observed(body, people.person(0)))
     state, result = process(models, initial_state(), frame)
     assert [p.source for p in result.people] == ["keypoints"]
-    # Newcomers are looked at twice (mirrored); without the answer as prior the trunk still looks once for the displacements.
-    assert sum("image" in names for names in asked) == (2 if on else 1)
+    # Newcomers are looked at for their window and in it, mirrored too; without the answer as prior the trunk still looks once for
+    # the displacements.
+    assert sum("image" in names for names in asked) == (4 if on else 1)
 
 
 class Detector:
