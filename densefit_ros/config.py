@@ -43,7 +43,13 @@ class DetectConfig:
         0.0,
         3600.0,
     )
-    min_score: float = _opt(0.5, "detections below this score are dropped", 0.0, 1.0)
+    min_score: float = _opt(0.2, "detections below this score are dropped", 0.0, 1.0)
+    sure_score: float = _opt(
+        0.5,
+        "detections below this score are doubtful: dropped unless the regressor sees somebody in them (regress.sure_confidence)",
+        0.0,
+        1.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,7 @@ class RegressConfig:
     min_confidence: float = _opt(
         0.3, "a new track needs at least this confidence of the first estimate, and a tracked person to count as seen", 0.0, 1.0
     )
+    sure_confidence: float = _opt(0.9, "the same where the finder was in doubt", 0.0, 1.0)
     custom: CropNetworkConfig = field(default_factory=CropNetworkConfig)
 
 

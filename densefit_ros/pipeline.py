@@ -92,10 +92,11 @@ def _first_estimates(
         if estimates is not None:
             given_boxes = given.mesh_boxes(models, estimates, camera)
             boxes_xywh = given.proposals(boxes_xywh, given_boxes)
-        new_boxes, state = find.newcomers(models, state, frame, boxes, boxes_xywh)
-        boxes = np.concatenate([boxes, new_boxes])
+        new_boxes, sure, state = find.newcomers(models, state, frame, boxes, boxes_xywh)
+        boxes = around = np.concatenate([boxes, new_boxes])
     with times("regress"):
-        around = boxes if estimates is not None else find.settled(models, frame, boxes, len(tracks))
+        if estimates is None:
+            boxes, around = find.settled(models, frame, boxes, len(tracks), sure)
     with times("crop"):
         squares = [crops.square_around(b, config.render.crop_margin) for b in around]
         crop = crops.extract(frame.rgb, np.reshape(squares, (-1, 4)), SIZE_PX)

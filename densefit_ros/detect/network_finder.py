@@ -17,7 +17,7 @@ from .protocol import check_image, suppress
 THRESHOLD_LOGIT, SLOPE = -0.4, 2.84
 MIN_SCORE = 0.1
 PART_SHARE = 0.6  # of the picture's width and height: four parts that overlap by a third
-PART_MIN_SCORE = 0.6  # parts show fragments of everything, magnified: they must be surer
+PART_TRUST = 5 / 6  # parts show fragments of everything, magnified: a score of theirs is worth this much of the whole picture's
 SURE_SCORE = 0.5
 
 
@@ -39,20 +39,21 @@ class NetworkDetector:
         """See :class:`densefit_ros.detect.protocol.Detector`; one pass, and four more while fewer than ``enough`` are sure."""
         check_image(rgb)
         height, width = rgb.shape[:2]
-        found = suppress(self._search(rgb, (0, 0, width, height), MIN_SCORE))
+        found = suppress(self._search(rgb, (0, 0, width, height)))
         if not self._parts or sum(d.score >= SURE_SCORE for d in found) >= enough:
             return found
         w, h = math.ceil(PART_SHARE * width), math.ceil(PART_SHARE * height)
         for y in (0, height - h):
             for x in (0, width - w):
-                found += self._search(rgb, (x, y, w, h), PART_MIN_SCORE)
+                part = self._search(rgb, (x, y, w, h))
+                found += [Detection(d.box_xywh, PART_TRUST * d.score) for d in part]
         return suppress(found)
 
-    def _search(self, rgb: np.ndarray, part_xywh: tuple[int, int, int, int], min_score: float) -> list[Detection]:
+    def _search(self, rgb: np.ndarray, part_xywh: tuple[int, int, int, int]) -> list[Detection]:
         x, y, w, h = part_xywh
         window, scale, corner = letterbox(rgb[y : y + h, x : x + w])
         out = self.runtime({"image": window[None]})
-        boxes, logits = decode_peaks(out["heat"][0], out["box"][0], logit_of(min_score))
+        boxes, logits = decode_peaks(out["heat"][0], out["box"][0], logit_of(MIN_SCORE))
         boxes[:, :2] -= corner
         boxes = boxes / scale + np.array([x, y, 0, 0], np.float32)
         cut = _cut_by(boxes, part_xywh, rgb.shape)

@@ -41,7 +41,9 @@ LIVE_SETTINGS = frozenset(
     {
         "detect.interval_s",
         "detect.min_score",
+        "detect.sure_score",
         "regress.min_confidence",
+        "regress.sure_confidence",
         "render.crop_margin",
         "displace.passes",
         "displace.max_sigma_px",

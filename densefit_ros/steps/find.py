@@ -89,8 +89,8 @@ def box_of(uv: np.ndarray) -> np.ndarray:
 
 def newcomers(
     models: Models, state: TrackerState, frame: Frame, track_boxes: np.ndarray, boxes_xywh: np.ndarray | None
-) -> tuple[np.ndarray, TrackerState]:
-    """Boxes (N,4) px of people who are not tracked yet.
+) -> tuple[np.ndarray, np.ndarray, TrackerState]:
+    """Boxes (N,4) px of people who are not tracked yet, and (N,) bool: whether it is sure that they are people.
 
     Given boxes and given keypoints are always used; the built-in finder looks at most every ``detect.interval_s`` and only
     while there is room for another person.  SPARE more boxes than there is room for are looked at.
@@ -101,38 +101,44 @@ def newcomers(
         boxes_xywh = boxes_of_keypoints(frame.keypoints)
     if boxes_xywh is not None:
         boxes = checked_boxes(boxes_xywh)
+        scores = np.ones(len(boxes))
     elif not may_search(models, state, len(track_boxes), frame.stamp_ns):
-        return np.zeros((0, 4), np.float32), state
+        return np.zeros((0, 4), np.float32), np.zeros(0, bool), state
     else:
         state = dataclasses.replace(state, searched_ns=frame.stamp_ns)
         found = models.finder.detect(frame.rgb, enough=config.track.max_people)
-        found = [d.box_xywh for d in found if d.score >= config.detect.min_score]
-        boxes = np.reshape(found, (-1, 4)).astype(np.float32)
+        found = [d for d in found if d.score >= config.detect.min_score]
+        boxes = np.reshape([d.box_xywh for d in found], (-1, 4)).astype(np.float32)
+        scores = np.array([d.score for d in found])
     _, free = association.assign(track_boxes, boxes, MIN_OVERLAP)
-    return boxes[free[: room + SPARE if room > 0 else 0]], state
+    free = free[: room + SPARE if room > 0 else 0]
+    return boxes[free], scores[free] >= config.detect.sure_score, state
 
 
-def settled(models: Models, frame: Frame, boxes: np.ndarray, known: int) -> np.ndarray:
+def settled(
+    models: Models, frame: Frame, boxes: np.ndarray, known: int, sure: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (N,4) px, those behind the first ``known`` moved to the body that the regressor sees in them.
 
-    Finders' boxes are rough, and the networks know people in the middle of tight windows.  A box stays where the regressor sees
-    nobody, or somebody elsewhere, or somebody who has a box.  docs/DECISIONS.md has the measurement.
+    Finders' boxes are rough, and the networks know people in the middle of tight windows.  A box stays where it is if the
+    regressor sees nobody in it, or somebody elsewhere, or somebody who has a box; if it is not ``sure`` (N - known,), it goes.
+    Returns those that stay, as they were and as they are now.  docs/DECISIONS.md has the measurements.
     """
     config, camera, source = models.config, frame.camera, models.estimator
     lifted = frame.keypoints is not None or models.keypoint_source is not None
     alone = lifted and not config.regress.keypoint_prior  # the regressor is not asked
-    if len(boxes) == known or alone or not config.regress.recrop or source.margin is not None:
-        return boxes
-    squares = np.stack([crops.square_around(b, config.render.crop_margin) for b in boxes[known:]])
-    seen = source.estimate(crops.extract(frame.rgb, squares, source.size_px), camera)
-    boxes = boxes.copy()
-    for i in np.flatnonzero(seen.confidence >= config.regress.min_confidence):
-        box = box_of(project(camera, models.skinner.outline(seen.params.person(i))[0]))  # may be more than we track
-        shared, others = association.iou([box, boxes[known + i]], boxes), np.arange(len(boxes)) != known + i
-        crowd = shared[:, others].max(1, initial=0.0)
-        if shared[0, known + i] >= MIN_OVERLAP and crowd[0] <= max(crowd[1], MIN_OVERLAP):
-            boxes[known + i] = box
-    return boxes
+    around, stays = boxes.copy(), np.concatenate([np.ones(known, bool), sure])
+    if len(boxes) > known and config.regress.recrop and not alone and source.margin is None:
+        squares = np.stack([crops.square_around(b, config.render.crop_margin) for b in boxes[known:]])
+        seen = source.estimate(crops.extract(frame.rgb, squares, source.size_px), camera)
+        asked = np.where(sure, config.regress.min_confidence, config.regress.sure_confidence)
+        for i in np.flatnonzero(seen.confidence >= asked):
+            box = box_of(project(camera, models.skinner.outline(seen.params.person(i))[0]))  # may be more than we track
+            shared, others = association.iou([box, around[known + i]], around), np.arange(len(boxes)) != known + i
+            crowd = shared[:, others & stays].max(1, initial=0.0)
+            if shared[0, known + i] >= MIN_OVERLAP and crowd[0] <= max(crowd[1], MIN_OVERLAP):
+                around[known + i], stays[known + i] = box, True
+    return boxes[stays], around[stays]
 
 
 def checked_boxes(boxes_xywh: np.ndarray) -> np.ndarray:
