@@ -185,6 +185,11 @@ class FitConfig:
     )
     estimate_sigma_scale: float = _opt(1.0, "factor on the regressor's own standard deviations", 0.01, 100.0)
     betas_sigma: float = _opt(1.0, "standard deviation of the shape prior, in units of the body's shape directions", 0.01, 100.0)
+    pose_prior: str = _opt(
+        "gmm",
+        "what poses people take: eight Gaussians, VPoser's form, or nothing",
+        choices=("gmm", "vposer", "none"),
+    )
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ def load_models(config: Config) -> Models:
 
     from .body.assets import load_body
     from .body.skin import Skinner
+    from .fit.priors import make_prior
     from .fit.solver import Fitter
     from .regress.lifting import make_lifting
     from .render.factory import make_renderer
@@ -67,6 +68,7 @@ def load_models(config: Config) -> Models:
         max_persons=people,
         max_points=config.fit.max_points,
         options=fit_options(config),
+        pose_prior=make_prior(config.fit.pose_prior),
     )
     keypoint_source = _make_keypoint_source(config)
     estimator = _make_estimator(config, body, device)

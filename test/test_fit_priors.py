@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from fit_helpers import CAMERA, body, draw_around, make_matches, realistic_params, vertex_error_mm
 
-from densefit_ros.errors import AssetError, ConfigError, ShapeError
+from densefit_ros.config import load_config
+from densefit_ros.errors import AssetError, BackendUnavailable, ConfigError, ShapeError
 from densefit_ros.fit import latent, reference
 from densefit_ros.fit.options import Anchor, FitOptions
 from densefit_ros.fit.priors import NAMES, make_prior
 from densefit_ros.fit.priors.flow import estimate_context
+from densefit_ros.fit.resident import ResidentFit
 from densefit_ros.fit.solver import Fitter
 from densefit_ros.geometry import so3
+from densefit_ros.models import load_models
 from densefit_ros.synth.poses import sample_poses
 
 
@@ -183,3 +186,29 @@ def test_unknown_and_damaged_priors_are_told(tmp_path):
     np.savez(path, means=np.zeros((2, 69)), covars=np.stack([np.eye(69)] * 2), weights=np.array([1.5, -0.5]))
     with pytest.raises(AssetError, match="positive weights"):
         make_prior("gmm", path)
+
+
+def test_the_mixture_is_expanded_on_the_device_as_on_the_host():
+    prior = make_prior("gmm")
+    means = prior.means[[0, 1, 2, 7]].reshape(4, 23, 3)
+    rotvec = means + 0.02 * np.random.default_rng(8).normal(size=means.shape)
+    fitter = Fitter(body(), max_persons=4, max_points=64, options=FitOptions(linear="tile"), pose_prior=prior)
+    resident = ResidentFit(fitter, "smpl24", 2)
+    start = resident.arrays.rotvec.numpy().reshape(4, 24, 3)
+    start[:, 1:] = rotvec
+    resident.arrays.rotvec.assign(start.reshape(-1, 3))
+    for launch in resident.launches[:2]:
+        launch.launch()
+    expected = prior.gaussian(rotvec)
+    np.testing.assert_allclose(resident.arrays.pose_mean.numpy().reshape(4, 23, 3), expected.mean, atol=1e-6)
+    np.testing.assert_allclose(resident.arrays.pose_precision.numpy().reshape(4, 69, 69), expected.precision, rtol=1e-5, atol=1e-3)
+    assert len(np.unique(expected.mean, axis=0)) == 4  # four Gaussians, not one
+    with pytest.raises(BackendUnavailable, match="vposer"):
+        ResidentFit(Fitter(body(), max_persons=1, max_points=64, pose_prior=make_prior("vposer")), "smpl24", 2)
+
+
+def test_the_tracker_fits_with_the_prior_that_the_settings_name():
+    for name in ("gmm", "vposer", "none"):
+        config = load_config(None, {"detect.backend": "none", "regress.backend": "external", "fit.pose_prior": name})
+        prior = load_models(config).fitter.pose_prior
+        assert (prior.name if prior else "none") == name

@@ -78,7 +78,7 @@ class Batch:
         self.skinner = Skinner(body, str(device), n)
         options = parts.fitter.options
         slots = parts.fitter.max_points
-        self.fitter = Fitter(body, str(device), n, slots, _on_device(options))
+        self.fitter = Fitter(body, str(device), n, slots, _on_device(options), parts.fitter.pose_prior)
         self.fit = ResidentFit(self.fitter, "smpl24", options.iterations, (PREDICTION_CLAIM, Claim()))
         self.engine = WarpEngine(body, "cpu" if device.is_cpu else str(device), NEAR_M)
         self.colors: ColorSlots = self.engine.slots

@@ -119,7 +119,8 @@ class Harness:
             raise ConfigError(f"disturbed starts need the true parameters, which {self._dataset.name} does not have")
         rng = np.random.default_rng(np.frombuffer(sample.key.encode(), np.uint8))
         start = disturb(rng, truth, rest_joints(self._models.body, truth.betas)[:, 0], degrees=self._degrees)
-        sigma = np.full((1, 24), np.radians(max(self._degrees, MIN_SIGMA_DEG)), np.float32)
+        # Stated per axis, while the degrees are the length of the error.
+        sigma = np.full((1, 24), np.radians(max(self._degrees, MIN_SIGMA_DEG)) / np.sqrt(3), np.float32)
         return crop, Estimate(start, np.ones(1, np.float32), None, "disturbed", rot_sigma_rad=sigma)
 
     def refine(
@@ -158,11 +159,9 @@ class Harness:
         return params, status, flow or unknown
 
     def _fitter(self, evidence: str) -> Fitter:
-        """The tracker's fitter, or one with the options that this evidence needs."""
+        """The tracker's fitter with the options that this evidence needs, and without a pose prior of its own."""
         tracker = self._models.fitter
         options = dataclasses.replace(tracker.options, **OWN_OPTIONS.get(evidence, {}))
-        if options == tracker.options:
-            return tracker
         if options not in self._fitters:
             device = self._models.backends["device"]
             self._fitters[options] = Fitter(self._models.body, device, 1, tracker.max_points, options)

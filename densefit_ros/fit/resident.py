@@ -12,10 +12,12 @@ from types import SimpleNamespace
 import numpy as np
 import warp as wp
 
+from ..errors import BackendUnavailable
 from ..types import BodyParams, Correspondences, FitResult, Keypoints
 from . import guard, outcome, points, stage
 from .layout import GROUPS
-from .options import Claim
+from .options import Claim, PoseGaussian
+from .priors.gmm import GmmPrior
 from .solver import Fitter
 
 ANCHORS = 2
@@ -26,7 +28,8 @@ class ResidentFit:
 
     ``arrays`` are the fitter's own on the device: other kernels write start, cameras, anchors, keypoints and matches there.
     A slot without a match is a plane with weight and normal 0: it has no say, wherever its point lies.  ``claims`` are
-    those of the anchors.
+    those of the anchors.  Raises BackendUnavailable when the fitter's pose prior cannot be expanded on the device: only a
+    mixture can.
     """
 
     def __init__(self, fitter: Fitter, keypoints: str, iterations: int, claims: tuple[Claim, Claim] = (Claim(), Claim())) -> None:
@@ -48,9 +51,16 @@ class ResidentFit:
             claims=claims,
         )  # fmt: skip
         none = Keypoints(keypoints, np.zeros((persons, landmarks.count, 2)), np.zeros((persons, landmarks.count)))
-        self._plan = fitter._plan(self._staged, none, None)
+        prior = fitter.pose_prior
+        if prior is not None and not isinstance(prior, GmmPrior):
+            raise BackendUnavailable(f"the frame on one device knows the pose prior gmm, not {prior.name}")
+        nothing = PoseGaussian(np.zeros((persons, 23, 3)), np.zeros((persons, 69, 69)))
+        self._plan = fitter._plan(self._staged, none, None if prior is None else nothing)
         b.inbox.upload()
         self.launches = fitter._sequence(self._plan, iterations)
+        if prior is not None:
+            self._mixture = _upload(fitter, prior)  # launches do not keep what they read
+            self.launches = [*_choose_gaussians(fitter, self._mixture), *self.launches]
         self.arrays = SimpleNamespace(**{name: m.device for name, m in vars(b).items() if hasattr(m, "pull")})
         self.face_part = wp.array(fitter._constants.face_part.astype(np.int32), dtype=wp.int32, device=fitter._device)
         self.face_class = wp.array(fitter._constants.face_class.astype(np.int32), dtype=wp.int32, device=fitter._device)
@@ -86,3 +96,29 @@ class ResidentFit:
         result = outcome.collect(fitter, self._plan, staged, self._steps, residuals, believed)
         rows = {f.name: getattr(result, f.name)[:count] for f in dataclasses.fields(FitResult) if f.name != "params"}
         return FitResult(params=BodyParams.stack([result.params.person(i) for i in range(count)]), **rows)
+
+
+def _upload(fitter: Fitter, prior: GmmPrior) -> SimpleNamespace:
+    k, device = fitter._kernels.types, fitter._device
+
+    def put(values, dtype, shape):
+        return wp.array(np.ascontiguousarray(values.reshape(shape)), dtype=dtype, device=device)
+
+    return SimpleNamespace(
+        count=len(prior.means),
+        mean=put(prior.means, k.V3, (-1, 3)),
+        precision=put(prior.precisions, k.F, -1),
+        offset=put(prior.offset, k.F, -1),
+        energy=wp.zeros(fitter.max_persons * len(prior.means), dtype=k.F, device=device),
+    )
+
+
+def _choose_gaussians(fitter: Fitter, m: SimpleNamespace) -> list:
+    """Launches that expand the mixture around the start, as ``GmmPrior.gaussian`` does on the host."""
+    kernels, b, device, persons = fitter._kernels.pose_prior, fitter._b, fitter._device, fitter.max_persons
+    weigh = [m.count, b.rotvec.device, m.mean, m.precision, m.offset, m.energy]
+    choose = [m.count, m.energy, m.mean, m.precision, b.pose_mean.device, b.pose_precision.device]
+    return [
+        wp.launch(kernels.weigh, dim=persons * m.count, inputs=weigh, device=device, record_cmd=True),
+        wp.launch(kernels.choose, dim=persons * 69, inputs=choose, device=device, record_cmd=True),
+    ]

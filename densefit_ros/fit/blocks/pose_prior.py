@@ -2,6 +2,7 @@
 
 Every pose prior (mixture, VPoser, flow) is handed over as the Gaussian that it looks like around the start:
 r^T r = (w - mean)^T precision (w - mean) + constant, w = log of the 23 local rotations.  One kernel serves all three.
+Where starts are made on the device, the mixture's own Gaussian is chosen there too.
 """
 
 import functools
@@ -95,4 +96,50 @@ def make(F):
             gram[h + col_res * width + c0 + a] += g[a]
         out_cost[i] = weight * wp.dot(error[i], total)
 
-    return SimpleNamespace(chart=chart, add=add)
+    @wp.kernel(enable_backward=False, module="unique")
+    def weigh(
+        components: int,
+        rotvec: wp.array(dtype=V3),
+        mean: wp.array(dtype=V3),
+        precision: wp.array(dtype=F),
+        offset: wp.array(dtype=F),
+        out_energy: wp.array(dtype=F),
+    ):
+        """Energy of a person's start in one Gaussian of the mixture, as priors/gmm.py; one thread for each pair."""
+        i = wp.tid()
+        p = i / components
+        g = i - p * components
+        energy = offset[g]
+        for k in range(23):
+            total = V3()
+            for m in range(23):
+                d = rotvec[24 * p + m + 1] - mean[23 * g + m]
+                for a in range(3):
+                    o = 4761 * g + 69 * (3 * k + a) + 3 * m
+                    total[a] += precision[o] * d[0] + precision[o + 1] * d[1] + precision[o + 2] * d[2]
+            energy += F(0.5) * wp.dot(rotvec[24 * p + k + 1] - mean[23 * g + k], total)
+        out_energy[i] = energy
+
+    @wp.kernel(enable_backward=False, module="unique")
+    def choose(
+        components: int,
+        energy: wp.array(dtype=F),
+        mean: wp.array(dtype=V3),
+        precision: wp.array(dtype=F),
+        out_mean: wp.array(dtype=V3),
+        out_precision: wp.array(dtype=F),
+    ):
+        """The Gaussian of least energy to every person; one thread for each person and row of 69."""
+        i = wp.tid()
+        p = i / 69
+        row = i - p * 69
+        g = int(0)
+        for c in range(1, components):
+            if energy[p * components + c] < energy[p * components + g]:
+                g = c
+        if row < 23:
+            out_mean[23 * p + row] = mean[23 * g + row]
+        for c in range(69):
+            out_precision[69 * i + c] = precision[4761 * g + 69 * row + c]
+
+    return SimpleNamespace(chart=chart, add=add, weigh=weigh, choose=choose)

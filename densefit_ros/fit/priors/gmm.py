@@ -16,7 +16,10 @@ from .files import array
 
 
 class GmmPrior:
-    """K Gaussians: means (K,69) rad, covariances (K,69,69) rad^2, weights (K,)."""
+    """K Gaussians: means (K,69) rad, covariances (K,69,69) rad^2, weights (K,).
+
+    ``precisions`` (K,69,69) rad^-2 and ``offset`` (K,) make the energy.
+    """
 
     name = "gmm"
 
@@ -25,8 +28,8 @@ class GmmPrior:
         self.weights = np.asarray(weights, np.float64) / np.sum(weights)
         self.precisions = np.linalg.inv(np.asarray(covariances, np.float64))
         self.precisions = (self.precisions + self.precisions.transpose(0, 2, 1)) / 2
-        self._offset = 0.5 * np.linalg.slogdet(covariances)[1] - np.log(self.weights)
-        self._offset -= self._offset.min()  # the constant is free; keep energies near zero
+        self.offset = 0.5 * np.linalg.slogdet(covariances)[1] - np.log(self.weights)
+        self.offset -= self.offset.min()  # the constant is free; keep energies near zero
 
     @staticmethod
     def load(path: str | Path) -> GmmPrior:
@@ -52,7 +55,7 @@ class GmmPrior:
 
     def _terms(self, rotvec: np.ndarray) -> np.ndarray:
         d = np.asarray(rotvec, np.float64).reshape(-1, 1, 69) - self.means
-        return 0.5 * np.einsum("pki,kij,pkj->pk", d, self.precisions, d) + self._offset
+        return 0.5 * np.einsum("pki,kij,pkj->pk", d, self.precisions, d) + self.offset
 
     def energy(self, rotvec: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """(P,23,3) -> (P,)."""
