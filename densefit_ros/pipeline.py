@@ -92,11 +92,11 @@ def _first_estimates(
         if estimates is not None:
             given_boxes = given.mesh_boxes(models, estimates, camera)
             boxes_xywh = given.proposals(boxes_xywh, given_boxes)
-        new_boxes, sure, state = find.newcomers(models, state, frame, boxes, boxes_xywh)
+        new_boxes, scores, state = find.newcomers(models, state, frame, boxes, boxes_xywh)
         boxes = around = np.concatenate([boxes, new_boxes])
     with times("regress"):
         if estimates is None:
-            boxes, around = find.settled(models, frame, boxes, len(tracks), sure)
+            boxes, around = find.settled(models, frame, boxes, len(tracks), scores)
     with times("crop"):
         squares = [crops.square_around(b, config.render.crop_margin) for b in around]
         crop = crops.extract(frame.rgb, np.reshape(squares, (-1, 4)), SIZE_PX)
@@ -141,6 +141,7 @@ def _refine(models: Models, tracks: list[Track], crop: Crop, estimate: Estimate,
                 matches = Correspondences.concat([decode(field, surface, crop, priors.decode_options(config)), mapped])
         with times("fit"):
             sober = {"keypoints": estimate.keypoints, "depth": depth, "anchors": anchors}
+            sober["pose_gaussian"] = priors.pose_gaussian(models, params, tracks, estimate, frame.stamp_ns)
             fit = models.fitter.solve(params, camera, matches, **sober)
             fit = conclude.without_rejected(models, fit, params, camera, mapped, **sober)
             params = fit.params

@@ -19,7 +19,7 @@ from densefit_ros.track.state import TrackerState
 from densefit_ros.types import BodyParams, Detection, Estimate, Frame, Keypoints
 
 CAMERA = camera_from_fov(640, 480, 60.0)
-SURE = np.array([True])
+SURE, IN_DOUBT = np.array([0.9]), np.array([0.4])
 SOMEBODY = np.array([[0.1, 0.0, 3.0]], np.float32)
 
 
@@ -103,8 +103,10 @@ def test_a_box_stays(body, skinner, why):
     models = models_of(skinner, regressor, source="mediapipe" if why == "points alone" else None, **overrides)
     keypoints = Keypoints("coco17", np.zeros((1, 17, 2)), np.ones((1, 17))) if why == "given points alone" else None
     np.testing.assert_array_equal(find.settled(models, frame(keypoints=keypoints), box[None], 0, SURE)[1], box[None])
-    assert not len(find.settled(models, frame(keypoints=keypoints), box[None], 0, ~SURE)[1])  # nobody vouches for the finder
-    assert len(regressor.windows) == 2 * (why in ("nobody", "elsewhere"))
+    assert not len(find.settled(models, frame(keypoints=keypoints), box[None], 0, IN_DOUBT)[1])  # nobody vouches for the finder
+    even = find.settled(models, frame(keypoints=keypoints), box[None], 0, np.array([find.EVEN_SCORE]))[1]
+    assert len(even) == (why not in ("nobody", "elsewhere"))
+    assert len(regressor.windows) == 3 * (why in ("nobody", "elsewhere"))
 
 
 def test_a_box_that_the_finder_doubts_needs_a_sure_regressor(body, skinner):
@@ -113,11 +115,11 @@ def test_a_box_that_the_finder_doubts_needs_a_sure_regressor(body, skinner):
     boxes, places = np.stack([far, rough(truth)]), np.repeat(SOMEBODY, 2, 0)
     for confidence, stay in ((0.95, [1]), (0.85, [])):
         models = models_of(skinner, Regressor(places, confidence))
-        kept, around = find.settled(models, frame(), boxes, 0, np.array([False, False]))
+        kept, around = find.settled(models, frame(), boxes, 0, np.array([0.4, 0.4]))
         np.testing.assert_array_equal(kept, boxes[stay])
         np.testing.assert_allclose(around, np.repeat(truth[None], len(stay), 0), atol=0.01 * truth[3])
         # Beside a sure one, and a track, whom it does not disturb.
-        kept, around = find.settled(models, frame(), np.stack([far, far, rough(truth)]), 1, np.array([True, False]))
+        kept, around = find.settled(models, frame(), np.stack([far, far, rough(truth)]), 1, np.array([0.9, 0.4]))
         np.testing.assert_array_equal(kept[:2], [far, far])
         assert len(kept) == len(around) == 2 + len(stay)
 
@@ -126,26 +128,26 @@ def test_one_person_in_two_doubtful_boxes_is_taken_once(body, skinner):
     truth = box_around(body, SOMEBODY[0])
     boxes = np.stack([rough(truth), truth - np.float32([0, 0, 0, 0.3 * truth[3]])])
     models = models_of(skinner, Regressor(np.repeat(SOMEBODY, 2, 0), 0.95))
-    kept, _ = find.settled(models, frame(), boxes, 0, np.array([False, False]))
+    kept, _ = find.settled(models, frame(), boxes, 0, np.array([0.4, 0.4]))
     np.testing.assert_array_equal(kept, boxes[:1])
 
 
-def test_newcomers_are_sure_from_a_score_on(skinner):
+def test_newcomers_come_with_their_scores(skinner):
     found = [Detection(np.float32([100 * i, 50, 60, 200]), s) for i, s in enumerate((0.9, 0.5, 0.3, 0.1))]
     models = models_of(skinner, None)
     models.finder = SimpleNamespace(detect=lambda rgb, enough: found)
-    boxes, sure, _ = find.newcomers(models, TrackerState(), frame(), np.zeros((0, 4), np.float32), None)
+    boxes, scores, _ = find.newcomers(models, TrackerState(), frame(), np.zeros((0, 4), np.float32), None)
     np.testing.assert_array_equal(boxes, [d.box_xywh for d in found[:3]])
-    assert sure.tolist() == [True, True, False]
+    assert scores.tolist() == [0.9, 0.5, 0.3]
     given = np.stack([d.box_xywh for d in found])
-    assert find.newcomers(models, TrackerState(), frame(), np.zeros((0, 4), np.float32), given)[1].all()
+    assert find.newcomers(models, TrackerState(), frame(), np.zeros((0, 4), np.float32), given)[1].min() == 1
 
 
 def test_two_boxes_do_not_become_one_person(body, skinner):
     truth = box_around(body, SOMEBODY[0])
     beside = truth + np.float32([0.55 * truth[2], 0, 0, 0])  # overlaps the person by less than a track would
     boxes = np.stack([rough(truth), beside])
-    _, moved = find.settled(models_of(skinner, Regressor(np.repeat(SOMEBODY, 2, 0))), frame(), boxes, 0, np.ones(2, bool))
+    _, moved = find.settled(models_of(skinner, Regressor(np.repeat(SOMEBODY, 2, 0))), frame(), boxes, 0, np.ones(2))
     np.testing.assert_allclose(moved[0], truth, atol=0.01 * truth[3])
     np.testing.assert_array_equal(moved[1], beside)
     _, with_track = find.settled(models_of(skinner, Regressor(SOMEBODY)), frame(), np.stack([truth, beside]), 1, SURE)

@@ -29,6 +29,7 @@ from ..types import (
 )
 
 SPARE = 2  # boxes looked at beyond the people there is room for: not every box is a person
+EVEN_SCORE = 0.5  # as good as a coin: what a finder's word is worth where nobody looks again
 MIN_OVERLAP = 0.3  # a detection that overlaps a track this much is that track's person
 
 
@@ -90,7 +91,7 @@ def box_of(uv: np.ndarray) -> np.ndarray:
 def newcomers(
     models: Models, state: TrackerState, frame: Frame, track_boxes: np.ndarray, boxes_xywh: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, TrackerState]:
-    """Boxes (N,4) px of people who are not tracked yet, and (N,) bool: whether it is sure that they are people.
+    """Boxes (N,4) px of people who are not tracked yet, and (N,) in [0,1]: how sure it is that they are people.
 
     Given boxes and given keypoints are always used; the built-in finder looks at most every ``detect.interval_s`` and only
     while there is room for another person.  SPARE more boxes than there is room for are looked at.
@@ -103,7 +104,7 @@ def newcomers(
         boxes = checked_boxes(boxes_xywh)
         scores = np.ones(len(boxes))
     elif not may_search(models, state, len(track_boxes), frame.stamp_ns):
-        return np.zeros((0, 4), np.float32), np.zeros(0, bool), state
+        return np.zeros((0, 4), np.float32), np.zeros(0), state
     else:
         state = dataclasses.replace(state, searched_ns=frame.stamp_ns)
         found = models.finder.detect(frame.rgb, enough=config.track.max_people)
@@ -112,27 +113,30 @@ def newcomers(
         scores = np.array([d.score for d in found])
     _, free = association.assign(track_boxes, boxes, MIN_OVERLAP)
     free = free[: room + SPARE if room > 0 else 0]
-    return boxes[free], scores[free] >= config.detect.sure_score, state
+    return boxes[free], scores[free], state
 
 
 def settled(
-    models: Models, frame: Frame, boxes: np.ndarray, known: int, sure: np.ndarray
+    models: Models, frame: Frame, boxes: np.ndarray, known: int, scores: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (N,4) px, those behind the first ``known`` moved to the body that the regressor sees in them.
 
     Finders' boxes are rough, and the networks know people in the middle of tight windows.  A box stays where it is if the
-    regressor sees nobody in it, or somebody elsewhere, or somebody who has a box; if it is not ``sure`` (N - known,), it goes.
+    regressor sees nobody in it, or somebody elsewhere, or somebody who has a box; if its score (N - known,) is below
+    ``detect.sure_score``, it goes.  Where the regressor is not asked, boxes stay whose score is at least EVEN_SCORE.
     Returns those that stay, as they were and as they are now.  docs/DECISIONS.md has the measurements.
     """
     config, camera, source = models.config, frame.camera, models.estimator
     lifted = frame.keypoints is not None or models.keypoint_source is not None
-    alone = lifted and not config.regress.keypoint_prior  # the regressor is not asked
+    alone = lifted and not config.regress.keypoint_prior
+    asked = len(boxes) > known and config.regress.recrop and not alone and source.margin is None
+    sure = scores >= (config.detect.sure_score if asked else EVEN_SCORE)
     around, stays = boxes.copy(), np.concatenate([np.ones(known, bool), sure])
-    if len(boxes) > known and config.regress.recrop and not alone and source.margin is None:
+    if asked:
         squares = np.stack([crops.square_around(b, config.render.crop_margin) for b in boxes[known:]])
         seen = source.estimate(crops.extract(frame.rgb, squares, source.size_px), camera)
-        asked = np.where(sure, config.regress.min_confidence, config.regress.sure_confidence)
-        for i in np.flatnonzero(seen.confidence >= asked):
+        needed = np.where(sure, config.regress.min_confidence, config.regress.sure_confidence)
+        for i in np.flatnonzero(seen.confidence >= needed):
             box = box_of(project(camera, models.skinner.outline(seen.params.person(i))[0]))  # may be more than we track
             shared, others = association.iou([box, around[known + i]], around), np.arange(len(boxes)) != known + i
             crowd = shared[:, others & stays].max(1, initial=0.0)

@@ -11,7 +11,7 @@ from ..body.model import rest_joints
 from ..config import Config
 from ..displace.decode import DecodeOptions
 from ..evidence.depth import distance_ratio
-from ..fit.options import Anchor, Claim
+from ..fit.options import Anchor, Claim, PoseGaussian
 from ..models import Models
 from ..track import motion
 from ..track.state import Track
@@ -28,6 +28,8 @@ from ..types import (
 NOMINAL_DT_S = 1 / 30  # the motion sigmas of FitConfig are for one frame at 30 Hz; they grow with the root of time
 KEYPOINT_ROT_SIGMA_RAD = 0.35  # how far a lifted pose may be off per joint; keypoints enter the fit a second time, so loose
 ESTIMATE_T_SIGMA_M = 0.25  # a single view leaves depth this loose at a few metres
+# First estimates that no network has weighed against what poses people take.
+UNWEIGHED = ("external", "track")
 # What a frame gets wrong the next gets wrong as well: a prediction steadies the fit and tells the covariance nothing new.  What
 # is left says that a joint which nothing else sees is off by about a radian, and that size is known as of anybody.  With the
 # shape belief taken at its word, 50 % ellipsoids held 0.47 of the joints, without it 0.56; 95 % ones 0.82 and 0.88.
@@ -93,6 +95,23 @@ def anchors(tracks: Sequence[Track], estimate: Estimate, config: Config, stamp_n
             t_sigma_m=np.where(usable, ESTIMATE_T_SIGMA_M, np.inf) * np.ones((everyone, 3)),
         ),
     ]
+
+
+def pose_gaussian(
+    models: Models, params: BodyParams, tracks: Sequence[Track], estimate: Estimate, stamp_ns: int
+) -> PoseGaussian | None:
+    """The fitter's pose prior around ``params``; without weight for newcomers whose estimate knows what poses people take.
+
+    It holds tracks against what predictions count again in every frame.  In single pictures it gains nothing, and costs the
+    rare pose (docs/DECISIONS.md).
+    """
+    prior = models.fitter.pose_prior
+    if prior is None:
+        return None
+    newborn = ~np.isfinite(prediction_sigmas(tracks, models.config, stamp_ns)[0][:, 0])
+    weighed = [estimate.source_of(i) not in UNWEIGHED for i in range(len(tracks))]
+    around = prior.gaussian(params.joint_rotvec.astype(np.float64))
+    return dataclasses.replace(around, precision=around.precision * ~(newborn & weighed)[:, None, None])
 
 
 def scale_to_depth(
