@@ -19,6 +19,7 @@ from densefit_ros.geometry import so3
 from densefit_ros.geometry.camera import project
 from densefit_ros.render.protocol import Appearance
 from densefit_ros.render.warp_renderer import WarpRenderer
+from densefit_ros.synth.poses import sample_poses
 from densefit_ros.types import BodyParams, Camera
 
 W, H = 480, 360
@@ -37,7 +38,7 @@ def _people(count, seed=0, degrees=10.0):
     """True bodies side by side, and estimates with joint errors: two BodyParams of ``count`` persons."""
     rng = np.random.default_rng(seed)
     root = so3.log(so3.exp(np.array([np.pi, 0, 0])) @ so3.exp(np.array([0, 0.4, 0])))
-    joints = 0.25 * rng.normal(size=(count, 23, 3))
+    joints = sample_poses(rng, count).astype(np.float64)
     place = np.column_stack([0.9 * (np.arange(count) - (count - 1) / 2), np.full(count, 0.15), np.full(count, 3.6)])
     true = [np.zeros((count, 10)), np.tile(root, (count, 1)), joints, place]
     off = np.radians(degrees) * rng.normal(size=(count, 23, 3)) / np.sqrt(3)
