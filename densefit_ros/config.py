@@ -46,8 +46,8 @@ class DetectConfig:
     min_score: float = _opt(0.2, "detections below this score are dropped", 0.0, 1.0)
     sure_score: float = _opt(
         0.8,
-        "detections below this score are dropped unless the regressor is sure of them (regress.sure_confidence), or below 0.5 where "
-        "it is not asked: custom, external, and keypoints lifted alone",
+        "detections below this score are dropped unless the regressor is sure of them (regress.sure_confidence), or below 0.5 "
+        "where it is not asked: custom, external, and keypoints lifted alone",
         0.0,
         1.0,
     )
@@ -123,7 +123,9 @@ class RegressConfig:
     min_confidence: float = _opt(
         0.3, "a new track needs at least this confidence of the first estimate, and a tracked person to count as seen", 0.0, 1.0
     )
-    sure_confidence: float = _opt(0.9, "confidence that a find needs of which the finder is in doubt (detect.sure_score)", 0.0, 1.0)
+    sure_confidence: float = _opt(
+        0.9, "confidence of the first estimate that a find needs of which the finder is in doubt (detect.sure_score)", 0.0, 1.0
+    )
     custom: CropNetworkConfig = field(default_factory=CropNetworkConfig)
 
 

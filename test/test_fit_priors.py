@@ -201,7 +201,8 @@ def test_the_mixture_is_expanded_on_the_device_as_on_the_host():
         launch.launch()
     expected = prior.gaussian(rotvec)
     np.testing.assert_allclose(resident.arrays.pose_mean.numpy().reshape(4, 23, 3), expected.mean, atol=1e-6)
-    np.testing.assert_allclose(resident.arrays.pose_precision.numpy().reshape(4, 69, 69), expected.precision, rtol=1e-5, atol=1e-3)
+    precision = resident.arrays.pose_precision.numpy().reshape(4, 69, 69)
+    np.testing.assert_allclose(precision, expected.precision, rtol=1e-5, atol=1e-3)
     assert len(np.unique(expected.mean, axis=0)) == 4  # four Gaussians, not one
     with pytest.raises(BackendUnavailable, match="vposer"):
         ResidentFit(Fitter(body(), max_persons=1, max_points=64, pose_prior=make_prior("vposer")), "smpl24", 2)

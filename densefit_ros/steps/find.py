@@ -116,9 +116,7 @@ def newcomers(
     return boxes[free], scores[free], state
 
 
-def settled(
-    models: Models, frame: Frame, boxes: np.ndarray, known: int, scores: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def settled(models: Models, frame: Frame, boxes: np.ndarray, known: int, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (N,4) px, those behind the first ``known`` moved to the body that the regressor sees in them.
 
     Finders' boxes are rough, and the networks know people in the middle of tight windows.  A box stays where it is if the

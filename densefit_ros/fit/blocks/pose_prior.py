@@ -133,7 +133,7 @@ def make(F):
         i = wp.tid()
         p = i / 69
         row = i - p * 69
-        g = int(0)
+        g = int(0)  # noqa: UP018 - Warp takes a plain 0 for a constant
         for c in range(1, components):
             if energy[p * components + c] < energy[p * components + g]:
                 g = c
