@@ -195,3 +195,15 @@ def test_textures_are_learnt_from_every_third_image(parts, body):  # noqa: F811
     assert learnt == [DT_NS * (i - i % 3) for i in range(10)]
     bare, world = make(parts, body, **{"track.appearance": False})
     assert run(bare, world, 3)[0].tracks[0].learnt_ns is None
+
+
+def test_people_take_turns_in_being_learnt(parts, body):  # noqa: F811
+    models, world = make(parts, body, people=2)
+    state, last, most = initial_state(), {}, 0
+    for i in range(12):
+        state, _ = run(models, world, 1, state, i)
+        now = {t.track_id: t.learnt_ns for t in state.tracks}
+        most = max(most, sum(now[k] != last.get(k) for k in now))
+        last = now
+    assert len(last) == 2 and most == 1
+    assert all(stamp >= DT_NS * 8 for stamp in last.values())

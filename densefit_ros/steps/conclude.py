@@ -137,43 +137,32 @@ def _median_residual_px(models: Models, posed: PosedBody, matches: Correspondenc
 
 
 def learn_appearance(models: Models, people: list[Concluded], crop: Crop, frame: Frame) -> list[Concluded]:
-    """Fold this image into the textures of the people that were measured well in it, at most every LEARN_EVERY_NS.
+    """Fold this image into one person's texture: of those measured well in it, who has waited longest, LEARN_EVERY_NS or more.
 
-    Neighbouring images show the same, and learning costs as much as the fit.
+    Neighbouring images show the same, and learning costs as much as the fit; of three people at ten images a second all were
+    learnt from every image, 15 of 91 ms.
     """
     if not models.config.track.appearance or models.displacer is None:
         return people
-    well = [
+    due = [
         p
         for p in people
         if p.measured
         and p.result.status in (FitStatus.CONVERGED, FitStatus.MAX_ITERATIONS)
         and (p.track.learnt_ns is None or frame.stamp_ns - p.track.learnt_ns >= LEARN_EVERY_NS)
     ]
-    if not well:
+    if not due:
         return people
-    k = [p.index for p in well]
-    vertices = np.stack([p.result.vertices for p in well])
+    one = min(due, key=lambda p: -1 if p.track.learnt_ns is None else p.track.learnt_ns)
+    affine = crop.image_from_crop[one.index]
+    vertices = one.result.vertices
     # Visibility comes from the refined body, not from the start that was rendered for the network.
-    _, depth_m = models.renderer.render_depth(vertices, frame.camera, crop.image_from_crop[k], crop.size)
-    learnt: dict[int, Any] = {}
-    for row, p in enumerate(well):
-        learnt[p.index] = update_appearance(
-            models.body,
-            p.track.appearance,
-            vertices[row],
-            crop.rgb[p.index],
-            crop.image_from_crop[p.index],
-            frame.camera,
-            depth_m[row],
-            crop.size,
-        )
-    return [
-        dataclasses.replace(p, track=dataclasses.replace(p.track, appearance=learnt[p.index], learnt_ns=frame.stamp_ns))
-        if p.index in learnt
-        else p
-        for p in people
-    ]
+    _, depth_m = models.renderer.render_depth(vertices[None], frame.camera, affine[None], crop.size)
+    appearance = update_appearance(
+        models.body, one.track.appearance, vertices, crop.rgb[one.index], affine, frame.camera, depth_m[0], crop.size
+    )
+    track = dataclasses.replace(one.track, appearance=appearance, learnt_ns=frame.stamp_ns)
+    return [dataclasses.replace(p, track=track) if p is one else p for p in people]
 
 
 def finish(
