@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from train_helpers import inputs  # noqa: E402
+from train_helpers import inputs, no_fit  # noqa: E402
 
 from densefit_ros.errors import AssetError, DensefitError  # noqa: E402
 from densefit_ros.regress.decode import ray_rotation  # noqa: E402
@@ -45,6 +45,7 @@ def test_displacements_alone_leave_the_regressor_as_it_is():
     image, _, rendering = inputs()
     batch = {"image": image, "rendering": rendering, "flow": torch.ones((2, 2, 2, 16, 8))}
     batch |= {name: torch.ones((2, 2, 16, 8), dtype=torch.bool) for name in ("valid", "visible")}
+    batch |= no_fit(2, 2)
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.1)
     net.train()
     for _ in range(2):

@@ -18,6 +18,8 @@ from .data import Batch, SourceSpec
 from .loop import Metrics
 from .losses import DisplacementWeights, displacement_loss, match_loss
 from .tasks import RegressorTask, displacement_metrics_of, likelihood_share
+from .through_fit import NAMES as FIT_NAMES
+from .through_fit import fit_loss
 from .torch_body import JointChain
 
 Moves = tuple[Tensor, Tensor, tuple[Tensor, Tensor]]  # flow, log_var, and the match's queries and keys
@@ -65,11 +67,14 @@ class JointTask:
             net.regressor.eval()  # running statistics stay too
             with torch.no_grad():
                 features = net.regressor.trunk(batch["image"])
-            return self._displacement_loss(net.displace(features, batch["rendering"]), batch, progress)
-        answers, moves = net(batch["image"], batch["intrinsics"], batch["rendering"])
-        total, parts = self._regressor.loss_of(answers, batch, progress)
+            moves = net.displace(features, batch["rendering"])
+            total, parts = 0.0, {}
+        else:
+            answers, moves = net(batch["image"], batch["intrinsics"], batch["rendering"])
+            total, parts = self._regressor.loss_of(answers, batch, progress)
         moved, moved_parts = self._displacement_loss(moves, batch, progress)
-        return total + moved, {**parts, **moved_parts}
+        fitted, fitted_parts = self._fit_loss(moves, batch, progress)
+        return total + moved + fitted, {**parts, **moved_parts, **fitted_parts}
 
     def _displacement_loss(self, moves: Moves, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         flow, log_var, (query, key) = moves
@@ -78,6 +83,14 @@ class JointTask:
         moved, parts = displacement_loss(flow, log_var, target, valid, visible, nll_share=share, w=w)
         matched = match_loss(query, key, target, valid, visible)
         return moved + (1.0 - 0.8 * progress) * w.match * matched, {**parts, "match": matched.detach()}
+
+    def _fit_loss(self, moves: Moves, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        flow, log_var, _ = moves
+        labels = {name: batch[name].flatten(0, 1) for name in FIT_NAMES}
+        with torch.autocast(flow.device.type, enabled=False):
+            fitted, off_mm = fit_loss(flow, log_var, batch["flow"].flatten(0, 1), labels)
+        weighted = likelihood_share(progress) * self._weights.fit * fitted  # it reads variances: not before they are learnt
+        return weighted, {"fit": fitted.detach(), "fit_mm": off_mm}
 
     def validate(self, net: nn.Module, batches: list[Batch], device: str) -> Metrics:
         """Both tasks' metrics; the score weighs a tenth less joint error as much as a tenth less displacement error."""

@@ -23,6 +23,7 @@ class DisplacementWeights:
     nll_beta: float = 0.5
     occluded_l1: float = 0.25  # factor on the L1 term where the image does not show the surface point
     match: float = 0.5  # of the matching step; falls to a fifth over the run
+    fit: float = 4.0  # of the body after a step of the fit (through_fit.py)
     start_px: float = 2.0  # L1 is normalised by the start's own error plus this, so that near-perfect starts count
 
 

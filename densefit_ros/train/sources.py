@@ -35,6 +35,8 @@ from ..synth.engine import HELDOUT_SUBJECT, SynthEngine
 from ..synth.perturb import disturb
 from ..types import BodyParams
 from .data import Batch
+from .through_fit import NAMES as FIT_NAMES
+from .through_fit import FitLabeller, mirror_labels
 
 EVALUATION_SUBJECT = HELDOUT_SUBJECT + 200_000  # nobody whom validation, which chooses the weights, has looked at
 # One person in sight and nothing in front: what a first phase learns the match from.
@@ -236,6 +238,7 @@ class JointSource(_People):
         super().__init__(*args, **kwargs)
         self.starts, self.estimated, self.live, self.degrees = starts, estimated, live, degrees
         self._regressor = OnnxRuntime(Path(regressor)) if regressor else None
+        self._labeller = FitLabeller(self.body, self._face_part)
 
     def batch(self, index: int) -> Batch:
         """See :class:`densefit_ros.train.data.Source`."""
@@ -250,13 +253,20 @@ class JointSource(_People):
             # int(index * easy) counts the easy batches before this one.
             true_look = self.is_easy(index) and int(index * self.easy) % 2 == 1
             looks = crops.appearances if k == self.starts - 1 and true_look else None
-            pair = pair_batch(make_pairs(rng, self.engine, crops, start, looks, self.live))
+            rendered = make_pairs(rng, self.engine, crops, start, looks, self.live)
+            pair = pair_batch(rendered)
             # No track looks at a crop with nobody in its middle; such pairs have the largest errors and would lead the loss.
             pair["valid"] &= crops.labelled[:, None, None]
-            made.append(pair)
+            made.append(pair | self._fit_labels(index, k, crops, rendered, pair["valid"]))
         pairs = {name: np.stack([m[name] for m in made], 1) for name in made[0]}
         shown = {"body_colour": self.body_colour(crops, 8), "body_part": self.body_part(crops, 8)}
         return {**regressor_batch(crops), **shown, **pairs}
+
+    def _fit_labels(self, index: int, start: int, crops: CropBatch, pairs: DisplacementPairs, valid: np.ndarray) -> Batch:
+        columns = columns_seen(crops.size)
+        cells = slice(columns.start // STRIDE_PX, columns.stop // STRIDE_PX)
+        rng = np.random.default_rng([self.seed, 13, index, start])
+        return self._labeller.labels(rng, pairs.params, crops.params, pairs.surface, crops.intrinsics, valid, cells)
 
     def _some_estimates(self, rng: np.random.Generator, crops: CropBatch, start: BodyParams) -> BodyParams:
         """``start`` with the regressor's answers for a random share of the people."""
@@ -276,8 +286,10 @@ class JointSource(_People):
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Mirror half of the people with their renderings; change light and colour of the pictures."""
         which = rng.random(len(batch["image"])) < 0.5
-        names = ("rendering", "flow", "valid", "visible")
-        pairs = mirror_pairs({n: batch[n].reshape(-1, *batch[n].shape[2:]) for n in names}, np.repeat(which, self.starts))
+        names = ("rendering", "flow", "valid", "visible", *FIT_NAMES)
+        flat = {n: batch[n].reshape(-1, *batch[n].shape[2:]) for n in names}
+        twice = np.repeat(which, self.starts)
+        pairs = mirror_labels(flat, twice, flat["flow"].shape[3]) | mirror_pairs({n: flat[n] for n in names[:4]}, twice)
         out = mirror({n: v for n, v in batch.items() if n not in names}, which)
         # mirror_pairs takes x to S - x in whole pixels, which is one more than mirror does to their centres.
         side = out["image"].shape[1]
