@@ -15,6 +15,7 @@ from densefit_ros.body.model import face_parts, pose  # noqa: E402
 from densefit_ros.fit import reference  # noqa: E402
 from densefit_ros.fit.layout import COL_BETA, COL_ROT  # noqa: E402
 from densefit_ros.geometry import so3  # noqa: E402
+from densefit_ros.synth.displacement import DisplacementPairs  # noqa: E402
 from densefit_ros.train.sources import JointSource  # noqa: E402
 from densefit_ros.train.through_fit import (  # noqa: E402
     CELLS,
@@ -98,7 +99,10 @@ def labels_of(seed: int = 4, noise: float = 0.05):
     valid = rng.random((2, 56, 32)) < 0.3
     intrinsics = np.array([[300, 310, 112, 112], [400, 390, 100, 120]], np.float32)
     labeller = FitLabeller(body, face_parts(body))
-    labels = labeller.labels(rng, start, truth, surface, intrinsics, valid, slice(12, 44))
+    pairs = DisplacementPairs(
+        blank, np.zeros((2, 2, 56, 56)), valid, valid, surface, start, pose(body, start).vertices.astype(np.float32)
+    )
+    labels = labeller.labels(rng, pairs, truth, intrinsics, valid, slice(12, 44))
     return body, start, truth, labels, surface, intrinsics, valid
 
 

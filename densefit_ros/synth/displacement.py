@@ -31,6 +31,7 @@ class DisplacementPairs:
     visible: np.ndarray  # (P,h,w) bool: ... and the picture shows that point (not hidden by others, by itself, or off the image)
     surface: Surface  # the rendering
     params: BodyParams  # the disturbed estimate
+    vertices_m: np.ndarray  # (P,V,3) of it, camera frame
 
 
 def make_pairs(
@@ -60,7 +61,7 @@ def make_pairs(
     _bake_light(rng, rgb, scene.normals, (scene.face_id >= 0) & relight[:, None, None], batch)
     flow, valid, visible = true_flow(engine, batch, truth, scene.face_id, scene.bary)
     surface = Surface(scene.face_id, scene.bary, scene.depth_m, scene.normals, rgb, scene.vertex_colors, batch.image_from_crop)
-    return DisplacementPairs(batch.rgb, flow, valid, visible, surface, disturbed)
+    return DisplacementPairs(batch.rgb, flow, valid, visible, surface, disturbed, vertices)
 
 
 def _worn(

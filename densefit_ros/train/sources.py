@@ -266,7 +266,7 @@ class JointSource(_People):
         columns = columns_seen(crops.size)
         cells = slice(columns.start // STRIDE_PX, columns.stop // STRIDE_PX)
         rng = np.random.default_rng([self.seed, 13, index, start])
-        return self._labeller.labels(rng, pairs.params, crops.params, pairs.surface, crops.intrinsics, valid, cells)
+        return self._labeller.labels(rng, pairs, crops.params, crops.intrinsics, valid, cells)
 
     def _some_estimates(self, rng: np.random.Generator, crops: CropBatch, start: BodyParams) -> BodyParams:
         """``start`` with the regressor's answers for a random share of the people."""

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from ..body.joints import SMPL_FLIP
-from ..body.model import BodyModel, joint_transforms, outline_vertices, pose
+from ..body.model import BodyModel, joint_transforms, outline_vertices
 from ..fit.layout import COL_BETA, COL_ROT
 from ..fit.reference import below
 from ..geometry import so3
-from ..synth.displacement import STRIDE_PX
-from ..types import NUM_BETAS, NUM_JOINTS, NUM_UNKNOWNS, BodyParams, Surface
+from ..synth.displacement import STRIDE_PX, DisplacementPairs
+from ..types import NUM_BETAS, NUM_JOINTS, NUM_UNKNOWNS, BodyParams
 from .data import Batch
 
 CELLS = 160  # of each rendering
@@ -124,20 +124,20 @@ class FitLabeller:
     def labels(
         self,
         rng: np.random.Generator,
-        start: BodyParams,
+        pairs: DisplacementPairs,
         truth: BodyParams,
-        surface: Surface,
         intrinsics: np.ndarray,
         valid: np.ndarray,
         cells: slice,
     ) -> Batch:
-        """Labels of P starts, whose ``surface`` is rendered into crops of ``intrinsics`` (P,4) px.
+        """Labels of P starts that were rendered into crops of ``intrinsics`` (P,4) px.
 
         valid (P,h,w) bool: cells of the columns seen, ``cells`` of all columns.  fit_cell (P,CELLS) int32 indices into h * w, -1
         where there is none; fit_part (P,CELLS) uint8; fit_pixel_by_step (P,CELLS,2,85) float16 crop px; fit_body_by_step
         (P,24+POINTS,3,85) float16 m, pelvis-aligned; fit_step (P,85) float32.
         """
         persons, _, columns = valid.shape
+        start, vertices, surface = pairs.params, pairs.vertices_m, pairs.surface
         body, half = self._motion.body, STRIDE_PX // 2
         chosen = np.full((persons, CELLS), -1, np.int32)
         for i in range(persons):
@@ -148,7 +148,6 @@ class FitLabeller:
         at = (np.arange(persons)[:, None], row * STRIDE_PX + half, (column + cells.start) * STRIDE_PX + half)
         face = np.maximum(surface.face_id[at], 0)
         corners, bary = body.faces[face], surface.bary[at].astype(np.float32)
-        vertices = pose(body, start).vertices.astype(np.float32)
         person = np.arange(persons)[:, None]
         points = np.einsum("pnk,pnkc->pnc", bary, vertices[person[..., None], corners])
         by_step = self._motion.at(start, corners, bary, points)
