@@ -33,8 +33,9 @@ class BodyConfig:
 class DetectConfig:
     backend: str = _opt(
         "auto",
-        "person finder for new tracks: the built-in network, MediaPipe's (an optional extra), OpenCV's, or none",
-        choices=("auto", "network", "mediapipe", "hog", "none"),
+        "person finder for new tracks: the built-in network, MediaPipe's (an optional extra), both, OpenCV's, or none; auto: the "
+        "first of both, network and hog that runs here",
+        choices=("auto", "both", "network", "mediapipe", "hog", "none"),
     )
     onnx: str = _opt("", "finder network (.onnx); empty: the weights that ship with the package")
     interval_s: float = _opt(

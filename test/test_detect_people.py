@@ -9,6 +9,7 @@ from skimage import data
 
 from densefit_ros.detect.factory import make_detector
 from densefit_ros.detect.hog import HogDetector
+from densefit_ros.detect.in_turn import InTurn
 from densefit_ros.detect.protocol import suppress
 from densefit_ros.errors import BackendUnavailable, ConfigError, ShapeError
 from densefit_ros.regress import mediapipe_graph
@@ -91,7 +92,6 @@ def test_without_mediapipe_a_named_backend_fails_and_auto_falls_back(monkeypatch
 @needs_mediapipe
 def test_mediapipe_finds_the_person_and_nobody_else():
     finder = make_detector("mediapipe")
-    assert make_detector("auto").name == "mediapipe"
     (found,) = finder.detect(data.astronaut(), enough=9)
     x, y, w, h = found.box_xywh
     assert x < 150 < x + w and y < 120 and 200 < x + w / 2 + 60 < 400  # her face is at (220, 120)
@@ -115,6 +115,35 @@ def test_mediapipe_box_turns_with_the_person():
     standing = make_detector("mediapipe").detect(data.astronaut())[0].box_xywh
     lying = make_detector("mediapipe").detect(np.ascontiguousarray(np.rot90(data.astronaut())))[0].box_xywh
     assert standing[3] > 1.2 * standing[2] and lying[2] > 1.2 * lying[3]
+
+
+class Told:
+    """Finds what it was told to, and counts how often it is asked."""
+
+    def __init__(self, name, *found):
+        self.name, self.found, self.asked = name, list(found), 0
+
+    def detect(self, rgb, enough=1):
+        self.asked += 1
+        return self.found
+
+
+def test_the_second_finder_is_asked_for_whom_the_first_leaves_out():
+    first, second = Told("a", _found(0, 0, 10, 20, 0.6)), Told("b", _found(1, 0, 10, 20, 0.9), _found(30, 0, 10, 20, 0.5))
+    finder = InTurn([first, second])
+    assert finder.name == "a + b"
+    assert finder.detect(np.zeros((20, 50, 3), np.uint8), enough=1) == first.found and second.asked == 0
+    found = finder.detect(np.zeros((20, 50, 3), np.uint8), enough=2)
+    assert [d.score for d in found] == [0.9, 0.5] and second.asked == 1  # the surer box of the first person
+
+
+@needs_mediapipe
+def test_both_finders_are_the_automatic_choice():
+    finder = make_detector("auto", device="cpu")
+    assert [f.name.split(" ")[0] for f in finder.finders] == ["mediapipe", "network"]
+    (found, *_) = finder.detect(data.astronaut())
+    assert found.score > 0.5
+    assert len([d for d in finder.detect(data.coffee(), enough=9) if d.score > 0.8]) == 0
 
 
 def test_quiet_stderr_gives_stderr_back(capfd):

@@ -8,8 +8,8 @@ from pathlib import Path
 from ..errors import AssetError, BackendUnavailable, ConfigError
 from .protocol import Detector
 
-BACKENDS = ("auto", "network", "mediapipe", "hog", "none")
-AUTO_ORDER = ("mediapipe", "network", "hog")  # by measurement, docs/MODEL_CARD.md
+BACKENDS = ("auto", "both", "network", "mediapipe", "hog", "none")
+AUTO_ORDER = ("both", "network", "hog")  # by measurement, docs/DECISIONS.md
 
 
 def make_detector(
@@ -20,7 +20,7 @@ def make_detector(
     device: str = "auto",
     threads: int = 1,
 ) -> Detector | None:
-    """A person finder; ``none`` gives None.
+    """A person finder; ``none`` gives None, ``both`` MediaPipe's, and the network for whom it leaves out.
 
     ``auto`` is the first of AUTO_ORDER that runs here; when that is not the first of all, the log says why.  ``onnx``,
     ``runtime``, ``device`` and ``threads`` concern the network alone: its file (empty: the one that ships; a named file
@@ -49,6 +49,10 @@ def make_detector(
 
 
 def _make(name: str, onnx: str | Path, runtime: str, device: str, threads: int) -> Detector:
+    if name == "both":
+        from .in_turn import InTurn
+
+        return InTurn([_make(n, onnx, runtime, device, threads) for n in ("mediapipe", "network")])
     if name == "network":
         from ..runtime.factory import make_runtime
         from ..weights import weights_path
