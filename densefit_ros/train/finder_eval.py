@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--onnx", default="", help="finder network; empty: the one that ships")
     parser.add_argument("--scenes", type=int, default=160)
     parser.add_argument("--demo-step", type=int, default=1)
-    parser.add_argument("--backends", nargs="*", default=["network", "mediapipe", "hog"])
+    parser.add_argument("--backends", nargs="*", default=["network", "mediapipe", "both", "hog"])
     parser.add_argument("--backgrounds", nargs="*", default=None, metavar="DIR")
     args = parser.parse_args(argv)
     cv2.setNumThreads(1)
