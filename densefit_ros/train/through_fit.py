@@ -61,15 +61,8 @@ class BodyMotion:
         rotmat, position, _ = (x.astype(np.float32) for x in joint_transforms(self.body, start))
         share = np.einsum("pnk,pnkj->pnj", weights, self._share[vertices])  # of each joint in each point
         turned = share @ self._below.T  # of each joint and all that hangs on it
-        out = np.zeros((*points_m.shape, NUM_UNKNOWNS), np.float32)
-        out[..., 0:3] = np.eye(3, dtype=np.float32)
         arm = (points_m[:, :, None] - position[:, None]) * turned[..., None]
-        x, y, z = arm[..., 0], arm[..., 1], arm[..., 2]
-        rot = out[..., COL_ROT:COL_BETA].reshape(*out.shape[:3], NUM_JOINTS, 3)  # -[arm]_x
-        rot[..., 0, :, 1], rot[..., 0, :, 2] = z, -y
-        rot[..., 1, :, 0], rot[..., 1, :, 2] = -z, x
-        rot[..., 2, :, 0], rot[..., 2, :, 1] = y, -x
-        out[..., COL_ROT:COL_BETA] = rot.reshape(*out.shape[:3], -1)
+        out = _moved_and_turned(arm)
         by_rest = np.einsum("pnj,pjab->pnab", share, rotmat)
         rest_by_beta = np.einsum("pnk,pnkcb->pncb", weights, self.body.shapedirs[vertices])
         carried = self._joints_by_betas(rotmat) - np.einsum("pjab,jbc->pjac", rotmat, self.body.joint_shapedirs)
@@ -81,12 +74,7 @@ class BodyMotion:
         rotmat, position, _ = (x.astype(np.float32) for x in joint_transforms(self.body, start))
         hangs = self._below.T - np.eye(NUM_JOINTS, dtype=np.float32)  # [j,k]: joint j is carried by k
         arm = (position[:, :, None] - position[:, None]) * hangs[None, :, :, None]
-        out = np.zeros((len(position), NUM_JOINTS, 3, NUM_UNKNOWNS), np.float32)
-        out[..., 0:3] = np.eye(3, dtype=np.float32)
-        rot = np.zeros((*out.shape[:3], NUM_JOINTS, 3), np.float32)
-        for row, column, axis, sign in ((0, 1, 2, 1), (0, 2, 1, -1), (1, 0, 2, -1), (1, 2, 0, 1), (2, 0, 1, 1), (2, 1, 0, -1)):
-            rot[:, :, row, :, column] = sign * arm[..., axis]
-        out[..., COL_ROT:COL_BETA] = rot.reshape(*out.shape[:3], -1)
+        out = _moved_and_turned(arm)
         out[..., COL_BETA:] = self._joints_by_betas(rotmat)
         return out
 
@@ -98,6 +86,14 @@ class BodyMotion:
             q = self.body.parents[k]
             out[:, k] = out[:, q] + np.einsum("pab,bc->pac", rotmat[:, q], dirs[k] - dirs[q])
         return out
+
+
+def _moved_and_turned(arm: np.ndarray) -> np.ndarray:
+    """(P,N,3,85) of points that translation moves and joints turn, ``arm`` (P,N,24,3) m away from them; 0 by betas."""
+    out = np.zeros((*arm.shape[:2], 3, NUM_UNKNOWNS), np.float32)
+    out[..., :COL_ROT] = np.eye(3, dtype=np.float32)
+    out[..., COL_ROT:COL_BETA] = -np.swapaxes(so3.hat(arm), -2, -3).reshape(*arm.shape[:2], 3, -1)
+    return out
 
 
 def step_between(body: BodyModel, start: BodyParams, truth: BodyParams) -> np.ndarray:
