@@ -46,6 +46,7 @@ EASY = CropOptions(
 _COLOUR_SUM = 1.1  # body.vertex_colors spans [0.1, 1]
 NO_PART = 24
 _PART_FLIP = np.array([*SMPL_FLIP, NO_PART], np.uint8)
+_PAIR_NAMES = ("rendering", "flow", "valid", "visible")  # of pair_batch
 _MIRROR = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
 
 
@@ -203,10 +204,15 @@ def mirrored_colour(colour: np.ndarray) -> np.ndarray:
     return out
 
 
+def _cells_seen(size: int) -> slice:
+    """The columns of the displacement network's cells that lie in the columns seen of crops of ``size`` px."""
+    columns = columns_seen(size)
+    return slice(columns.start // STRIDE_PX, columns.stop // STRIDE_PX)
+
+
 def pair_batch(pairs: DisplacementPairs) -> Batch:
     """rendering (P,S,W,11) float16; flow (P,2,h,w) float16 crop px; valid, visible (P,h,w) bool: of the columns seen."""
-    columns = columns_seen(pairs.image.shape[1])
-    cells = slice(columns.start // STRIDE_PX, columns.stop // STRIDE_PX)
+    cells = _cells_seen(pairs.image.shape[1])
     flow = pairs.flow[..., cells]
     return {
         "rendering": pack_rendering(pairs.surface).astype(np.float16),
@@ -257,16 +263,12 @@ class JointSource(_People):
             pair = pair_batch(rendered)
             # No track looks at a crop with nobody in its middle; such pairs have the largest errors and would lead the loss.
             pair["valid"] &= crops.labelled[:, None, None]
-            made.append(pair | self._fit_labels(index, k, crops, rendered, pair["valid"]))
+            chooser = np.random.default_rng([self.seed, 13, index, k])
+            cells = _cells_seen(crops.size)
+            made.append(pair | self._labeller.labels(chooser, rendered, crops.params, crops.intrinsics, pair["valid"], cells))
         pairs = {name: np.stack([m[name] for m in made], 1) for name in made[0]}
         shown = {"body_colour": self.body_colour(crops, 8), "body_part": self.body_part(crops, 8)}
         return {**regressor_batch(crops), **shown, **pairs}
-
-    def _fit_labels(self, index: int, start: int, crops: CropBatch, pairs: DisplacementPairs, valid: np.ndarray) -> Batch:
-        columns = columns_seen(crops.size)
-        cells = slice(columns.start // STRIDE_PX, columns.stop // STRIDE_PX)
-        rng = np.random.default_rng([self.seed, 13, index, start])
-        return self._labeller.labels(rng, pairs, crops.params, crops.intrinsics, valid, cells)
 
     def _some_estimates(self, rng: np.random.Generator, crops: CropBatch, start: BodyParams) -> BodyParams:
         """``start`` with the regressor's answers for a random share of the people."""
@@ -286,10 +288,11 @@ class JointSource(_People):
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Mirror half of the people with their renderings; change light and colour of the pictures."""
         which = rng.random(len(batch["image"])) < 0.5
-        names = ("rendering", "flow", "valid", "visible", *FIT_NAMES)
+        names = (*_PAIR_NAMES, *FIT_NAMES)
         flat = {n: batch[n].reshape(-1, *batch[n].shape[2:]) for n in names}
-        twice = np.repeat(which, self.starts)
-        pairs = mirror_labels(flat, twice, flat["flow"].shape[3]) | mirror_pairs({n: flat[n] for n in names[:4]}, twice)
+        of_start = np.repeat(which, self.starts)
+        pairs = mirror_pairs({n: flat[n] for n in _PAIR_NAMES}, of_start)
+        pairs |= mirror_labels(flat, of_start, flat["flow"].shape[3])
         out = mirror({n: v for n, v in batch.items() if n not in names}, which)
         # mirror_pairs takes x to S - x in whole pixels, which is one more than mirror does to their centres.
         side = out["image"].shape[1]

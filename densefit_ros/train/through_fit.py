@@ -9,7 +9,7 @@ displacements' errors, the step that the fit takes is off by
     e = (J^T W J + P)^-1 (J^T W n - P x)
 
 and the loss is how far B e moves the body, pelvis-aligned.  W are the precisions that the network states, robust and counted
-by parts as the tracker's fit does.  The labels (:func:`fit_labels`) are derivatives at some cells and some points of the body.
+by parts as the tracker's fit does.  The labels (:class:`FitLabeller`) are derivatives at some cells and some points of the body.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..body.joints import SMPL_FLIP
 from ..body.model import BodyModel, joint_transforms, outline_vertices
+from ..config import DisplaceConfig, FitConfig
 from ..fit.layout import COL_BETA, COL_ROT
 from ..fit.reference import below
 from ..geometry import so3
@@ -30,8 +31,7 @@ from .data import Batch
 CELLS = 160  # of each rendering
 POINTS = 48  # of the body's surface, beside its joints
 NAMES = ("fit_cell", "fit_part", "fit_pixel_by_step", "fit_body_by_step", "fit_step")
-_PART_CORRELATION = 0.85  # as displace.part_correlation of config/default.yaml
-_ROBUST_SCALE = 4.0  # as fit.robust_scale
+_PART_CORRELATION, _ROBUST_SCALE = DisplaceConfig().part_correlation, FitConfig().robust_scale  # the tracker's
 _ROT_SIGMA_RAD = (np.radians(1.5), np.radians(15.0))  # least and most that a start may claim per axis
 _T_SIGMA_M, _BETAS_SIGMA = 0.05, 0.5
 _VARIANCE_SHARE = 0.25  # of the variances' derivative: they are to state errors, which the likelihood sees to
@@ -61,8 +61,7 @@ class BodyMotion:
         rotmat, position, _ = (x.astype(np.float32) for x in joint_transforms(self.body, start))
         share = np.einsum("pnk,pnkj->pnj", weights, self._share[vertices])  # of each joint in each point
         turned = share @ self._below.T  # of each joint and all that hangs on it
-        arm = (points_m[:, :, None] - position[:, None]) * turned[..., None]
-        out = _moved_and_turned(arm)
+        out = _moved_and_turned((points_m[:, :, None] - position[:, None]) * turned[..., None])
         by_rest = np.einsum("pnj,pjab->pnab", share, rotmat)
         rest_by_beta = np.einsum("pnk,pnkcb->pncb", weights, self.body.shapedirs[vertices])
         carried = self._joints_by_betas(rotmat) - np.einsum("pjab,jbc->pjac", rotmat, self.body.joint_shapedirs)
@@ -73,8 +72,7 @@ class BodyMotion:
         """(P,24,3,85) m of the posed joints."""
         rotmat, position, _ = (x.astype(np.float32) for x in joint_transforms(self.body, start))
         hangs = self._below.T - np.eye(NUM_JOINTS, dtype=np.float32)  # [j,k]: joint j is carried by k
-        arm = (position[:, :, None] - position[:, None]) * hangs[None, :, :, None]
-        out = _moved_and_turned(arm)
+        out = _moved_and_turned((position[:, :, None] - position[:, None]) * hangs[..., None])
         out[..., COL_BETA:] = self._joints_by_betas(rotmat)
         return out
 
@@ -137,14 +135,13 @@ class FitLabeller:
         body, half = self._motion.body, STRIDE_PX // 2
         chosen = np.full((persons, CELLS), -1, np.int32)
         for i in range(persons):
-            own = np.flatnonzero(valid[i])
-            own = rng.permutation(own)[:CELLS]
+            own = rng.permutation(np.flatnonzero(valid[i]))[:CELLS]
             chosen[i, : len(own)] = own
         row, column = np.divmod(np.maximum(chosen, 0), columns)
-        at = (np.arange(persons)[:, None], row * STRIDE_PX + half, (column + cells.start) * STRIDE_PX + half)
+        person = np.arange(persons)[:, None]
+        at = (person, row * STRIDE_PX + half, (column + cells.start) * STRIDE_PX + half)
         face = np.maximum(surface.face_id[at], 0)
         corners, bary = body.faces[face], surface.bary[at].astype(np.float32)
-        person = np.arange(persons)[:, None]
         points = np.einsum("pnk,pnkc->pnc", bary, vertices[person[..., None], corners])
         by_step = self._motion.at(start, corners, bary, points)
         z = np.maximum(points[..., 2:3], 0.05)[..., None]
