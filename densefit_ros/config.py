@@ -106,7 +106,7 @@ class RegressConfig:
     )
     mirrored: str = _opt(
         "new",
-        "backend network: whose mirrored crop it is asked about too, for a mean that is nearer by 3 % and a second pass; "
+        "whose mirrored crop the built-in networks are asked about too, for means that are nearer by 3 % and second passes; "
         "new: people who are not tracked yet",
         choices=("new", "always", "never"),
     )

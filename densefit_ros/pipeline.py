@@ -127,6 +127,9 @@ def _refine(models: Models, tracks: list[Track], crop: Crop, estimate: Estimate,
             params = start
     mapped = given.iuv_matches(models, frame, start)
     matches, depth = mapped, None
+    if models.displacer is not None:
+        with times("displace"):
+            seen = priors.seen(models, tracks, crop, estimate, frame.stamp_ns)
     for _ in range(config.displace.passes):
         if models.displacer is not None or on_scale.any():
             with times("render"):
@@ -136,7 +139,7 @@ def _refine(models: Models, tracks: list[Track], crop: Crop, estimate: Estimate,
                 depth = depth_points(frame.depth_m, surface, camera, on_scale)
         if models.displacer is not None:
             with times("displace"):
-                field = models.displacer.predict(crop, surface, estimate.seen)
+                field = models.displacer.predict(crop, surface, seen)
             with times("decode"):
                 matches = Correspondences.concat([decode(field, surface, crop, priors.decode_options(config)), mapped])
         with times("fit"):

@@ -10,6 +10,7 @@ Arrays are NumPy, float32 unless a field says otherwise.  Values are frozen: to 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -251,14 +252,18 @@ class TrackingState(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class ImageFeatures:
-    """What the image trunk makes of P crops of S x S pixels."""
+    """What the image trunk makes of P crops of S x S pixels in N looks, of which those after the first P are in the mirror."""
 
-    s4: np.ndarray  # (P,C4,S/4,S/4)
-    s8: np.ndarray  # (P,C8,S/8,S/8)
+    s4: np.ndarray  # (N,C4,S/4,S/4)
+    s8: np.ndarray  # (N,C8,S/8,S/8)
+    mirrored: tuple[int, ...] = ()  # the crops that the looks after the first P are at
 
-    def take(self, rows: list[int]) -> ImageFeatures:
-        """Those of some crops."""
-        return ImageFeatures(self.s4[rows], self.s8[rows])
+    def take(self, rows: Sequence[int]) -> ImageFeatures:
+        """The looks at some crops."""
+        count = len(self.s4) - len(self.mirrored)
+        again = [(new, count + k) for new, old in enumerate(rows) for k, crop in enumerate(self.mirrored) if crop == old]
+        looks = [*rows, *(k for _, k in again)]
+        return ImageFeatures(self.s4[looks], self.s8[looks], tuple(new for new, _ in again))
 
 
 @dataclass(frozen=True)

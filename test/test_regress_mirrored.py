@@ -36,7 +36,7 @@ class SideBlind:
 def answer(rng, rotmat):
     shapes = {
         "betas": (10,), "cam": (3,), "rot_log_var": (24,), "confidence": (), "joints_uv": (24, 2), "joints_log_var": (24,),
-        "s4": (3, 4, 4), "feature": (5,),
+        "s4": (3, 4, 4), "s8": (5, 2, 2), "feature": (5,),
     }  # fmt: skip
     rot6d = rotmat[:, :, :2].reshape(2, 24, 6).astype(np.float32)
     return {"rot6d_rows": rot6d, **{n: rng.normal(size=(2, *s)).astype(np.float32) for n, s in shapes.items()}}
@@ -74,7 +74,7 @@ def test_two_answers_are_averaged_side_by_side():
     image = np.zeros((2, 4, 4, 3), np.uint8)
     image[:, :, -1] = 1
     runtime = SideBlind([plain, other])
-    got = Mirrored(runtime)({"image": image, "intrinsics": np.full((2, 4), 0.25, np.float32)})
+    got, seen = Mirrored(runtime)({"image": image, "intrinsics": np.full((2, 4), 0.25, np.float32)})
     assert runtime.asked[1]["image"][0, 0, 0, 0] == 1 and runtime.asked[1]["intrinsics"][0].tolist() == [0.25, 0.25, 0.75, 0.25]
     left, right = 16, 17  # shoulders
     assert SMPL_FLIP[left] == right
@@ -84,6 +84,9 @@ def test_two_answers_are_averaged_side_by_side():
     np.testing.assert_allclose(got["rot_log_var"][1, left], np.log(variance), atol=1e-6)
     for name in ("betas", "confidence"):
         np.testing.assert_allclose(got[name], 0.5 * (plain[name] + other[name]), atol=1e-6)
+    assert seen.mirrored == (0, 1)
+    for name in ("s4", "s8"):
+        assert np.array_equal(getattr(seen, name), np.concatenate([plain[name], other[name]]))
 
 
 def test_passes_side_by_side_give_what_they_give_in_turn():
@@ -92,7 +95,7 @@ def test_passes_side_by_side_give_what_they_give_in_turn():
     rng = np.random.default_rng(6)
     spec = runtime.inputs["image"].shape
     inputs = {"image": rng.integers(0, 256, (2, *spec[1:])).astype(np.uint8), "intrinsics": np.ones((2, 4), np.float32)}
-    got, expected = Mirrored(runtime)(inputs), merged(runtime(inputs), runtime(mirror_image(inputs)))
+    (got, _), expected = Mirrored(runtime)(inputs), merged(runtime(inputs), runtime(mirror_image(inputs)))
     assert all(np.array_equal(got[name], expected[name]) for name in runtime.outputs)
     with pytest.raises(ShapeError):
         Mirrored(runtime)({**inputs, "intrinsics": np.ones((3, 4), np.float32)})
@@ -107,8 +110,10 @@ def test_only_the_people_asked_for_are_looked_at_twice():
     rng = np.random.default_rng(7)
     spec = runtime.inputs["image"].shape
     inputs = {"image": rng.integers(0, 256, (3, *spec[1:])).astype(np.uint8), "intrinsics": np.ones((3, 4), np.float32)}
-    plain, twice, mixed = runtime(inputs), Mirrored(runtime)(inputs), Mirrored(runtime)(inputs, 2)
-    assert all(np.array_equal(Mirrored(runtime)(inputs, 3)[name], value) for name, value in plain.items())
+    plain, (twice, _), (mixed, seen) = runtime(inputs), Mirrored(runtime)(inputs), Mirrored(runtime)(inputs, 2)
+    once, seen_once = Mirrored(runtime)(inputs, 3)
+    assert all(np.array_equal(once[name], value) for name, value in plain.items())
+    assert seen_once.mirrored == () and len(seen_once.s4) == 3 and seen.mirrored == (2,) and len(seen.s8) == 4
     assert not np.allclose(plain["joints_uv"][2], twice["joints_uv"][2], atol=1e-4)
     for name, value in mixed.items():
         np.testing.assert_allclose(value[:2], plain[name][:2], atol=1e-5, err_msg=name)
@@ -131,7 +136,6 @@ def test_the_setting_decides(on, looks, monkeypatch):
     newcomer = len(asked)
     models.estimator.estimate(crop, camera_from_fov(size, size, 60.0), warm=[known])
     assert (len(asked) - newcomer, newcomer) == looks
-    # The displacement network's features are the crop's: where it has to look for itself, one pass is enough.
     assert models.displacer.encoder is models.estimator.runtime and not isinstance(models.displacer.encoder, Mirrored)
     assert ("also mirrored" in models.backends["regress"]) == (on != "never")
 

@@ -15,6 +15,7 @@ from ..body.model import outline_vertices
 from ..body.skin import Skinner
 from ..displace.contract import DEPTH_LIMIT_M, GRID, RENDER_CHANNELS, STRIDE_PX
 from ..displace.decode import DecodeOptions
+from ..displace.mirrored import POINT_SUM
 from ..fit.options import Claim, FitOptions
 from ..fit.resident import ANCHORS, ResidentFit
 from ..fit.solver import Fitter
@@ -47,7 +48,7 @@ class Parts:
     body: Any
     fitter: Fitter  # the pipeline's: its options are taken over
     regressor: Any  # runtime.DeviceRuntime of the regressor network
-    mirrored: bool  # it is asked about the mirrored crops too
+    mirrored: bool  # both networks are asked about the mirrored crops too
     displacer: Any  # the same of the displacement network
     device: wp.context.Device
     stream: int  # handle of the stream that passes are queued on, 0 on the CPU
@@ -122,8 +123,7 @@ class Batch:
         f = wp.float32
         rot6d, cam, rot_log_var = self._zeros(144 * n, f), self._zeros(n, wp.vec3), self._zeros(24 * n, f)
         uv, uv_log_var = self._zeros(24 * n, wp.vec2), self._zeros(24 * n, f)
-        shapes = {name: (n, *spec.shape[1:]) for name, spec in IMAGE_FEATURES.items()}
-        self._seen = {name: self._view(self._zeros(int(np.prod(shape)), f), *shape) for name, shape in shapes.items()}
+        self._seen = self._features()
         answer = (rot6d, down.betas, cam, rot_log_var, down.confidence, uv, uv_log_var)
         inputs = {"image": self._image(down.crop), "intrinsics": self._view(self._intrinsics, n, 4)}
         pelvis = pose_kernels.vec3(*map(float, body.joint_template[0]))
@@ -146,18 +146,24 @@ class Batch:
         n, crop = self.size, self.down.device.crop
         image, intrinsics = self._zeros(n * _PIXELS, wp.vec3ub), self._zeros(n, wp.vec4)
         there = tuple(self._zeros(a.size, a.dtype) for a in answer)
+        self._seen_there = self._features()
         flip = wp.array(FLIP, dtype=wp.int32, device=self.parts.device)
         inputs = {"image": self._image(image), "intrinsics": self._view(intrinsics, n, 4)}
         return [
             self._command(mirror_kernels.mirror_crops, n * _PIXELS, crop, SIZE_PX, image),
             self._command(mirror_kernels.mirror_intrinsics, n, self._intrinsics, intrinsics),
-            self.parts.regressor.bind(inputs, self._named(there), self.parts.stream),
+            self.parts.regressor.bind(inputs, {**self._named(there), **self._seen_there}, self.parts.stream),
             self._command(mirror_kernels.merge, 24 * n, flip, *there, *answer),
         ]
 
     def _named(self, answer: tuple[wp.array, ...]) -> dict[str, Any]:
         """What the regressor writes of each person, as its runtime takes it."""
         return {name: self._view(array, self.size, *shape) for (name, shape), array in zip(_ANSWER.items(), answer)}
+
+    def _features(self) -> dict[str, Any]:
+        """Room for what the trunk sees of each person."""
+        shapes = {name: (self.size, *spec.shape[1:]) for name, spec in IMAGE_FEATURES.items()}
+        return {name: self._view(self._zeros(int(np.prod(s)), wp.float32), *s) for name, s in shapes.items()}
 
     def _render(self) -> list[Callable[[], None]]:
         n, fit, drawn = self.size, self.fit.arrays, self._drawn
@@ -174,11 +180,29 @@ class Batch:
         ]  # fmt: skip
 
     def _displace(self) -> list[Callable[[], None]]:
-        n = self.size
-        self._flow, self._log_var = (self._zeros(n * c * GRID * GRID, wp.float32) for c in (2, 1))
-        inputs = {**self._seen, "rendering": self._view(self._rendering, n, SIZE_PX, _WIDTH, RENDER_CHANNELS)}
-        outputs = {"flow": self._view(self._flow, n, 2, GRID, GRID), "log_var": self._view(self._log_var, n, 1, GRID, GRID)}
-        return [self.parts.displacer.bind(inputs, outputs, self.parts.stream)]
+        field = self._flow, self._log_var = self._field()
+        here = self._displacements(self._seen, self._rendering, field)
+        if not self.parts.mirrored:
+            return [here]
+        there, rendering = self._field(), self._zeros(self._rendering.size, wp.float32)
+        return [
+            here,
+            self._command(mirror_kernels.mirror_rendering, rendering.size // RENDER_CHANNELS, self._rendering, _WIDTH, POINT_SUM,
+                          rendering),
+            self._displacements(self._seen_there, rendering, there),
+            self._command(mirror_kernels.merge_fields, self._log_var.size, *there, GRID, *field),
+        ]  # fmt: skip
+
+    def _field(self) -> tuple[wp.array, wp.array]:
+        """Room for everybody's flow and log_var."""
+        cells = self.size * GRID * GRID
+        return self._zeros(2 * cells, wp.float32), self._zeros(cells, wp.float32)
+
+    def _displacements(self, seen: dict[str, Any], rendering: wp.array, field: tuple[wp.array, wp.array]) -> Callable[[], None]:
+        n, (flow, log_var) = self.size, field
+        inputs = {**seen, "rendering": self._view(rendering, n, SIZE_PX, _WIDTH, RENDER_CHANNELS)}
+        outputs = {"flow": self._view(flow, n, 2, GRID, GRID), "log_var": self._view(log_var, n, 1, GRID, GRID)}
+        return self.parts.displacer.bind(inputs, outputs, self.parts.stream)
 
     def _match(self) -> list[Callable[[], None]]:
         n, up, fit, parts = self.size, self.up.device, self.fit.arrays, self.parts

@@ -48,7 +48,7 @@ class DeviceFrame:
     def __init__(
         self, body: Any, fitter: Any, regressor: Any, displacer: Any, device: str, max_people: int, mirrored: bool = False
     ) -> None:
-        """``mirrored``: the regressor is asked about the mirrored crops too."""
+        """``mirrored``: the networks are asked about the mirrored crops too."""
         for runtime in (regressor, displacer):
             if not hasattr(runtime, "bind"):
                 raise BackendUnavailable(f"{runtime.name} cannot run on device memory: choose another runtime.backend")

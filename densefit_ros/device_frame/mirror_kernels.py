@@ -1,4 +1,4 @@
-"""The regressor asked twice, as regress/mirrored.py does it."""
+"""Both networks asked twice, as regress/mirrored.py and displace/mirrored.py do it."""
 
 # ruff: noqa: UP018 - Warp takes a plain literal for a constant
 from __future__ import annotations
@@ -62,3 +62,36 @@ def merge(
         there3 = mirrored_cam[p]
         cam[p] = 0.5 * (cam[p] + wp.vec3(-there3[0], there3[1], there3[2]))
         confidence[p] = 0.5 * (confidence[p] + mirrored_confidence[p])
+
+
+@wp.kernel
+def mirror_rendering(rendering: wp.array(dtype=float), width: int, point_sum: float, out: wp.array(dtype=float)):
+    """One thread a pixel."""
+    i = wp.tid()
+    o = 11 * i
+    q = 11 * (i + width - 1 - 2 * (i % width))
+    for c in range(11):
+        out[o + c] = rendering[q + c]
+    out[o + 4] = -rendering[q + 4]
+    if rendering[q + 10] > 0.0:
+        out[o + 7] = point_sum - rendering[q + 7]
+
+
+@wp.kernel
+def merge_fields(
+    mirrored_flow: wp.array(dtype=float),
+    mirrored_log_var: wp.array(dtype=float),
+    grid: int,
+    flow: wp.array(dtype=float),
+    log_var: wp.array(dtype=float),
+):
+    """One thread a cell; the field of the crops themselves becomes the mean."""
+    i = wp.tid()
+    cells = grid * grid
+    p = i / cells
+    cell = i - p * cells
+    there = cell + grid - 1 - 2 * (cell % grid)
+    u = 2 * p * cells
+    flow[u + cell] = 0.5 * (flow[u + cell] - mirrored_flow[u + there])
+    flow[u + cells + cell] = 0.5 * (flow[u + cells + cell] + mirrored_flow[u + cells + there])
+    log_var[i] = wp.log(0.5 * (wp.exp(log_var[i]) + wp.exp(mirrored_log_var[p * cells + there])))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -11,6 +13,7 @@ from ..runtime.picture import IMAGE_FEATURES
 from ..runtime.protocol import Runtime, check_contract
 from ..types import Crop, DisplacementField, ImageFeatures, Surface
 from .contract import DEPTH_LIMIT_M, DISPLACEMENT_CONTRACT, RENDER_CHANNELS, STRIDE_PX
+from .mirrored import merged, mirror_rendering
 
 
 class Displacer:
@@ -29,20 +32,24 @@ class Displacer:
     def predict(self, crop: Crop, surface: Surface, seen: ImageFeatures | None = None) -> DisplacementField:
         """One field per person; ``surface`` is rendered into the crops.
 
-        ``seen`` is what the encoder made of these crops already; without it, it looks at them now.  Raises ShapeError when
-        crops and surface do not fit.
+        ``seen`` is what the encoder made of these crops already; without it, it looks at them now.  Where it looked twice, the
+        field is the mean of both.  Raises ShapeError when crops and surface do not fit.
         """
         if surface.face_id.shape != crop.rgb.shape[:3]:
             raise ShapeError(f"surface {surface.face_id.shape} must be rendered at the crops' size {crop.rgb.shape[:3]}")
         seen = seen or self.look(crop.rgb)
-        out = self.runtime({"s4": seen.s4, "s8": seen.s8, "rendering": pack_rendering(surface)})
-        return DisplacementField(out["flow"], out["log_var"], STRIDE_PX)
+        rendering = pack_rendering(surface)
+        if seen.mirrored:
+            rendering = np.concatenate([rendering, mirror_rendering(rendering[list(seen.mirrored)])])
+        out = self.runtime({"s4": seen.s4, "s8": seen.s8, "rendering": rendering})
+        return DisplacementField(*merged(out["flow"], out["log_var"], seen.mirrored), STRIDE_PX)
 
-    def look(self, rgb: np.ndarray) -> ImageFeatures:
-        """Features of crops (P,S,S,3) uint8."""
+    def look(self, rgb: np.ndarray, mirrored: Sequence[int] = ()) -> ImageFeatures:
+        """Features of crops (P,S,S,3) uint8, of which those of ``mirrored`` are looked at in the mirror too."""
+        images = np.concatenate([rgb, rgb[list(mirrored), :, ::-1]]) if len(mirrored) else rgb
         # The trunk does not read the intrinsics; any will do.
-        out = self.encoder({"image": rgb, "intrinsics": np.ones((len(rgb), 4), np.float32)})
-        return ImageFeatures(out["s4"], out["s8"])
+        out = self.encoder({"image": images, "intrinsics": np.ones((len(images), 4), np.float32)})
+        return ImageFeatures(out["s4"], out["s8"], tuple(mirrored))
 
 
 def pack_rendering(surface: Surface) -> np.ndarray:

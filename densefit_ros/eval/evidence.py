@@ -71,9 +71,9 @@ class EvidenceMaker:
     def make(self, name: str, sample: Sample, params: BodyParams, estimate: Estimate, crop: Crop) -> Made:
         """Dense matches and keypoints around the current ``params``.  Raises ConfigError where the truth is not known."""
         if name == "displacement":
-            return self._displacement(sample, params, crop)
+            return self._displacement(sample, params, estimate, crop)
         if name == "pipeline":
-            return replace(self._displacement(sample, params, crop), keypoints=estimate.keypoints)
+            return replace(self._displacement(sample, params, estimate, crop), keypoints=estimate.keypoints)
         if name == "gt-displacement":
             return Made(self._true_displacement(sample, params, crop))
         if name == "gt-joints":
@@ -87,12 +87,12 @@ class EvidenceMaker:
     def _render(self, sample: Sample, vertices_m: np.ndarray, crop: Crop) -> Surface:
         return self._models.renderer.render(vertices_m, [self._appearance], sample.camera, crop.image_from_crop, crop.size)
 
-    def _displacement(self, sample: Sample, params: BodyParams, crop: Crop) -> Made:
+    def _displacement(self, sample: Sample, params: BodyParams, estimate: Estimate, crop: Crop) -> Made:
         if self._models.displacer is None:
             raise ConfigError("this evidence needs the displacement network: set displace.enabled to true")
         start = np.array(self._models.skinner.pose(params).vertices)
         surface = self._render(sample, start, crop)
-        field = self._models.displacer.predict(crop, surface)
+        field = self._models.displacer.predict(crop, surface, estimate.seen)
         matches = decode(field, surface, crop, decode_options(self._models.config))
         if not self._knows_body(sample):
             return Made(matches)

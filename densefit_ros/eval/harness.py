@@ -121,7 +121,9 @@ class Harness:
         start = disturb(rng, truth, rest_joints(self._models.body, truth.betas)[:, 0], degrees=self._degrees)
         # Stated per axis, while the degrees are the length of the error.
         sigma = np.full((1, 24), np.radians(max(self._degrees, MIN_SIGMA_DEG)) / np.sqrt(3), np.float32)
-        return crop, Estimate(start, np.ones(1, np.float32), None, "disturbed", rot_sigma_rad=sigma)
+        displacer, mirrored = self._models.displacer, self._models.config.regress.mirrored
+        seen = None if displacer is None else displacer.look(crop.rgb, () if mirrored == "never" else (0,))  # as newcomers are
+        return crop, Estimate(start, np.ones(1, np.float32), None, "disturbed", rot_sigma_rad=sigma, seen=seen)
 
     def refine(
         self, name: str, prior: str, sample: Sample, estimate: Estimate, crop: Crop

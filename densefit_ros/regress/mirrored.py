@@ -3,7 +3,8 @@
 On held-out people the mean of both is 3 % nearer than one answer (joints 127.8 -> 123.8 mm, 2D joints 5.2 -> 5.1 px of 128), on
 photographs more (PCK@0.1 0.54 -> 0.60 before refinement, 0.52 -> 0.63 after it), for a second pass.  Passes run side by side,
 each with the runtime's threads: with two cores to themselves 10 ms, where one pass takes 4.9.  So people who are tracked are
-looked at once: the track makes up for most of it (docs/DECISIONS.md).
+looked at once: the track makes up for most of it (docs/DECISIONS.md).  The displacement network, which reads what the trunk sees,
+looks as often (displace/mirrored.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from ..body.joints import SMPL_FLIP
 from ..runtime.protocol import Runtime
+from ..types import ImageFeatures
 
 Arrays = dict[str, np.ndarray]
 FLIP = np.array(SMPL_FLIP)
@@ -23,27 +25,28 @@ _U = np.array([-1, 1], np.float32)
 
 
 class Mirrored:
-    """Asks a runtime of the regressor network (see :class:`densefit_ros.runtime.protocol.Runtime`) and merges both answers.
-
-    Features of the picture are those of the crop as it is: the displacement network reads them.
-    """
+    """Asks a runtime of the regressor network (see :class:`densefit_ros.runtime.protocol.Runtime`) and merges both answers."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self._helper = ThreadPoolExecutor(1, "mirrored") if runtime.concurrent else None
 
-    def __call__(self, inputs: Arrays, once: int = 0) -> Arrays:
-        """The runtime's outputs; the first ``once`` crops are looked at as they are only."""
-        if once >= len(inputs["image"]):
-            return self.runtime(inputs)
+    def __call__(self, inputs: Arrays, once: int = 0) -> tuple[Arrays, ImageFeatures]:
+        """The runtime's outputs, and what it saw in each look; the first ``once`` crops are looked at as they are only."""
+        count = len(inputs["image"])
+        if once >= count:
+            outputs = self.runtime(inputs)
+            return outputs, ImageFeatures(outputs["s4"], outputs["s8"])
         there = mirror_image({name: value[once:] for name, value in inputs.items()})
         if self._helper is None:
             outputs, mirrored = self.runtime(inputs), self.runtime(there)
         else:
             other = self._helper.submit(self.runtime, there)
             outputs, mirrored = self.runtime(inputs), other.result()
+        s4, s8 = (np.concatenate([outputs[name], mirrored[name]]) for name in ("s4", "s8"))
         twice = merged({name: value[once:] for name, value in outputs.items()}, mirrored)
-        return {name: np.concatenate([outputs[name][:once], value]) for name, value in twice.items()} if once else twice
+        answers = {name: np.concatenate([outputs[name][:once], value]) for name, value in twice.items()} if once else twice
+        return answers, ImageFeatures(s4, s8, tuple(range(once, count)))
 
 
 def mirror_image(inputs: Arrays) -> Arrays:

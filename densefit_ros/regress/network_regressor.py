@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..errors import ShapeError
 from ..runtime.picture import SIZE_PX
 from ..runtime.protocol import Runtime, check_contract
-from ..types import BodyParams, Camera, Crop, Estimate, ImageFeatures
+from ..types import BodyParams, Camera, Crop, Estimate
 from .contract import REGRESSOR_CONTRACT
 from .decode import RestBody, crop_intrinsics, decode
 from .mirrored import Mirrored
@@ -44,7 +44,7 @@ class NetworkRegressor:
             raise ShapeError(f"the regressor expects crops of {SIZE_PX} px, got {crop.size}")
         intrinsics = crop_intrinsics(camera, crop.image_from_crop, crop.size)
         once = {"always": 0, "new": len(warm), "never": len(crop.rgb)}[self.mirrored]
-        outputs = self._ask({"image": crop.rgb, "intrinsics": intrinsics}, once)
+        outputs, seen = self._ask({"image": crop.rgb, "intrinsics": intrinsics}, once)
         result = decode(outputs, self._body, camera, crop.image_from_crop, crop.size)
-        result = dataclasses.replace(result, seen=ImageFeatures(outputs["s4"], outputs["s8"]))
+        result = dataclasses.replace(result, seen=seen)
         return result if self._keypoints else dataclasses.replace(result, keypoints=None)

@@ -21,6 +21,7 @@ from ..types import (
     Crop,
     Estimate,
     Frame,
+    ImageFeatures,
     Surface,
     TrackingState,
 )
@@ -41,6 +42,11 @@ def prediction_sigmas(tracks: Sequence[Track], config: Config, stamp_ns: int) ->
     since_s = np.array([[(stamp_ns - t.measured_ns) * 1e-9] for t in tracks])
     growth = np.where(since_s > 0, np.sqrt(np.maximum(since_s, 0) / NOMINAL_DT_S), np.inf)
     return config.fit.prediction_rot_sigma_rad * growth, config.fit.prediction_t_sigma_m * growth
+
+
+def _newborn(tracks: Sequence[Track], config: Config, stamp_ns: int) -> np.ndarray:
+    """(P,) bool: nothing was known of them before this frame."""
+    return ~np.isfinite(prediction_sigmas(tracks, config, stamp_ns)[0][:, 0])
 
 
 def estimate_sigmas(estimate: Estimate, config: Config) -> np.ndarray:
@@ -108,10 +114,23 @@ def pose_gaussian(
     prior = models.fitter.pose_prior
     if prior is None:
         return None
-    newborn = ~np.isfinite(prediction_sigmas(tracks, models.config, stamp_ns)[0][:, 0])
+    newborn = _newborn(tracks, models.config, stamp_ns)
     weighed = [estimate.source_of(i) not in UNWEIGHED for i in range(len(tracks))]
     around = prior.gaussian(params.joint_rotvec.astype(np.float64))
     return dataclasses.replace(around, precision=around.precision * ~(newborn & weighed)[:, None, None])
+
+
+def seen(models: Models, tracks: Sequence[Track], crop: Crop, estimate: Estimate, stamp_ns: int) -> ImageFeatures:
+    """What the displacement network reads of the crops: they are looked at now where the first estimate did not need it.
+
+    Whom ``regress.mirrored`` names is looked at twice either way.
+    """
+    if estimate.seen is not None:
+        return estimate.seen
+    everyone = np.arange(len(tracks))
+    new = everyone[_newborn(tracks, models.config, stamp_ns)]
+    twice = {"always": everyone, "new": new, "never": ()}[models.config.regress.mirrored]
+    return models.displacer.look(crop.rgb, tuple(map(int, twice)))
 
 
 def scale_to_depth(

@@ -20,6 +20,7 @@ from ..body.assets import load_body
 from ..body.joints import SMPL_FLIP
 from ..body.model import face_parts, rest_joints, vertex_colors
 from ..displace.displacer import pack_rendering
+from ..displace.mirrored import POINT_SUM, mirror_rendering
 from ..geometry import so3
 from ..geometry.crop import columns_seen
 from ..regress.decode import decode as decode_estimate
@@ -43,7 +44,6 @@ EVALUATION_SUBJECT = HELDOUT_SUBJECT + 200_000  # nobody whom validation, which 
 EASY = CropOptions(
     negative_share=0.0, crowd_share=0.0, occluder_share=0.0, carried_share=0.0, visible_box_share=0.0, scale_high=1.1
 )
-_COLOUR_SUM = 1.1  # body.vertex_colors spans [0.1, 1]
 NO_PART = 24
 _PART_FLIP = np.array([*SMPL_FLIP, NO_PART], np.uint8)
 _PAIR_NAMES = ("rendering", "flow", "valid", "visible")  # of pair_batch
@@ -184,13 +184,11 @@ def mirror_pairs(batch: Batch, which: np.ndarray) -> Batch:
     The column x goes to S - x, so that the pixel a cell is read at (stride * c + stride / 2) is again such a pixel.
     """
     out = {k: v.copy() for k, v in batch.items()}
-    for name in {"image", "rendering"} & set(batch):
-        flipped = batch[name][which][:, :, ::-1]
-        out[name][which] = np.concatenate([flipped[:, :, :1], flipped[:, :, :-1]], 2)
-    rendering = out["rendering"][which]
-    rendering[..., 4] *= -1  # normals
-    rendering[..., 7] = np.where(rendering[..., 10] > 0, _COLOUR_SUM - rendering[..., 7], 0)
-    out["rendering"][which] = rendering
+    flipped = {"rendering": mirror_rendering(batch["rendering"][which])}
+    if "image" in batch:
+        flipped["image"] = batch["image"][which][:, :, ::-1]
+    for name, value in flipped.items():
+        out[name][which] = np.concatenate([value[:, :, :1], value[:, :, :-1]], 2)
     for name in ("flow", "valid", "visible"):
         out[name][which] = batch[name][which][..., ::-1]
     out["flow"][which, 0] *= -1
@@ -200,7 +198,7 @@ def mirror_pairs(batch: Batch, which: np.ndarray) -> Batch:
 def mirrored_colour(colour: np.ndarray) -> np.ndarray:
     """Body colours (P,3,h,w) of the other side's points: a function of the rest position, x first, 0 where nobody is."""
     out = colour.copy()
-    out[:, 0] = np.where(colour.any(1), _COLOUR_SUM - colour[:, 0], 0)
+    out[:, 0] = np.where(colour.any(1), POINT_SUM - colour[:, 0], 0)
     return out
 
 

@@ -1,0 +1,144 @@
+"""The displacement network asked about the mirror image too."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from densefit_ros import pipeline
+from densefit_ros.body.model import vertex_colors
+from densefit_ros.config import load_config, with_overrides
+from densefit_ros.displace.contract import GRID, RENDER_CHANNELS
+from densefit_ros.displace.displacer import pack_rendering
+from densefit_ros.displace.mirrored import POINT_SUM, merged, mirror_rendering
+from densefit_ros.geometry import crop as crops
+from densefit_ros.models import load_models
+from densefit_ros.render.appearance import neutral_appearance
+from densefit_ros.synth.sequence import demo_sequence
+from densefit_ros.types import Estimate, Frame, ImageFeatures
+
+SETTINGS = {
+    "device": "cpu", "regress.backend": "network", "detect.backend": "none", "runtime.backend": "onnxruntime",
+    "regress.min_confidence": 0.0, "track.min_inliers": 0.0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models():
+    return load_models(load_config(None, SETTINGS))
+
+
+def random_rendering(rng, count=1):
+    packed = rng.uniform(0.1, 1.0, (count, 32, 16, RENDER_CHANNELS)).astype(np.float32)
+    packed[..., 10] = rng.random(packed.shape[:3]) < 0.5
+    return packed * packed[..., 10:]
+
+
+def test_the_mirrored_rendering_is_that_of_the_mirrored_body(models):
+    """Rendered from a mirrored symmetric body by a mirrored camera: normals turn, and points become those of the other side."""
+    rng = np.random.default_rng(1)
+    packed = random_rendering(rng, 2)
+    there = mirror_rendering(packed)
+    here = packed[:, :, ::-1]
+    for channel in (0, 1, 2, 3, 5, 6, 8, 9, 10):
+        assert np.array_equal(there[..., channel], here[..., channel])
+    assert np.array_equal(there[..., 4], -here[..., 4])
+    mask = here[..., 10] > 0
+    np.testing.assert_allclose(there[..., 7][mask], POINT_SUM - here[..., 7][mask])
+    assert not there[..., 7][~mask].any()
+    np.testing.assert_allclose(mirror_rendering(there), packed, atol=1e-6)
+
+
+def test_points_of_both_sides_add_up_on_the_body(models):
+    colours, template = vertex_colors(models.body), models.body.v_template
+    other = np.argmin(np.linalg.norm(template[:, None] * [-1, 1, 1] - template[None, ::7], axis=-1), 0)
+    sums = colours[other, 0] + colours[::7, 0]
+    assert np.abs(sums - POINT_SUM).max() < 0.03
+
+
+def test_fields_become_the_mean_of_both_looks():
+    rng = np.random.default_rng(2)
+    flow, log_var = rng.normal(size=(3, 2, 4, 6)).astype(np.float32), rng.normal(size=(3, 1, 4, 6)).astype(np.float32)
+    got_flow, got_log_var = merged(flow, log_var, (1,))
+    assert got_flow.shape == (2, 2, 4, 6) and got_log_var.shape == (2, 1, 4, 6)
+    assert np.array_equal(got_flow[0], flow[0]) and np.array_equal(got_log_var[0], log_var[0])
+    np.testing.assert_allclose(got_flow[1, 0, 2, 1], 0.5 * (flow[1, 0, 2, 1] - flow[2, 0, 2, 4]), rtol=1e-6)
+    np.testing.assert_allclose(got_flow[1, 1, 2, 1], 0.5 * (flow[1, 1, 2, 1] + flow[2, 1, 2, 4]), rtol=1e-6)
+    variance = 0.5 * (np.exp(log_var[1, 0, 2, 1]) + np.exp(log_var[2, 0, 2, 4]))
+    np.testing.assert_allclose(got_log_var[1, 0, 2, 1], np.log(variance), rtol=1e-5)
+    assert merged(flow, log_var, ()) == (flow, log_var)
+
+
+def test_looks_stay_with_their_person():
+    seen = ImageFeatures(np.arange(5.0), np.arange(5.0) + 10, (0, 2))  # three people, two of whom were looked at twice
+    taken = seen.take([2, 1])
+    assert taken.s4.tolist() == [2, 1, 4] and taken.s8.tolist() == [12, 11, 14] and taken.mirrored == (0,)
+    assert seen.take([1]).mirrored == () and seen.take([1]).s4.tolist() == [1]
+    assert seen.take([0, 1, 2]).mirrored == (0, 2) and seen.take([0, 1, 2]).s4.tolist() == seen.s4.tolist()
+    assert seen.take([0, 0]).mirrored == (0, 1)
+
+
+def test_the_field_does_not_depend_on_which_of_the_two_is_shown(models):
+    """With both looks, a picture with its rendering and their mirror images get mirrored fields, whatever the weights."""
+    sequence = demo_sequence(models.body)
+    rgb, params = sequence.frame(0)
+    vertices = models.skinner.pose(params).vertices
+    square = crops.square_around(np.float32([220, 40, 200, 400]), 1.1)
+    crop = crops.extract(rgb, square[None], models.estimator.size_px)
+    look = [neutral_appearance(models.body)]
+    surface = models.renderer.render(vertices, look, sequence.camera, crop.image_from_crop, crop.size)
+    displacer = models.displacer
+    field = displacer.predict(crop, surface, displacer.look(crop.rgb, (0,)))
+    there = displacer.look(np.ascontiguousarray(crop.rgb[:, :, ::-1]), (0,))
+    rendering = mirror_rendering(pack_rendering(surface))
+    both = np.concatenate([rendering, mirror_rendering(rendering)])
+    out = displacer.runtime({"s4": there.s4, "s8": there.s8, "rendering": both})
+    flow, log_var = merged(out["flow"], out["log_var"], there.mirrored)
+    assert field.flow.shape == (1, 2, GRID, GRID) and np.abs(field.flow).max() > 0.1
+    np.testing.assert_allclose(flow[..., ::-1] * np.array([-1, 1])[:, None, None], field.flow, atol=2e-3)
+    np.testing.assert_allclose(log_var[..., ::-1], field.log_var, atol=2e-3)
+    plain = displacer.predict(crop, surface)
+    assert np.abs(plain.flow - field.flow).max() > 0.01
+
+
+@pytest.mark.parametrize("on, looks", [("new", (2, 1)), ("always", (2, 2)), ("never", (1, 1))])
+@pytest.mark.parametrize("estimator", ["network", "external"])
+def test_newcomers_are_looked_at_twice(monkeypatch, on, looks, estimator):
+    """Whoever made the first estimate; the estimator's own looks serve the displacements too."""
+    models = load_models(load_config(None, {**SETTINGS, "regress.mirrored": on, "regress.backend": estimator}))
+    sequence = demo_sequence(models.body)
+    asked, real = [], type(models.displacer.runtime).__call__
+
+    def count(runtime, inputs):
+        if "rendering" in inputs:
+            asked.append(len(inputs["rendering"]))
+        return real(runtime, inputs)
+
+    monkeypatch.setattr(type(models.displacer.runtime), "__call__", count)
+    state = pipeline.initial_state()
+    for i in range(2):
+        rgb, params = sequence.frame(i)
+        given = None
+        if estimator == "external":
+            given = Estimate(params, np.ones(1, np.float32), source="external")
+        boxes = np.array([[220, 40, 200, 400]], np.float32) if i == 0 and given is None else None
+        state, result = pipeline.process(models, state, Frame(rgb, i * 33_000_000, sequence.camera), boxes, given)
+        assert len(result.people) == 1
+    assert tuple(asked) == looks
+
+
+def test_passes_share_what_was_seen(models, monkeypatch):
+    """Given estimates bring no looks: the trunk looks at each crop once for all passes, and once into the mirror."""
+    three = load_models(with_overrides(models.config, {"regress.backend": "external", "displace.passes": 3}))
+    sequence = demo_sequence(models.body)
+    asked, real = [], type(three.displacer.runtime).__call__
+    monkeypatch.setattr(
+        type(three.displacer.runtime),
+        "__call__",
+        lambda self, x: asked.append({n: len(v) for n, v in x.items()}) or real(self, x),
+    )
+    rgb, params = sequence.frame(0)
+    given = Estimate(params, np.ones(1, np.float32), source="external")
+    pipeline.process(three, pipeline.initial_state(), Frame(rgb, 0, sequence.camera), estimates=given)
+    assert [x["image"] for x in asked if "image" in x] == [2]
+    assert [x["rendering"] for x in asked if "rendering" in x] == [2, 2, 2]
