@@ -124,6 +124,13 @@ class RegressConfig:
     min_confidence: float = _opt(
         0.3, "a new track needs at least this confidence of the first estimate, and a tracked person to count as seen", 0.0, 1.0
     )
+    max_joint_sigma: float = _opt(
+        0.08,
+        "backend network: a new track needs the surer half of its 2D joints within this standard deviation on average, in "
+        "sides of its window: animals and things have none",
+        0.001,
+        10.0,
+    )
     sure_confidence: float = _opt(
         0.9, "confidence of the first estimate that a find needs of which the finder is in doubt (detect.sure_score)", 0.0, 1.0
     )
@@ -242,6 +249,10 @@ class Setting:
     lo: float | None
     hi: float | None
     choices: tuple[str, ...]
+
+
+# Whoever has a box is a person: for boxes that somebody answers for.
+ADMIT_EVERYBODY = {"regress.min_confidence": 0.0, "regress.max_joint_sigma": 10.0}
 
 
 def settings(config: Any, prefix: str = "") -> Iterator[Setting]:

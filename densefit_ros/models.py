@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .config import Config, with_overrides
+from .config import ADMIT_EVERYBODY, Config, with_overrides
 from .types import BodyParams, Camera, Crop, Estimate
 
 
@@ -254,7 +254,7 @@ def _warm_up(models: Models) -> None:
     from .pipeline import initial_state, process
     from .types import Frame
 
-    admit_all = with_overrides(models.config, {"regress.min_confidence": 0.0, "track.min_inliers": 0.0})
+    admit_all = with_overrides(models.config, {**ADMIT_EVERYBODY, "track.min_inliers": 0.0})
     models = dataclasses.replace(models, config=admit_all)
     rgb = np.full((480, 640, 3), 127, np.uint8)
     camera = camera_from_fov(640, 480, 60.0)

@@ -276,6 +276,7 @@ class Estimate:
     source: str = ""  # "network", "custom", "mediapipe", "keypoints", "external", "track"
     feature: np.ndarray | None = None  # (P,C) image feature for conditional priors, if the source has one
     rot_sigma_rad: np.ndarray | None = None  # (P,24) rad, standard deviation of each local rotation, per axis
+    uv_sigma: np.ndarray | None = None  # (P,24) standard deviation of each 2D joint, shares of the window's side
     sources: tuple[str, ...] = ()  # of each person, where they differ
     seen: ImageFeatures | None = None  # the crops as the image trunk sees them, where the estimate needed it
 

@@ -9,7 +9,7 @@ import pytest
 
 from densefit_ros import pipeline
 from densefit_ros.body.model import pose
-from densefit_ros.config import load_config, with_overrides
+from densefit_ros.config import ADMIT_EVERYBODY, load_config, with_overrides
 from densefit_ros.device_frame.frame import DeviceFrame
 from densefit_ros.displace.decode import decode
 from densefit_ros.errors import BackendUnavailable, ConfigError
@@ -27,7 +27,7 @@ DT_NS = 33_000_000
 # The networks are replaced whenever better ones are trained: nothing here depends on how good they are.
 SETTINGS = {
     "device": "cpu", "regress.backend": "network", "detect.backend": "none", "track.max_people": 2,
-    "regress.min_confidence": 0.0, "track.min_inliers": 0.0, "displace.max_sigma_px": 30.0,
+    "track.min_inliers": 0.0, **ADMIT_EVERYBODY, "displace.max_sigma_px": 30.0,
     "runtime.device_frame": "on", "regress.mirrored": "always",
 }  # fmt: skip
 PARAMS = ("betas", "root_rotvec", "joint_rotvec", "t_camera_root")

@@ -7,7 +7,7 @@ import pytest
 
 from densefit_ros import pipeline
 from densefit_ros.body.model import vertex_colors
-from densefit_ros.config import load_config, with_overrides
+from densefit_ros.config import ADMIT_EVERYBODY, load_config, with_overrides
 from densefit_ros.displace.contract import GRID, RENDER_CHANNELS
 from densefit_ros.displace.displacer import pack_rendering
 from densefit_ros.displace.mirrored import POINT_SUM, merged, mirror_rendering
@@ -19,7 +19,7 @@ from densefit_ros.types import Estimate, Frame, ImageFeatures
 
 SETTINGS = {
     "device": "cpu", "regress.backend": "network", "detect.backend": "none", "runtime.backend": "onnxruntime",
-    "regress.min_confidence": 0.0, "track.min_inliers": 0.0,
+    "track.min_inliers": 0.0, **ADMIT_EVERYBODY,
 }  # fmt: skip
 
 

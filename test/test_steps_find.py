@@ -11,10 +11,13 @@ import pytest
 from densefit_ros.body.assets import load_body
 from densefit_ros.body.model import pose
 from densefit_ros.body.skin import Skinner
-from densefit_ros.config import load_config
+from densefit_ros.config import ADMIT_EVERYBODY, load_config, with_overrides
 from densefit_ros.geometry.camera import camera_from_fov, project
+from densefit_ros.models import load_models
+from densefit_ros.pipeline import initial_state, process
 from densefit_ros.runtime.picture import SIZE_PX
 from densefit_ros.steps import find
+from densefit_ros.synth.sequence import demo_sequence
 from densefit_ros.track.state import TrackerState
 from densefit_ros.types import BodyParams, Detection, Estimate, Frame, Keypoints
 
@@ -163,3 +166,39 @@ def test_the_surest_newcomers_get_the_room(skinner):
     state, tracks, kept = find.admit(models, state, [track], estimate, 33_000_000)
     assert kept == [0, 4, 3] and len(tracks) == 3 and tracks[0] is track
     assert find.admit(models, state, tracks, estimate, 66_000_000)[2] == [0, 1, 2]
+
+
+def test_newcomers_whose_joints_have_no_place_are_not_people(skinner):
+    """Half of the joints must have one: of a person cut off at the hips they do."""
+    models = models_of(skinner, None, **{"track.max_people": 4})
+    models.body = skinner.body
+    estimate = Regressor(np.repeat(SOMEBODY, 4, 0)).estimate(SimpleNamespace(rgb=np.zeros(4), image_from_crop=None), CAMERA)
+    estimate.confidence[:] = 1.0
+    sigma = np.full((4, 24), 0.12)  # the first is tracked already
+    sigma[1, ::2] = 0.03
+    sigma[2] = np.where(np.arange(24) < 6, 0.01, 0.2)
+    estimate = dataclasses.replace(estimate, uv_sigma=sigma)
+    state, (track,), _ = find.admit(models, TrackerState(), [], find.take_estimate(estimate, [1]), 0)
+    assert find.admit(models, state, [track], estimate, 33_000_000)[2] == [0, 1]
+    # A source that does not say where joints may be is taken at its word about people.
+    silent = dataclasses.replace(estimate, uv_sigma=None)
+    assert find.admit(models, state, [track], silent, 33_000_000)[2] == [0, 1, 2, 3]
+
+
+def test_the_network_has_no_place_for_joints_in_a_wall():
+    config = load_config(None, {"device": "cpu", "regress.backend": "network", "detect.backend": "none"})
+    models = load_models(config)
+    sequence = demo_sequence(models.body)
+    rgb, truth = sequence.frame(0)
+    box = find.box_of(project(sequence.camera, models.skinner.pose(truth).vertices[0]))
+    wall = np.random.default_rng(1).normal(128, 20, rgb.shape).clip(0, 255).astype(np.uint8)
+    wall[:, ::16] = 40
+
+    def found(image, config):
+        settled = dataclasses.replace(models, config=config)
+        return process(settled, initial_state(), Frame(image, 0, sequence.camera), box[None])[1].people
+
+    assert len(found(rgb, config)) == 1
+    sure_of_people = with_overrides(config, {"regress.min_confidence": 0.0})
+    assert not found(wall, sure_of_people)
+    assert len(found(wall, with_overrides(config, ADMIT_EVERYBODY))) == 1

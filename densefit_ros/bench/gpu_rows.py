@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ..body.model import BodyModel, pose
-from ..config import Config, with_overrides
+from ..config import ADMIT_EVERYBODY, Config, with_overrides
 from ..fit import baselines
 from ..fit.solver import Fitter
 from ..geometry.camera import project
@@ -151,7 +151,7 @@ def frame_settings(device: str, persons: int, runtime: str = "auto", appearance:
         {
             "device": device, "track.max_people": persons, "detect.backend": "none", "regress.backend": "network",
             "runtime.backend": runtime, "runtime.device_frame": "on", "track.appearance": appearance,
-            "regress.min_confidence": 0.0, "track.min_inliers": 0.0,
+            "track.min_inliers": 0.0, **ADMIT_EVERYBODY,
         },
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ..body.model import BodyModel
-from ..config import Config, with_overrides
+from ..config import ADMIT_EVERYBODY, Config, with_overrides
 from ..errors import AssetError
 from ..evidence.keypoint_files import KeypointFiles
 from ..evidence.keypoints import projected
@@ -115,8 +115,8 @@ def adapted(
     most = max(most, keypoints.most_people if keypoints is not None else 1)
     if "track.max_people" not in overrides:
         changes["track.max_people"] = int(np.clip(most, config.track.max_people, 16))
-    if boxes is not None and "regress.min_confidence" not in overrides:
-        changes["regress.min_confidence"] = 0.0
+    if boxes is not None:
+        changes |= {name: value for name, value in ADMIT_EVERYBODY.items() if name not in overrides}
     if keypoints is not None and boxes is None and "detect.backend" not in overrides:
         changes["detect.backend"] = "none"
     return with_overrides(config, changes)

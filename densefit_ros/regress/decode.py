@@ -63,15 +63,17 @@ def decode(outputs: dict[str, np.ndarray], body: RestBody, camera: Camera, image
     rotvec = so3.log(rotations).astype(np.float32)
     betas = np.asarray(outputs["betas"], np.float32)
     pelvis = pelvis_position(np.asarray(outputs["cam"], np.float64), intrinsics)
+    uv_sigma = np.exp(0.5 * np.asarray(outputs["joints_log_var"], np.float32))
     rest = body.joint_template[0] + betas @ body.joint_shapedirs[0].T
     params = BodyParams(betas, rotvec[:, 0], rotvec[:, 1:], (pelvis - rest).astype(np.float32))
     return Estimate(
         params,
         np.asarray(outputs["confidence"], np.float32),
-        keypoints=_keypoints(outputs, np.asarray(image_from_crop), size),
+        keypoints=_keypoints(np.asarray(outputs["joints_uv"]), uv_sigma, np.asarray(image_from_crop), size),
         source="network",
         feature=outputs.get("feature"),
         rot_sigma_rad=np.exp(0.5 * np.asarray(outputs["rot_log_var"], np.float32)),
+        uv_sigma=uv_sigma,
     )
 
 
@@ -82,10 +84,7 @@ def pelvis_position(cam: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     return np.stack([z * (cam[:, 0] + 0.5 - cx) / fx, z * (cam[:, 1] + 0.5 - cy) / fy, z], -1)
 
 
-def _keypoints(outputs: dict[str, np.ndarray], image_from_crop: np.ndarray, size: int) -> Keypoints | None:
-    if "joints_uv" not in outputs:
-        return None
-    crop_px = (outputs["joints_uv"] + 0.5) * size
-    uv = np.einsum("pij,pkj->pki", image_from_crop[:, :, :2], crop_px) + image_from_crop[:, None, :, 2]
-    sigma = np.exp(0.5 * outputs["joints_log_var"])
-    return Keypoints("smpl24", uv.astype(np.float32), np.minimum(CONFIDENT_SIGMA / sigma, 1.0).astype(np.float32))
+def _keypoints(uv: np.ndarray, sigma: np.ndarray, image_from_crop: np.ndarray, size: int) -> Keypoints:
+    crop_px = (uv + 0.5) * size
+    image_px = np.einsum("pij,pkj->pki", image_from_crop[:, :, :2], crop_px) + image_from_crop[:, None, :, 2]
+    return Keypoints("smpl24", image_px.astype(np.float32), np.minimum(CONFIDENT_SIGMA / sigma, 1.0).astype(np.float32))

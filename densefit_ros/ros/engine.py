@@ -43,6 +43,7 @@ LIVE_SETTINGS = frozenset(
         "detect.min_score",
         "detect.sure_score",
         "regress.min_confidence",
+        "regress.max_joint_sigma",
         "regress.sure_confidence",
         "render.crop_margin",
         "displace.passes",

@@ -20,6 +20,7 @@ from ..track import association, shape
 from ..track import state as tracking
 from ..track.state import Track, TrackerState
 from ..types import (
+    NUM_JOINTS,
     BodyParams,
     Camera,
     Crop,
@@ -202,19 +203,31 @@ def windows(source: FirstEstimator | KeypointSource, crop: Crop, boxes: np.ndarr
 def admit(
     models: Models, state: TrackerState, tracks: Sequence[Track], estimate: Estimate, stamp_ns: int
 ) -> tuple[TrackerState, list[Track], list[int]]:
-    """Start tracks for newcomers with enough confidence, the surest first, as far as there is room.
+    """Start tracks for newcomers with enough confidence and joints, the surest first, as far as there is room.
 
     Returns the batch's tracks and the rows of it that stay.  In the finder's order, 62 of 65 people with a box were taken.
     """
     everyone, kept = list(tracks), list(range(len(tracks)))
+    welcome = (estimate.confidence >= models.config.regress.min_confidence) & _has_joints(estimate, models.config)
     for i in len(tracks) + np.argsort(-estimate.confidence[len(tracks) :], kind="stable"):
-        room = models.config.track.max_people - len(everyone)
-        if room > 0 and estimate.confidence[i] >= models.config.regress.min_confidence:
+        if welcome[i] and len(everyone) < models.config.track.max_people:
             belief = shape.ShapeBelief.prior(models.config.fit.betas_sigma)
             state, track = tracking.birth(state, estimate.params.person(i), belief, neutral_appearance(models.body), stamp_ns)
             everyone.append(track)
             kept.append(int(i))
     return state, everyone, kept
+
+
+def _has_joints(estimate: Estimate, config: Config) -> np.ndarray:
+    """(P,) bool: half of the joints have a place in the window, as far as the source of the estimate says.
+
+    Of animals and of things the network is as sure to see a person in the middle as of people, and has no idea where their
+    joints are (docs/DECISIONS.md).
+    """
+    if estimate.uv_sigma is None:
+        return np.ones(len(estimate.confidence), bool)
+    surest = np.sort(estimate.uv_sigma, axis=1)[:, : NUM_JOINTS // 2]
+    return surest.mean(1) <= config.regress.max_joint_sigma
 
 
 def take_crop(crop: Crop, kept: Sequence[int]) -> Crop:
@@ -233,6 +246,7 @@ def take_estimate(estimate: Estimate, kept: Sequence[int]) -> Estimate:
         keypoints=None if estimate.keypoints is None else rows_of(estimate.keypoints, k),
         feature=None if estimate.feature is None else estimate.feature[k],
         rot_sigma_rad=None if estimate.rot_sigma_rad is None else estimate.rot_sigma_rad[k],
+        uv_sigma=None if estimate.uv_sigma is None else estimate.uv_sigma[k],
         sources=tuple(estimate.sources[i] for i in k) if estimate.sources else (),
         seen=None if estimate.seen is None else estimate.seen.take(k),
     )
