@@ -6,16 +6,20 @@ import dataclasses
 
 import numpy as np
 import pytest
+import warp as wp
 
 from densefit_ros import pipeline
 from densefit_ros.body.model import pose
 from densefit_ros.config import ADMIT_EVERYBODY, load_config, with_overrides
+from densefit_ros.device_frame import mirror_kernels, pose_kernels
 from densefit_ros.device_frame.frame import DeviceFrame
 from densefit_ros.displace.decode import decode
+from densefit_ros.displace.mirrored import merged as merged_fields
 from densefit_ros.errors import BackendUnavailable, ConfigError
 from densefit_ros.geometry import crop as crops
 from densefit_ros.geometry.camera import project
 from densefit_ros.models import load_models
+from densefit_ros.regress.mirrored import FLIP, ROW_SIGNS, apart, merged
 from densefit_ros.render.protocol import Appearance
 from densefit_ros.runtime.picture import SIZE_PX
 from densefit_ros.steps import find, priors
@@ -302,3 +306,41 @@ def test_ten_thousand_frames_leak_nothing(models, tracked):
     torch.cuda.synchronize()
     assert device - torch.cuda.mem_get_info()[0] < 1 << 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - host < 32 << 10  # kB
+
+
+def test_two_looks_are_merged_as_on_the_host():
+    """Whatever the networks say: bodies that face the same way, and other ways; fields of both looks."""
+    rng = np.random.default_rng(5)
+    n = 12
+    shapes = {
+        "rot6d_rows": (24, 6), "betas": (10,), "cam": (3,), "rot_log_var": (24,), "confidence": (), "joints_uv": (24, 2),
+        "joints_log_var": (24,),
+    }  # fmt: skip
+    here, there = ({k: rng.normal(size=(n, *s)).astype(np.float32) for k, s in shapes.items()} for _ in range(2))
+    there["rot6d_rows"][:6, 0] = here["rot6d_rows"][:6, 0] * ROW_SIGNS + rng.normal(0, 0.1, (6, 6))  # these agree
+    expected = merged(here, there)
+    split = apart(here["rot6d_rows"][:, 0], there["rot6d_rows"][:, 0] * ROW_SIGNS)
+    assert not split[:6].any() and split[6:].sum() >= 3
+    types = {"betas": pose_kernels.vec10, "cam": wp.vec3, "joints_uv": wp.vec2}
+
+    def arrays(answer):
+        out = {}
+        for name, value in answer.items():
+            dtype = types.get(name, wp.float32)
+            width = value.shape[-1] if name in types else 1
+            out[name] = wp.array(value.reshape(-1, width) if width > 1 else value.reshape(-1), dtype=dtype, device="cpu")
+        return out
+
+    a, b, share = arrays(here), arrays(there), wp.zeros(n, dtype=wp.float32, device="cpu")
+    flip = wp.array(FLIP, dtype=wp.int32, device="cpu")
+    inputs = [b["rot6d_rows"], b["rot_log_var"], a["rot6d_rows"], a["rot_log_var"], share]
+    wp.launch(mirror_kernels.weigh, dim=n, inputs=inputs, device="cpu")
+    wp.launch(mirror_kernels.merge, dim=24 * n, inputs=[flip, share, *b.values(), *a.values()], device="cpu")
+    for name, value in a.items():
+        np.testing.assert_allclose(value.numpy().reshape(expected[name].shape), expected[name], atol=1e-5, err_msg=name)
+
+    flow, log_var = rng.normal(size=(2 * n, 2, 6, 6)).astype(np.float32), rng.normal(size=(2 * n, 1, 6, 6)).astype(np.float32)
+    parts = [wp.array(x.reshape(-1), dtype=wp.float32, device="cpu") for x in (flow[n:], log_var[n:], flow[:n], log_var[:n])]
+    wp.launch(mirror_kernels.merge_fields, dim=n * 36, inputs=[*parts[:2], 6, *parts[2:]], device="cpu")
+    for got, want in zip(parts[2:], merged_fields(flow, log_var, tuple(range(n)))):
+        np.testing.assert_allclose(got.numpy().reshape(want.shape), want, atol=1e-5)

@@ -156,3 +156,25 @@ def test_the_answer_does_not_depend_on_which_of_the_two_is_shown():
     np.testing.assert_allclose(two.params.joint_rotvec, one.params.joint_rotvec[:, flip] * [1, -1, -1], atol=1e-3)
     np.testing.assert_allclose(two.params.root_rotvec, one.params.root_rotvec * [1, -1, -1], atol=1e-3)
     np.testing.assert_allclose(two.rot_sigma_rad, one.rot_sigma_rad[:, SMPL_FLIP], rtol=1e-4)
+
+
+def test_bodies_that_face_other_ways_are_not_averaged():
+    """The answer whose root is the surer one counts; how sure both are stays the mean."""
+    rng = np.random.default_rng(8)
+    batch, there = truths(rng)
+    plain, other = answer(rng, batch["rotmat"]), answer(rng, there["rotmat"])
+
+    def turned(degrees):
+        rotmat = there["rotmat"].copy()
+        rotmat[:, 0] = rotmat[:, 0] @ so3.exp(np.radians([0.0, degrees, 0.0])).astype(np.float32)
+        return {**other, "rot6d_rows": rotmat[:, :, :2].reshape(2, 24, 6)}
+
+    plain["rot_log_var"][:, 0], other["rot_log_var"][:, 0] = (-1.0, -3.0), (-2.0, -2.0)  # the mirror is surer of the first
+    mean, split = merged(plain, turned(80.0)), merged(plain, turned(100.0))
+    np.testing.assert_allclose(mean["betas"], 0.5 * (plain["betas"] + other["betas"]), atol=1e-6)
+    np.testing.assert_allclose(split["betas"], [other["betas"][0], plain["betas"][1]], atol=1e-6)
+    np.testing.assert_allclose(split["cam"][0], other["cam"][0] * [-1, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(split["joints_uv"][0], other["joints_uv"][0, FLIP] * [-1, 1], atol=1e-6)
+    np.testing.assert_allclose(split["rot6d_rows"][1], plain["rot6d_rows"][1], atol=1e-6)
+    for name in ("rot_log_var", "joints_log_var", "confidence"):
+        np.testing.assert_allclose(split[name], mean[name], atol=1e-6, err_msg=name)

@@ -142,18 +142,20 @@ class Batch:
         ]  # fmt: skip
 
     def _ask_the_mirror(self, answer: tuple[wp.array, ...]) -> list[Callable[[], None]]:
-        """``answer`` becomes its mean with the answer about the mirrored crops."""
+        """``answer`` becomes that of both looks: with the one about the mirrored crops."""
         n, crop = self.size, self.down.device.crop
         image, intrinsics = self._zeros(n * _PIXELS, wp.vec3ub), self._zeros(n, wp.vec4)
         there = tuple(self._zeros(a.size, a.dtype) for a in answer)
         self._seen_there = self._features()
+        share, (rot6d, _, _, rot_log_var, *_) = self._zeros(n, wp.float32), there
         flip = wp.array(FLIP, dtype=wp.int32, device=self.parts.device)
         inputs = {"image": self._image(image), "intrinsics": self._view(intrinsics, n, 4)}
         return [
             self._command(mirror_kernels.mirror_crops, n * _PIXELS, crop, SIZE_PX, image),
             self._command(mirror_kernels.mirror_intrinsics, n, self._intrinsics, intrinsics),
             self.parts.regressor.bind(inputs, {**self._named(there), **self._seen_there}, self.parts.stream),
-            self._command(mirror_kernels.merge, 24 * n, flip, *there, *answer),
+            self._command(mirror_kernels.weigh, n, rot6d, rot_log_var, answer[0], answer[3], share),
+            self._command(mirror_kernels.merge, 24 * n, flip, share, *there, *answer),
         ]
 
     def _named(self, answer: tuple[wp.array, ...]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import warp as wp
 
 from .image_kernels import vec3ub
-from .pose_kernels import vec10
+from .pose_kernels import rotation_from_rows, vec10
 
 wp.set_module_options({"enable_backward": False})
 
@@ -25,9 +25,35 @@ def mirror_intrinsics(intrinsics: wp.array(dtype=wp.vec4), out: wp.array(dtype=w
     out[p] = wp.vec4(k[0], k[1], 1.0 - k[2], k[3])
 
 
+@wp.func
+def root_from(rot6d: wp.array(dtype=float), p: int, sign: float):
+    """The root's rotation of person p; ``sign`` -1 takes it out of the mirror."""
+    o = 6 * 24 * p
+    x = wp.vec3(rot6d[o], sign * rot6d[o + 1], sign * rot6d[o + 2])
+    return rotation_from_rows(x, wp.vec3(sign * rot6d[o + 3], rot6d[o + 4], rot6d[o + 5]))
+
+
+@wp.kernel
+def weigh(
+    mirrored_rot6d: wp.array(dtype=float),
+    mirrored_rot_log_var: wp.array(dtype=float),
+    rot6d: wp.array(dtype=float),
+    rot_log_var: wp.array(dtype=float),
+    share: wp.array(dtype=float),
+):
+    """How much of each person's answer is that about the mirrored crop: half; all or nothing when they face other ways."""
+    p = wp.tid()
+    share[p] = 0.5
+    if wp.trace(wp.transpose(root_from(rot6d, p, 1.0)) * root_from(mirrored_rot6d, p, -1.0)) < 1.0:
+        share[p] = 0.0
+        if mirrored_rot_log_var[24 * p] < rot_log_var[24 * p]:
+            share[p] = 1.0
+
+
 @wp.kernel
 def merge(
     flip: wp.array(dtype=int),
+    share: wp.array(dtype=float),
     mirrored_rot6d: wp.array(dtype=float),
     mirrored_betas: wp.array(dtype=vec10),
     mirrored_cam: wp.array(dtype=wp.vec3),
@@ -43,24 +69,25 @@ def merge(
     uv: wp.array(dtype=wp.vec2),
     uv_log_var: wp.array(dtype=float),
 ):
-    """One thread a joint; the answers about the crops themselves become the means."""
+    """One thread a joint; the answers about the crops themselves become those of both."""
     i = wp.tid()
     p = i / 24
     joint = i - 24 * p
     j = 24 * p + flip[joint]
+    s = share[p]
     for c in range(6):
         sign = 1.0
         if c == 1 or c == 2 or c == 3:
             sign = -1.0
-        rot6d[6 * i + c] = 0.5 * (rot6d[6 * i + c] + sign * mirrored_rot6d[6 * j + c])
+        rot6d[6 * i + c] = (1.0 - s) * rot6d[6 * i + c] + s * sign * mirrored_rot6d[6 * j + c]
     there = mirrored_uv[j]
-    uv[i] = 0.5 * (uv[i] + wp.vec2(-there[0], there[1]))
+    uv[i] = (1.0 - s) * uv[i] + s * wp.vec2(-there[0], there[1])
     rot_log_var[i] = wp.log(0.5 * (wp.exp(rot_log_var[i]) + wp.exp(mirrored_rot_log_var[j])))
     uv_log_var[i] = wp.log(0.5 * (wp.exp(uv_log_var[i]) + wp.exp(mirrored_uv_log_var[j])))
     if joint == 0:
-        betas[p] = 0.5 * (betas[p] + mirrored_betas[p])
+        betas[p] = (1.0 - s) * betas[p] + s * mirrored_betas[p]
         there3 = mirrored_cam[p]
-        cam[p] = 0.5 * (cam[p] + wp.vec3(-there3[0], there3[1], there3[2]))
+        cam[p] = (1.0 - s) * cam[p] + s * wp.vec3(-there3[0], there3[1], there3[2])
         confidence[p] = 0.5 * (confidence[p] + mirrored_confidence[p])
 
 
