@@ -19,7 +19,7 @@ from densefit_ros.errors import BackendUnavailable, ConfigError
 from densefit_ros.geometry import crop as crops
 from densefit_ros.geometry.camera import project
 from densefit_ros.models import load_models
-from densefit_ros.regress.mirrored import FLIP, ROW_SIGNS, apart, merged
+from densefit_ros.regress.mirrored import FLIP, OPPOSITE_TRACE, ROW_SIGNS, merged, opposite
 from densefit_ros.render.protocol import Appearance
 from densefit_ros.runtime.picture import SIZE_PX
 from densefit_ros.steps import find, priors
@@ -311,7 +311,7 @@ def test_ten_thousand_frames_leak_nothing(models, tracked):
 def test_two_looks_are_merged_as_on_the_host():
     """Whatever the networks say: bodies that face the same way, and other ways; fields of both looks."""
     rng = np.random.default_rng(5)
-    n = 12
+    n = 24
     shapes = {
         "rot6d_rows": (24, 6), "betas": (10,), "cam": (3,), "rot_log_var": (24,), "confidence": (), "joints_uv": (24, 2),
         "joints_log_var": (24,),
@@ -319,7 +319,7 @@ def test_two_looks_are_merged_as_on_the_host():
     here, there = ({k: rng.normal(size=(n, *s)).astype(np.float32) for k, s in shapes.items()} for _ in range(2))
     there["rot6d_rows"][:6, 0] = here["rot6d_rows"][:6, 0] * ROW_SIGNS + rng.normal(0, 0.1, (6, 6))  # these agree
     expected = merged(here, there)
-    split = apart(here["rot6d_rows"][:, 0], there["rot6d_rows"][:, 0] * ROW_SIGNS)
+    split = opposite(here["rot6d_rows"][:, 0], there["rot6d_rows"][:, 0] * ROW_SIGNS)
     assert not split[:6].any() and split[6:].sum() >= 3
     types = {"betas": pose_kernels.vec10, "cam": wp.vec3, "joints_uv": wp.vec2}
 
@@ -333,7 +333,7 @@ def test_two_looks_are_merged_as_on_the_host():
 
     a, b, share = arrays(here), arrays(there), wp.zeros(n, dtype=wp.float32, device="cpu")
     flip = wp.array(FLIP, dtype=wp.int32, device="cpu")
-    inputs = [b["rot6d_rows"], b["rot_log_var"], a["rot6d_rows"], a["rot_log_var"], share]
+    inputs = [b["rot6d_rows"], b["rot_log_var"], a["rot6d_rows"], a["rot_log_var"], OPPOSITE_TRACE, share]
     wp.launch(mirror_kernels.weigh, dim=n, inputs=inputs, device="cpu")
     wp.launch(mirror_kernels.merge, dim=24 * n, inputs=[flip, share, *b.values(), *a.values()], device="cpu")
     for name, value in a.items():

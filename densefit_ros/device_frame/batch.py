@@ -21,7 +21,7 @@ from ..fit.resident import ANCHORS, ResidentFit
 from ..fit.solver import Fitter
 from ..geometry.crop import ASPECT
 from ..regress.decode import CONFIDENT_SIGMA
-from ..regress.mirrored import FLIP
+from ..regress.mirrored import FLIP, OPPOSITE_TRACE
 from ..render.color_slots import ColorSlots
 from ..render.warp_engine import WarpEngine
 from ..render.warp_renderer import NEAR_M
@@ -154,7 +154,7 @@ class Batch:
             self._command(mirror_kernels.mirror_crops, n * _PIXELS, crop, SIZE_PX, image),
             self._command(mirror_kernels.mirror_intrinsics, n, self._intrinsics, intrinsics),
             self.parts.regressor.bind(inputs, {**self._named(there), **self._seen_there}, self.parts.stream),
-            self._command(mirror_kernels.weigh, n, rot6d, rot_log_var, answer[0], answer[3], share),
+            self._command(mirror_kernels.weigh, n, rot6d, rot_log_var, answer[0], answer[3], OPPOSITE_TRACE, share),
             self._command(mirror_kernels.merge, 24 * n, flip, share, *there, *answer),
         ]
 

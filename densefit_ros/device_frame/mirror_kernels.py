@@ -39,12 +39,13 @@ def weigh(
     mirrored_rot_log_var: wp.array(dtype=float),
     rot6d: wp.array(dtype=float),
     rot_log_var: wp.array(dtype=float),
+    opposite_trace: float,
     share: wp.array(dtype=float),
 ):
-    """How much of each person's answer is that about the mirrored crop: half; all or nothing when they face other ways."""
+    """How much of each person's answer is that about the mirrored crop: half; all or nothing when they face opposite ways."""
     p = wp.tid()
     share[p] = 0.5
-    if wp.trace(wp.transpose(root_from(rot6d, p, 1.0)) * root_from(mirrored_rot6d, p, -1.0)) < 1.0:
+    if wp.trace(wp.transpose(root_from(rot6d, p, 1.0)) * root_from(mirrored_rot6d, p, -1.0)) < opposite_trace:
         share[p] = 0.0
         if mirrored_rot_log_var[24 * p] < rot_log_var[24 * p]:
             share[p] = 1.0

@@ -23,6 +23,7 @@ FLIP = np.array(SMPL_FLIP)
 # A rotation R of the mirror image is M R M of the other side's joint, M = diag(-1, 1, 1): signs of its first two rows.
 ROW_SIGNS = np.array([1, -1, -1, -1, 1, 1], np.float32)
 _U = np.array([-1, 1], np.float32)
+OPPOSITE_TRACE = float(1 + 2 * np.cos(np.radians(135)))  # of the rotation between two that face nearly opposite ways
 
 
 class Mirrored:
@@ -60,9 +61,8 @@ def mirror_image(inputs: Arrays) -> Arrays:
 def merged(outputs: Arrays, mirrored: Arrays) -> Arrays:
     """The mean of the network's outputs for crops and for their mirror images, in the crops' terms.
 
-    Variances are averaged, not reduced: the two answers' errors are nearly the same.  Bodies that face ways more than 90
-    degrees apart have no mean: then the answer counts whose root is the surer one.  One person in fifty is seen so, and the joint
-    error of all falls by 1 to 2 % (117.2 to 114.8 and 121.9 to 120.6 mm on 500 each).
+    Variances are averaged, not reduced: the two answers' errors are nearly the same.  Bodies that face nearly opposite ways have
+    no mean: then the answer counts whose root is the surer one (docs/DECISIONS.md).
     """
     back = {
         "rot6d_rows": mirrored["rot6d_rows"][:, FLIP] * ROW_SIGNS,
@@ -71,7 +71,7 @@ def merged(outputs: Arrays, mirrored: Arrays) -> Arrays:
         "joints_uv": mirrored["joints_uv"][:, FLIP] * _U,
     }
     share = np.where(
-        apart(outputs["rot6d_rows"][:, 0], back["rot6d_rows"][:, 0]),
+        opposite(outputs["rot6d_rows"][:, 0], back["rot6d_rows"][:, 0]),
         mirrored["rot_log_var"][:, FLIP[0]] < outputs["rot_log_var"][:, 0],
         0.5,
     ).astype(np.float32)
@@ -84,7 +84,7 @@ def merged(outputs: Arrays, mirrored: Arrays) -> Arrays:
     return out
 
 
-def apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(P,) bool: rotations of six numbers (P,6) each that are more than 90 degrees apart."""
+def opposite(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(P,) bool: rotations of six numbers (P,6) each that are more than 135 degrees apart."""
     product = so3.from_rot6d_rows(one) * so3.from_rot6d_rows(other)
-    return product.sum((1, 2)) < 1  # the trace of one to the other, 1 + 2 cos(angle)
+    return product.sum((1, 2)) < OPPOSITE_TRACE
