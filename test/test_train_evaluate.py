@@ -6,7 +6,10 @@ import json
 
 import pytest
 
+from densefit_ros.displace.displacer import Displacer
+from densefit_ros.runtime.onnxruntime_backend import OnnxRuntime
 from densefit_ros.train import ablation, evaluate, sweeps, together
+from densefit_ros.weights import weights_path
 
 CURVE = {"stated": [1.0, 2.0], "measured": [1.1, 2.3], "count": [5.0, 5.0]}
 
@@ -65,3 +68,14 @@ def test_a_single_part_leaves_the_others_as_they_were(tmp_path, fakes):
     assert fakes == ["regressor"] and after["regressor"]["pve_mm"] == 101.0
     assert after["reliability"]["displacement"] == before["reliability"]["displacement"]
     assert {k: v for k, v in after.items() if k != "regressor"} == {k: v for k, v in before.items() if k != "regressor"}
+
+
+def test_the_shipped_networks_are_measured_on_real_pictures_of_people():
+    """One batch of each through the functions that the command calls: orders of magnitude, whatever weights ship."""
+    regressor, displacement = weights_path("regressor.onnx"), weights_path("displacement.onnx")
+    curves = {}
+    first = evaluate.evaluate_regressor(regressor, 1, curves=curves)
+    assert first["people"] >= 8 and 20 < first["pve_mm"] < 400 and set(curves) == {"rotation", "confidence"}
+    displacer = Displacer(OnnxRuntime(displacement), OnnxRuntime(regressor))
+    moved = evaluate.evaluate_displacement(displacer, 1, 8.0, curves={})
+    assert 0.1 < moved["epe_ratio"] < 0.9

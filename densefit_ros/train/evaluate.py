@@ -58,7 +58,7 @@ def evaluate_regressor(
     rotation, confidence = Pool(), Pool()
     for index in range(-(-people // _BATCH)):
         crops = source.crops(index)
-        outputs = runtime({"image": crops.rgb, "intrinsics": (crops.intrinsics / crops.size).astype(np.float32)})
+        outputs, _ = runtime({"image": crops.rgb, "intrinsics": (crops.intrinsics / crops.size).astype(np.float32)})
         own = crops.labelled
         told.append(outputs["confidence"] > 0.5)
         shown.append(own)
