@@ -133,9 +133,9 @@ def test_given_keypoints_ask_the_network_or_do_not(body, people, on, monkeypatch
     frame = Frame(np.full((480, 640, 3), 90, np.uint8), 0, CAMERA, keypoints=observed(body, people.person(0)))
     state, result = process(models, initial_state(), frame)
     assert [p.source for p in result.people] == ["keypoints"]
-    # Newcomers are looked at for their window and in it, mirrored too; without the answer as prior the trunk still looks once for
-    # the displacements.
-    assert sum("image" in names for names in asked) == (4 if on else 1)
+    # Newcomers are looked at for their window and in it, mirrored too; without the answer as prior the trunk still looks for the
+    # displacements.
+    assert sum("image" in names for names in asked) == (4 if on else 2)
 
 
 class Detector:

@@ -13,7 +13,7 @@ from ..runtime.picture import IMAGE_FEATURES
 from ..runtime.protocol import Runtime, check_contract
 from ..types import Crop, DisplacementField, ImageFeatures, Surface
 from .contract import DEPTH_LIMIT_M, DISPLACEMENT_CONTRACT, RENDER_CHANNELS, STRIDE_PX
-from .mirrored import merged, mirror_rendering
+from .mirrored import Field, merge, mirror_rendering
 
 
 class Displacer:
@@ -38,18 +38,27 @@ class Displacer:
         if surface.face_id.shape != crop.rgb.shape[:3]:
             raise ShapeError(f"surface {surface.face_id.shape} must be rendered at the crops' size {crop.rgb.shape[:3]}")
         seen = seen or self.look(crop.rgb)
-        rendering = pack_rendering(surface)
+        rendering, count = pack_rendering(surface), len(crop.rgb)
+        field = self._ask(seen.s4[:count], seen.s8[:count], rendering)
         if seen.mirrored:
-            rendering = np.concatenate([rendering, mirror_rendering(rendering[list(seen.mirrored)])])
-        out = self.runtime({"s4": seen.s4, "s8": seen.s8, "rendering": rendering})
-        return DisplacementField(*merged(out["flow"], out["log_var"], seen.mirrored), STRIDE_PX)
+            there = mirror_rendering(rendering[list(seen.mirrored)])
+            field = merge(field, self._ask(seen.s4[count:], seen.s8[count:], there), seen.mirrored)
+        return DisplacementField(*field, STRIDE_PX)
 
     def look(self, rgb: np.ndarray, mirrored: Sequence[int] = ()) -> ImageFeatures:
         """Features of crops (P,S,S,3) uint8, of which those of ``mirrored`` are looked at in the mirror too."""
-        images = np.concatenate([rgb, rgb[list(mirrored), :, ::-1]]) if len(mirrored) else rgb
+        looks = [rgb]
+        if mirrored:
+            looks.append(np.ascontiguousarray(rgb[list(mirrored), :, ::-1]))
         # The trunk does not read the intrinsics; any will do.
-        out = self.encoder({"image": images, "intrinsics": np.ones((len(images), 4), np.float32)})
-        return ImageFeatures(out["s4"], out["s8"], tuple(mirrored))
+        seen = [self.encoder({"image": look, "intrinsics": np.ones((len(look), 4), np.float32)}) for look in looks]
+        s4, s8 = (np.concatenate([s[name] for s in seen]) for name in ("s4", "s8"))
+        return ImageFeatures(s4, s8, tuple(mirrored))
+
+    def _ask(self, s4: np.ndarray, s8: np.ndarray, rendering: np.ndarray) -> Field:
+        # The mirror images are a call of their own: engines are built for as many people as are tracked, not for twice as many.
+        out = self.runtime({"s4": s4, "s8": s8, "rendering": rendering})
+        return out["flow"], out["log_var"]
 
 
 def pack_rendering(surface: Surface) -> np.ndarray:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 POINT_SUM = 1.1  # of the vertex colours (body.model.vertex_colors) of a point and of its place on the other side
+Field = tuple[np.ndarray, np.ndarray]  # flow (P,2,h,w) and log_var (P,1,h,w)
+_UV = np.array([-1, 1], np.float32)[:, None, None]
 _NORMAL_X, _POINT_X, _MASK = 4, 7, 10  # channels of a rendering
 
 
@@ -18,17 +20,14 @@ def mirror_rendering(packed: np.ndarray) -> np.ndarray:
     return out
 
 
-def merged(flow: np.ndarray, log_var: np.ndarray, mirrored: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The means of the answers (N,2,h,w), (N,1,h,w) about P crops and, after them, about the mirror images of some of these.
+def merge(here: Field, there: Field, rows: Sequence[int]) -> Field:
+    """The field of P crops, those of ``rows`` the mean with the answers ``there`` about their mirror images.
 
-    Variances are averaged, not reduced: the two answers' errors are nearly the same.  A cell is read two pixels from its corner,
-    in the mirror one: half a pixel between them on average, of flows that hardly change within it.
+    Variances are averaged, not reduced: the two answers' errors are nearly the same.  The mirror's cells are read a pixel beside
+    the others', so the mean is half a pixel beside them, of flows that hardly change within it.
     """
-    if not len(mirrored):
-        return flow, log_var
-    count, rows = len(flow) - len(mirrored), list(mirrored)
-    flow_there = flow[count:, :, :, ::-1] * np.array([-1, 1], np.float32)[:, None, None]
-    flow, there, log_var = flow[:count].copy(), log_var[count:, :, :, ::-1], log_var[:count].copy()
-    flow[rows] = 0.5 * (flow[rows] + flow_there)
-    log_var[rows] = np.logaddexp(log_var[rows], there) - np.float32(np.log(2))
+    (flow, log_var), (there_flow, there_log_var), rows = here, there, list(rows)
+    flow, log_var = flow.copy(), log_var.copy()
+    flow[rows] = 0.5 * (flow[rows] + there_flow[..., ::-1] * _UV)
+    log_var[rows] = np.logaddexp(log_var[rows], there_log_var[..., ::-1]) - np.float32(np.log(2))
     return flow, log_var
