@@ -239,6 +239,10 @@ class Config:
     track: TrackConfig = field(default_factory=TrackConfig)
 
 
+# Overrides for people whom somebody else answers for: whoever comes is admitted.
+ADMIT_EVERYBODY = {"regress.min_confidence": 0.0, "regress.max_joint_sigma": 10.0}
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting with all that a parameter server or a help page needs."""
@@ -249,10 +253,6 @@ class Setting:
     lo: float | None
     hi: float | None
     choices: tuple[str, ...]
-
-
-# Whoever has a box is a person: for boxes that somebody answers for.
-ADMIT_EVERYBODY = {"regress.min_confidence": 0.0, "regress.max_joint_sigma": 10.0}
 
 
 def settings(config: Any, prefix: str = "") -> Iterator[Setting]:

@@ -14,7 +14,7 @@ from densefit_ros.config import ADMIT_EVERYBODY, load_config, with_overrides
 from densefit_ros.device_frame import mirror_kernels, pose_kernels
 from densefit_ros.device_frame.frame import DeviceFrame
 from densefit_ros.displace.decode import decode
-from densefit_ros.displace.mirrored import merge as merge_fields
+from densefit_ros.displace.mirrored import merged as merged_fields
 from densefit_ros.errors import BackendUnavailable, ConfigError
 from densefit_ros.geometry import crop as crops
 from densefit_ros.geometry.camera import project
@@ -342,5 +342,5 @@ def test_two_looks_are_merged_as_on_the_host():
     flow, log_var = rng.normal(size=(2 * n, 2, 6, 6)).astype(np.float32), rng.normal(size=(2 * n, 1, 6, 6)).astype(np.float32)
     parts = [wp.array(x.reshape(-1), dtype=wp.float32, device="cpu") for x in (flow[n:], log_var[n:], flow[:n], log_var[:n])]
     wp.launch(mirror_kernels.merge_fields, dim=n * 36, inputs=[*parts[:2], 6, *parts[2:]], device="cpu")
-    for got, want in zip(parts[2:], merge_fields((flow[:n], log_var[:n]), (flow[n:], log_var[n:]), range(n))):
+    for got, want in zip(parts[2:], merged_fields((flow[:n], log_var[:n]), (flow[n:], log_var[n:]), range(n))):
         np.testing.assert_allclose(got.numpy().reshape(want.shape), want, atol=1e-5)

@@ -1,12 +1,13 @@
 """First estimates, boxes and keypoints of other programs, through the whole frame with oracles for networks."""
 
+# ruff: noqa: F401, F811 - fixtures of the helpers
 from __future__ import annotations
 
 import dataclasses
 
 import numpy as np
 import pytest
-from test_pipeline import CAMERA, DT_NS, body, make, parts, pve_mm, run  # noqa: F401  fixtures
+from pipeline_helpers import CAMERA, DT_NS, body, make, parts, pve_mm, run
 
 from densefit_ros.body.joints import landmark_positions
 from densefit_ros.body.model import pose
@@ -61,7 +62,7 @@ def play(models, world, frames, given):
     return results
 
 
-def test_given_estimates_are_refined_and_nothing_of_ours_is_asked(parts, body):  # noqa: F811
+def test_given_estimates_are_refined_and_nothing_of_ours_is_asked(parts, body):
     models, world = make(parts, body, people=2)
     models = dataclasses.replace(models, estimator=Counting(models.estimator))
     results = play(models, world, 12, lambda i: disturbed(world, [1, 0], seed=i))  # in any order
@@ -76,7 +77,7 @@ def test_given_estimates_are_refined_and_nothing_of_ours_is_asked(parts, body): 
         assert refined < 0.5 * first
 
 
-def test_who_is_not_given_is_estimated_by_ourselves(parts, body):  # noqa: F811
+def test_who_is_not_given_is_estimated_by_ourselves(parts, body):
     models, world = make(parts, body, people=2)
     (result,) = play(models, world, 1, lambda i: None)
     assert len(result.people) == 2
@@ -88,7 +89,7 @@ def test_who_is_not_given_is_estimated_by_ourselves(parts, body):  # noqa: F811
     assert estimator.windows == 2 + 3
 
 
-def test_between_the_estimates_of_a_slow_regressor_displacements_carry(parts, body):  # noqa: F811
+def test_between_the_estimates_of_a_slow_regressor_displacements_carry(parts, body):
     """regress.backend external at a sixth of the rate: the track lives on, measured, and stays better than the estimates."""
     models, world = make(parts, body)
     models = dataclasses.replace(models, estimator=CarriedEstimator(), finder=None)
@@ -110,7 +111,7 @@ def test_between_the_estimates_of_a_slow_regressor_displacements_carry(parts, bo
     assert np.mean(errors[6:]) < 0.5 * np.mean(estimate_errors)
 
 
-def test_who_is_carried_and_gone_is_dropped(parts, body):  # noqa: F811
+def test_who_is_carried_and_gone_is_dropped(parts, body):
     models, world = make(parts, body, **{"track.lost_after_s": 0.2})
     models = dataclasses.replace(models, estimator=CarriedEstimator(), finder=None)
     state, _ = process(models, initial_state(), Frame(GREY, 0, CAMERA), estimates=disturbed(world, [0]))
@@ -121,7 +122,7 @@ def test_who_is_carried_and_gone_is_dropped(parts, body):  # noqa: F811
     assert not result.people
 
 
-def test_nobody_given_means_nobody_new(parts, body):  # noqa: F811
+def test_nobody_given_means_nobody_new(parts, body):
     models, world = make(parts, body)
     none = Estimate(BodyParams.rest(0), np.zeros(0, np.float32), source="external")
     assert not process(models, initial_state(), Frame(GREY, 0, CAMERA), estimates=none)[1].people
@@ -129,7 +130,7 @@ def test_nobody_given_means_nobody_new(parts, body):  # noqa: F811
     assert models.finder.calls == 0
 
 
-def test_boxes_beside_estimates_bring_those_whom_the_estimates_miss(parts, body):  # noqa: F811
+def test_boxes_beside_estimates_bring_those_whom_the_estimates_miss(parts, body):
     models, world = make(parts, body, people=2)
     boxes = []
     for k in (0, 1):
@@ -139,7 +140,7 @@ def test_boxes_beside_estimates_bring_those_whom_the_estimates_miss(parts, body)
     assert sorted(p.source for p in result.people) == ["external", "network"]
 
 
-def test_given_keypoints_are_evidence_for_given_estimates(parts, body):  # noqa: F811
+def test_given_keypoints_are_evidence_for_given_estimates(parts, body):
     """Displacements off: the keypoints alone pull a wrong arm of the estimate straight."""
     models, world = make(parts, body)
     models = dataclasses.replace(models, displacer=None)
@@ -160,7 +161,7 @@ def test_given_keypoints_are_evidence_for_given_estimates(parts, body):  # noqa:
     assert error_px(person.params)[wrist] < 0.5 * error_px(estimate.params)[wrist]
 
 
-def test_estimates_that_are_no_bodies_are_refused(parts, body):  # noqa: F811
+def test_estimates_that_are_no_bodies_are_refused(parts, body):
     models, world = make(parts, body)
     estimate = disturbed(world, [0])
     estimate.params.t_camera_root[0, 2] = np.nan
@@ -169,7 +170,7 @@ def test_estimates_that_are_no_bodies_are_refused(parts, body):  # noqa: F811
 
 
 @pytest.mark.parametrize(("margin", "sides"), [(None, (210.0, 385.875)), (1.2, (240.0, 252.0))])
-def test_sources_get_the_windows_that_they_were_made_for(parts, body, margin, sides):  # noqa: F811
+def test_sources_get_the_windows_that_they_were_made_for(parts, body, margin, sides):
     """The networks' own leave columns unseen; a margin is one of whole squares."""
     models, _ = make(parts, body)
     models.estimator.size_px, models.estimator.margin = 96, margin
@@ -186,7 +187,7 @@ def test_sources_get_the_windows_that_they_were_made_for(parts, body, margin, si
     assert find.windows(models.estimator, crop, boxes, rgb, 1.05) is crop
 
 
-def test_textures_are_learnt_from_every_third_image(parts, body):  # noqa: F811
+def test_textures_are_learnt_from_every_third_image(parts, body):
     models, world = make(parts, body)
     state, learnt = initial_state(), []
     for i in range(10):
@@ -197,7 +198,7 @@ def test_textures_are_learnt_from_every_third_image(parts, body):  # noqa: F811
     assert run(bare, world, 3)[0].tracks[0].learnt_ns is None
 
 
-def test_people_take_turns_in_being_learnt(parts, body):  # noqa: F811
+def test_people_take_turns_in_being_learnt(parts, body):
     models, world = make(parts, body, people=2)
     state, last, most = initial_state(), {}, 0
     for i in range(12):

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_pipeline import CAMERA, DT_NS, World, make, truth_at
+from pipeline_helpers import CAMERA, DT_NS, World, make, truth_at
 
 from densefit_ros.body.assets import load_body
 from densefit_ros.body.model import joint_transforms, pose

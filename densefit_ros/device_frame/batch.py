@@ -147,14 +147,15 @@ class Batch:
         image, intrinsics = self._zeros(n * _PIXELS, wp.vec3ub), self._zeros(n, wp.vec4)
         there = tuple(self._zeros(a.size, a.dtype) for a in answer)
         self._seen_there = self._features()
-        share, (rot6d, _, _, rot_log_var, *_) = self._zeros(n, wp.float32), there
+        share, (rot6d, _, _, rot_log_var, *_) = self._zeros(n, wp.float32), answer
+        there_rot6d, _, _, there_rot_log_var, *_ = there
         flip = wp.array(FLIP, dtype=wp.int32, device=self.parts.device)
         inputs = {"image": self._image(image), "intrinsics": self._view(intrinsics, n, 4)}
         return [
             self._command(mirror_kernels.mirror_crops, n * _PIXELS, crop, SIZE_PX, image),
             self._command(mirror_kernels.mirror_intrinsics, n, self._intrinsics, intrinsics),
             self.parts.regressor.bind(inputs, {**self._named(there), **self._seen_there}, self.parts.stream),
-            self._command(mirror_kernels.weigh, n, rot6d, rot_log_var, answer[0], answer[3], OPPOSITE_TRACE, share),
+            self._command(mirror_kernels.weigh, n, there_rot6d, there_rot_log_var, rot6d, rot_log_var, OPPOSITE_TRACE, share),
             self._command(mirror_kernels.merge, 24 * n, flip, share, *there, *answer),
         ]
 

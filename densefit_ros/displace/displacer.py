@@ -13,7 +13,7 @@ from ..runtime.picture import IMAGE_FEATURES
 from ..runtime.protocol import Runtime, check_contract
 from ..types import Crop, DisplacementField, ImageFeatures, Surface
 from .contract import DEPTH_LIMIT_M, DISPLACEMENT_CONTRACT, RENDER_CHANNELS, STRIDE_PX
-from .mirrored import Field, merge, mirror_rendering
+from .mirrored import Field, merged, mirror_rendering
 
 
 class Displacer:
@@ -42,7 +42,7 @@ class Displacer:
         field = self._ask(seen.s4[:count], seen.s8[:count], rendering)
         if seen.mirrored:
             there = mirror_rendering(rendering[list(seen.mirrored)])
-            field = merge(field, self._ask(seen.s4[count:], seen.s8[count:], there), seen.mirrored)
+            field = merged(field, self._ask(seen.s4[count:], seen.s8[count:], there), seen.mirrored)
         return DisplacementField(*field, STRIDE_PX)
 
     def look(self, rgb: np.ndarray, mirrored: Sequence[int] = ()) -> ImageFeatures:

@@ -20,7 +20,7 @@ def mirror_rendering(packed: np.ndarray) -> np.ndarray:
     return out
 
 
-def merge(here: Field, there: Field, rows: Sequence[int]) -> Field:
+def merged(here: Field, there: Field, rows: Sequence[int]) -> Field:
     """The field of P crops, those of ``rows`` the mean with the answers ``there`` about their mirror images.
 
     Variances are averaged, not reduced: the two answers' errors are nearly the same.  The mirror's cells are read a pixel beside

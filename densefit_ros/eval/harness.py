@@ -22,7 +22,7 @@ from ..geometry import crop as crops
 from ..models import Models
 from ..runtime.picture import SIZE_PX
 from ..steps.find import first_estimate
-from ..steps.priors import ESTIMATE_T_SIGMA_M, KEYPOINT_ROT_SIGMA_RAD, estimate_sigmas
+from ..steps.priors import ESTIMATE_T_SIGMA_M, KEYPOINT_ROT_SIGMA_RAD, estimate_sigmas, looked_at_twice
 from ..synth.perturb import disturb
 from ..types import BodyParams, Crop, Estimate, FitStatus, Frame
 from .evidence import EvidenceMaker, EvidenceOptions
@@ -121,8 +121,8 @@ class Harness:
         start = disturb(rng, truth, rest_joints(self._models.body, truth.betas)[:, 0], degrees=self._degrees)
         # Stated per axis, while the degrees are the length of the error.
         sigma = np.full((1, 24), np.radians(max(self._degrees, MIN_SIGMA_DEG)) / np.sqrt(3), np.float32)
-        displacer, mirrored = self._models.displacer, self._models.config.regress.mirrored
-        seen = None if displacer is None else displacer.look(crop.rgb, () if mirrored == "never" else (0,))  # as newcomers are
+        displacer, twice = self._models.displacer, looked_at_twice(self._models.config, np.ones(1, bool))
+        seen = None if displacer is None else displacer.look(crop.rgb, twice)
         return crop, Estimate(start, np.ones(1, np.float32), None, "disturbed", rot_sigma_rad=sigma, seen=seen)
 
     def refine(

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from ..body.model import BodyModel
-from ..config import Config
+from ..config import ADMIT_EVERYBODY, Config
 from ..errors import AssetError
 from ..evidence.densepose import read_iuv
 from ..regress.external import ExternalPerson, by_picture, in_camera, read_people, source_camera
@@ -136,6 +136,6 @@ def overrides_for(config: Config, most: int, set_by_user: Sequence[str]) -> dict
     """Settings of a run that starts from given estimates: nobody is searched, and time is no matter."""
     changes = {
         "regress.backend": "external", "detect.backend": "none", "displace.passes": 2, "fit.iterations": 10,
-        "track.max_people": int(np.clip(most, config.track.max_people, 16)), "regress.min_confidence": 0.0,
+        "track.max_people": int(np.clip(most, config.track.max_people, 16)), **ADMIT_EVERYBODY,
     }  # fmt: skip
     return {k: v for k, v in changes.items() if k not in set_by_user}

@@ -121,16 +121,16 @@ def pose_gaussian(
 
 
 def seen(models: Models, tracks: Sequence[Track], crop: Crop, estimate: Estimate, stamp_ns: int) -> ImageFeatures:
-    """What the displacement network reads of the crops: they are looked at now where the first estimate did not need it.
-
-    Whom ``regress.mirrored`` names is looked at twice either way.
-    """
+    """What the displacement network reads of the crops: they are looked at now where the first estimate did not need it."""
     if estimate.seen is not None:
         return estimate.seen
-    everyone = np.arange(len(tracks))
-    new = everyone[_newborn(tracks, models.config, stamp_ns)]
-    twice = {"always": everyone, "new": new, "never": ()}[models.config.regress.mirrored]
-    return models.displacer.look(crop.rgb, tuple(map(int, twice)))
+    return models.displacer.look(crop.rgb, looked_at_twice(models.config, _newborn(tracks, models.config, stamp_ns)))
+
+
+def looked_at_twice(config: Config, new: np.ndarray) -> tuple[int, ...]:
+    """The people whom ``regress.mirrored`` names, of whom those ``new`` (P,) bool are not tracked yet."""
+    chosen = {"always": np.ones_like(new), "new": new, "never": np.zeros_like(new)}[config.regress.mirrored]
+    return tuple(np.flatnonzero(chosen).tolist())
 
 
 def scale_to_depth(
