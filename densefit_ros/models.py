@@ -60,7 +60,7 @@ def load_models(config: Config) -> Models:
     threadpool_limits(1, user_api="blas")
     device = resolve_device(config.device)
     body = load_body(config.body.model_path or None)
-    people = max(config.track.max_people, 1)
+    people = config.track.max_people
     renderer = make_renderer(body, config.render.backend, device)
     fitter = Fitter(
         body,

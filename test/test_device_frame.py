@@ -16,6 +16,8 @@ from densefit_ros.device_frame.frame import DeviceFrame
 from densefit_ros.displace.decode import decode
 from densefit_ros.displace.mirrored import merged as merged_fields
 from densefit_ros.errors import BackendUnavailable, ConfigError
+from densefit_ros.fit.priors import make_prior
+from densefit_ros.fit.solver import Fitter
 from densefit_ros.geometry import crop as crops
 from densefit_ros.geometry.camera import project
 from densefit_ros.models import load_models
@@ -159,6 +161,12 @@ def test_a_person_does_not_depend_on_who_fills_the_batch_up(models, sequence, tr
         value, expected = getattr(three.fit.params, name), getattr(both.fit.params, name)
         np.testing.assert_allclose(value[:2], expected, atol=2e-3, err_msg=name)
         np.testing.assert_allclose(value[2], value[0], atol=1e-5, err_msg=name)
+
+
+def test_a_prior_that_the_device_cannot_expand_is_refused_at_once(models):
+    fitter = Fitter(models.body, max_persons=1, max_points=64, pose_prior=make_prior("vposer"))
+    with pytest.raises(BackendUnavailable, match="vposer"):
+        DeviceFrame(models.body, fitter, models.estimator.runtime, models.displacer.runtime, "cpu", 1)
 
 
 def test_the_pipeline_uses_it_and_goes_step_by_step_where_something_is_decided(models, sequence, monkeypatch):

@@ -49,6 +49,19 @@ def test_too_few_matches_keep_the_start(scene, kept):
     assert (result.status == FitStatus.NO_EVIDENCE).all() and _same(result.params, truth) and _finite(result)
 
 
+def test_what_keeps_its_start_knows_no_more_than_its_priors(scene):
+    """Five matches are too few to move a body, so they do not make its place surer either."""
+    _, b, truth, matches, fitter = scene
+    few = Correspondences(*(getattr(matches, n)[:5] for n in ("person", "face", "bary", "target_uv", "sqrt_weight")))
+    priors = [Anchor(truth, 0.2, 1.0, 0.25)]
+    with_few, without = (fitter.solve(truth, CAMERA, m, anchors=priors) for m in (few, Correspondences.empty()))
+    assert (with_few.status == FitStatus.NO_EVIDENCE).all()
+    np.testing.assert_allclose(
+        with_few.information, without.information, atol=0.05
+    )  # of 16 and more: derivatives of the logarithm, where the fit had gone
+    np.testing.assert_allclose(with_few.joint_covariance, without.joint_covariance, rtol=1e-2, atol=1e-5)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
 def test_bad_targets_are_ignored(scene, bad):
     rng, b, truth, matches, fitter = scene

@@ -145,6 +145,10 @@ def test_coco_annotations_name_pictures_and_flag_hidden_points(tmp_path):
         ('[{"image_id": 1, "keypoints": [1, 2, 3]}]', "17"),
         ('[{"image_id": 1, "keypoints": "x"}]', "entry 0"),
         ('{"annotations": [], "images": [{"id": 1}]}', "file_name"),
+        (
+            '{"annotations": [], "images": [{"id": 1, "file_name": "a/7.jpg"}, {"id": 2, "file_name": "b/7.jpg"}]}',
+            "two pictures are called 7",
+        ),
     ],
 )
 def test_files_that_are_none(tmp_path, text, word):
@@ -153,6 +157,13 @@ def test_files_that_are_none(tmp_path, text, word):
         KeypointFiles(tmp_path / "k.json")
     with pytest.raises(AssetError, match="found none"):
         KeypointFiles(tmp_path)  # a folder without OpenPose files
+
+
+def test_empty_entries_are_none(tmp_path):
+    (tmp_path / "k.json").write_text('{"annotations": [], "images": null, "categories": null}')
+    assert KeypointFiles(tmp_path / "k.json").most_people == 0
+    (tmp_path / "k.json").write_text('{"annotations": [], "categories": [{"keypoints": null}]}')
+    assert KeypointFiles(tmp_path / "k.json").most_people == 0
 
 
 def test_frames_of_a_video(tmp_path):

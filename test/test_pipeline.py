@@ -223,6 +223,26 @@ def test_depth_fixes_the_distance_that_colour_leaves_open(parts, body):
     assert errors[False] > 0.3 and errors[True] < 0.06
 
 
+@pytest.mark.parametrize("obstacle_m", [1.2, 2.2])
+def test_who_is_half_hidden_stays_where_depth_had_the_person(parts, body, obstacle_m):
+    """A counter in front of the lower 60 % of the body for ten frames."""
+    models, world = make(parts, body)
+    state, off_m = initial_state(), []
+    for i in range(26):
+        world.i = i
+        vertices = pose(body, world.truth(0)).vertices.astype(np.float32)
+        depth = models.renderer.render_window(vertices, [Appearance()], CAMERA).depth_m[0].copy()
+        depth[depth == 0] = 6.0  # a wall
+        if 8 <= i < 18:
+            top, bottom = np.flatnonzero((depth < 5).any(1))[[0, -1]]
+            depth[int(bottom - 0.6 * (bottom - top)) :] = obstacle_m
+        state, result = process(models, state, Frame(np.zeros((480, 640, 3), np.uint8), i * DT_NS, CAMERA, depth))
+        (person,) = result.people
+        off_m.append(abs(person.params.t_camera_root[0, 2] - world.truth(0).t_camera_root[0, 2]))
+        assert person.scale_source == "depth"
+    assert max(off_m[4:]) < 0.06
+
+
 def test_depth_of_another_size_or_without_a_person_in_it(parts, body):
     models, world = make(parts, body)
     frame = Frame(np.zeros((480, 640, 3), np.uint8), 0, CAMERA, np.full((240, 320), 2.0, np.float32))

@@ -18,7 +18,7 @@ from densefit_ros.pipeline import initial_state, process
 from densefit_ros.regress.carried import CarriedEstimator
 from densefit_ros.runtime.picture import SIZE_PX
 from densefit_ros.steps import find
-from densefit_ros.types import BodyParams, Estimate, Frame, Keypoints, TrackingState
+from densefit_ros.types import BodyParams, DisplacementField, Estimate, Frame, Keypoints, TrackingState
 
 GREY = np.full((480, 640, 3), 90, np.uint8)
 
@@ -120,6 +120,84 @@ def test_who_is_carried_and_gone_is_dropped(parts, body):
         state, result = process(models, state, Frame(GREY, i * DT_NS, CAMERA))
         assert all(p.tracking_state is TrackingState.PREDICTED for p in result.people)
     assert not result.people
+
+
+class FewCellsDisplacer:
+    """Sure of ``cells`` cells, which stay where they are rendered, and of nothing else."""
+
+    class runtime:
+        name = "few"
+
+    def __init__(self, cells: int) -> None:
+        self.cells = cells
+
+    def look(self, rgb, mirrored=()):
+        return None
+
+    def predict(self, crop, surface, seen=None) -> DisplacementField:
+        side = crop.size // 4
+        unsure = np.full((len(crop.rgb), 1, side, side), 20.0, np.float32)
+        rows, columns = np.nonzero(surface.face_id[0, 2::4, 2::4] >= 0)
+        unsure[0, 0, rows[: self.cells], columns[: self.cells]] = 0.0
+        return DisplacementField(np.zeros((len(crop.rgb), 2, side, side), np.float32), unsure, 4)
+
+
+@pytest.mark.parametrize("cells", [0, 3])
+def test_a_few_matches_do_not_keep_a_ghost(parts, body, cells):
+    """Whatever body is bent to three cells agrees with them."""
+    models, world = make(parts, body, **{"track.lost_after_s": 0.2})
+    models = dataclasses.replace(models, estimator=CarriedEstimator(), finder=None)
+    state, _ = process(models, initial_state(), Frame(GREY, 0, CAMERA), estimates=disturbed(world, [0]))
+    models = dataclasses.replace(models, displacer=FewCellsDisplacer(cells))
+    for i in range(1, 10):
+        state, result = process(models, state, Frame(GREY, i * DT_NS, CAMERA))
+        assert all(p.tracking_state is TrackingState.PREDICTED for p in result.people)
+    assert not result.people
+
+
+def test_the_surest_estimate_gets_the_only_place_wherever_it_stands(parts, body):
+    models, world = make(parts, body)
+    crowd = disturbed(world, [0] * 5)
+    crowd.params.t_camera_root[:4, 0] += np.float32([-1.5, -0.8, 0.8, 1.5])
+    crowd.confidence[:] = 0.4, 0.4, 0.4, 0.4, 0.99
+    _, result = process(models, initial_state(), Frame(GREY, 0, CAMERA), estimates=crowd)
+    assert [p.confidence for p in result.people] == [pytest.approx(0.99)]
+
+
+def test_bodies_behind_the_camera_take_nobodys_place(parts, body):
+    models, world = make(parts, body)
+    models = dataclasses.replace(models, estimator=CarriedEstimator(), finder=None)
+    several = disturbed(world, [0] * 4)
+    several.params.t_camera_root[:3, 2] = -4.0
+    _, result = process(models, initial_state(), Frame(GREY, 0, CAMERA), estimates=several)
+    assert [p.source for p in result.people] == ["external"]
+
+
+def test_given_estimates_do_not_vouch_for_the_joints_of_others(parts, body):
+    """The regressor has no place for the joints of whom the second box holds, and says so."""
+    models, world = make(parts, body, people=2)
+    inner = models.estimator
+
+    class Vague(Counting):
+        def estimate(self, crop, camera, warm=()):
+            return dataclasses.replace(inner.estimate(crop, camera, warm), uv_sigma=np.full((len(crop.rgb), 24), 0.3, np.float32))
+
+    models = dataclasses.replace(models, estimator=Vague(inner))
+    boxes = []
+    for k in (0, 1):
+        uv = project(CAMERA, pose(body, world.truth(k)).vertices[0])
+        boxes.append(np.r_[uv.min(0), np.ptp(uv, axis=0)])
+    _, result = process(models, initial_state(), Frame(GREY, 0, CAMERA), np.array(boxes), disturbed(world, [1]))
+    assert [p.source for p in result.people] == ["external"]
+
+
+def test_directions_of_other_people_are_refused(parts, body):
+    models, _ = make(parts, body)
+    keypoints = Keypoints(
+        "coco17", np.zeros((2, 17, 2), np.float32), np.ones((2, 17), np.float32), np.zeros((1, 17, 3), np.float32)
+    )
+    with pytest.raises(ShapeError, match="direction_xyz"):
+        process(models, initial_state(), Frame(GREY, 0, CAMERA, keypoints=keypoints))
 
 
 def test_nobody_given_means_nobody_new(parts, body):

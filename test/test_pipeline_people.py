@@ -109,6 +109,18 @@ def test_one_who_comes_back_is_recognised_by_the_colours(parts, body, who, same)
     assert len(person.track_id) == 5 and person.track_id.isalpha() and person.track_id.islower()
 
 
+@pytest.mark.parametrize("room", [1, 2])
+def test_after_a_pause_of_the_stream_the_name_stays(parts, body, room):
+    """The track ends in the very frame in which the person is found anew, some steps on."""
+    models, world = street(parts, body, room, **{"track.lost_after_s": 0.5})
+    world.visible, world.start_m = {0}, (-0.4, 0.0)
+    state, results = walk(models, world, body, range(8))
+    name = results[-1].people[0].track_id
+    world.start_m = (0.35, 0.0)
+    _, results = walk(models, world, body, range(38, 42), state)
+    assert results[-1].people and {p.track_id for r in results for p in r.people} == {name}
+
+
 def test_after_the_window_even_the_same_person_is_new(parts, body):
     models, world = street(parts, body, 1, **{"track.lost_after_s": 0.2, "track.reidentify_s": 0.3})
     state, results = walk(models, world, body, range(6))

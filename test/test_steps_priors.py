@@ -48,6 +48,15 @@ def test_newcomers_of_a_network_are_left_alone(sources):
     np.testing.assert_array_equal(later.mean, expected.mean)
 
 
+def test_a_carried_prediction_pulls_once():
+    params, tracks = two_tracks()
+    estimate = dataclasses.replace(Estimate(params, np.ones(2, np.float32)), sources=("track", "network"))
+    prediction, opinion = priors.anchors(tracks, estimate, load_config(), FRAME_NS)
+    assert np.isfinite(prediction.t_sigma_m).all()
+    assert np.isinf(opinion.t_sigma_m[0]).all() and np.isinf(opinion.rot_sigma_rad[0]).all()
+    assert np.isfinite(opinion.t_sigma_m[1]).all() and np.isfinite(opinion.rot_sigma_rad[1]).all()
+
+
 def test_without_a_prior_there_is_none():
     params, tracks = two_tracks()
     models = SimpleNamespace(config=load_config(), fitter=SimpleNamespace(pose_prior=None))

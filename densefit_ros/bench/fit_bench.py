@@ -206,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--points and --persons: expected positive numbers, or all points; got {a.points} and {a.persons}")
     if not a.no_baselines and importlib.util.find_spec("torch") is None:
         raise BackendUnavailable(
-            "the baselines are written in torch, which is not installed: pip install torch, or --no-baselines"
+            "the baselines are written in torch, which is not installed: pip install torch smplx, or --no-baselines"
         )
     if a.out is not None:
         a.out.parent.mkdir(parents=True, exist_ok=True)

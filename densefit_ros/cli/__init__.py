@@ -83,7 +83,7 @@ def run_command(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="densefit run",
         description="Track people in a video, a picture or a folder of pictures, without ROS.  A rosbag2: densefit run --bag IN "
-        "--out OUT (its options: densefit run --bag --help).",
+        "--out OUT (its options: densefit run --bag IN --help).",
         epilog=RESULTS_NOTE,
     )
     parser.add_argument("input", type=Path, help="video file, picture, or folder of pictures")

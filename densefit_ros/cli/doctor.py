@@ -43,7 +43,7 @@ def findings() -> list[Finding]:
         _package("TensorRT", "tensorrt"),
         _package("nvdiffrast", "nvdiffrast"),
         _mediapipe(),
-        _package("smplx (real SMPL files)", "smplx"),
+        _package("smplx (baselines)", "smplx"),
         _gpu(),
         _ros(),
         _messages(),

@@ -15,6 +15,7 @@ import warp as wp
 
 from ..config import Config
 from ..errors import BackendUnavailable
+from ..fit.resident import require_mixture
 from ..steps import priors
 from ..track.state import Track
 from ..types import BodyParams, Estimate, Frame, Keypoints, Measured, PosedBody
@@ -42,7 +43,8 @@ class DeviceFrame:
     """Measures up to ``max_people`` tracked people per image.
 
     Memory and graphs are made for each size of image that comes, of which the last MOST_SIZES are kept: cameras may take
-    turns.  Raises BackendUnavailable when a runtime cannot work on device memory, or torch is missing on CUDA.
+    turns.  Raises BackendUnavailable when a runtime cannot work on device memory, the pose prior is no mixture, or torch is
+    missing on CUDA.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class DeviceFrame:
         for runtime in (regressor, displacer):
             if not hasattr(runtime, "bind"):
                 raise BackendUnavailable(f"{runtime.name} cannot run on device memory: choose another runtime.backend")
+        require_mixture(fitter)
         self._device = wp.get_device(device)
         self._shared = {"body": body, "fitter": fitter, "regressor": regressor, "mirrored": mirrored, "displacer": displacer}
         self._torch = None if self._device.is_cpu else _torch_on_cuda()

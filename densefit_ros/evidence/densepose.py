@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ..body.model import BodyModel
+from ..body.model import BodyModel, face_parts
 from ..errors import AssetError, ShapeError
 from ..types import Correspondences
 
@@ -201,10 +201,7 @@ def read_chart(path: str | Path, body: BodyModel) -> Chart:
 
 def body_chart(body: BodyModel) -> Chart:
     """A chart for any body: part k + 1 belongs to joint k, u is the angle round its bone, v the place along it."""
-    weight = np.zeros((body.num_vertices, NUM_PARTS), np.float32)
-    for slot in range(body.skin_joint.shape[1]):
-        np.add.at(weight, (np.arange(body.num_vertices), body.skin_joint[:, slot]), body.skin_weight[:, slot])
-    face_part = weight[body.faces].sum(1).argmax(1).astype(np.int32)
+    face_part = face_parts(body).astype(np.int32)
     corner_uv = np.zeros((body.num_faces, 3, 2), np.float32)
     joints = body.joint_template
     for k in range(NUM_PARTS):

@@ -31,12 +31,18 @@ def distance_ratio(depth_m: np.ndarray, face_id: np.ndarray, rendered_m: np.ndar
                    options: DepthOptions = _DEFAULTS) -> np.ndarray:  # fmt: skip
     """Measured over rendered distance, the median over each person's pixels; NaN where too little is measured.
 
+    Where enough samples lie about as far away as the rendered body, they alone count: what hides the rest of a person whose
+    distance is known would else move the person to itself.
+
     depth_m (H,W) of the image, NaN or <= 0 where unknown; face_id, rendered_m (P,h,w) of the crops -> (P,).
     """
     out = np.full(len(face_id), np.nan)
     for p in range(len(face_id)):
         r, c, measured = _samples(depth_m, face_id[p], image_from_crop[p], options.stride)
         good = measured > 0
+        near = good & (np.abs(measured - rendered_m[p][r, c]) < options.gate_m)
+        if len(r) and near.mean() >= options.min_share:
+            good = near
         if len(r) and good.mean() >= options.min_share:
             out[p] = np.median(measured[good] / rendered_m[p][r[good], c[good]])
     return out

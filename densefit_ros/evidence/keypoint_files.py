@@ -83,15 +83,19 @@ def _read_coco(path: Path) -> Mapping[str, Keypoints]:
 
 def _image_names(tree: Mapping[str, Any], path: Path) -> dict[Any, str]:
     try:
-        return {image["id"]: _stem(image["file_name"]) for image in tree.get("images", [])}
+        names = {image["id"]: _stem(image["file_name"]) for image in tree.get("images") or []}
     except (TypeError, KeyError) as e:
         raise AssetError(f"{path}: expected 'id' and 'file_name' of every entry of 'images'") from e
+    if len(set(names.values())) < len(names):
+        twice = next(n for n in names.values() if list(names.values()).count(n) > 1)
+        raise AssetError(f"{path}: two pictures are called {twice}: split the file by their folders")
+    return names
 
 
 def _check_order(tree: Mapping[str, Any], path: Path) -> None:
     """The 17 points of a category must be COCO's, by name, where the file names them."""
-    for category in tree.get("categories", []):
-        names = category.get("keypoints", ()) if isinstance(category, dict) else ()
+    for category in tree.get("categories") or []:
+        names = category.get("keypoints") or () if isinstance(category, dict) else ()
         if len(names) == len(COCO17) and tuple(names) != COCO17:
             raise AssetError(f"{path}: expected the 17 keypoints in COCO's order, got {', '.join(map(str, names[:4]))}, ...")
 

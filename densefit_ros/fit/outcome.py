@@ -152,9 +152,9 @@ def collect(fitter, plan, staged, steps: int, residuals: list, believed: np.ndar
     status[~staged.valid_start | behind] = FitStatus.INVALID_START
     finite = np.isfinite(rotvec).all((1, 2)) & np.isfinite(params.t_camera_root).all(1) & np.isfinite(params.betas).all(1)
     status[~finite & (status < FitStatus.REJECTED)] = FitStatus.STALLED
-    rejected = ~believed & (status < FitStatus.REJECTED)
-    status[rejected] = FitStatus.REJECTED
-    params = keep_start(params, staged, status >= FitStatus.REJECTED)
+    status[~believed & (status < FitStatus.REJECTED)] = FitStatus.REJECTED
+    kept = status >= FitStatus.REJECTED
+    params = keep_start(params, staged, kept)
 
     # Uncertainty at the result: data scaled by how large its residuals turned out, priors as promised.
     persons = np.arange(p)
@@ -163,12 +163,12 @@ def collect(fitter, plan, staged, steps: int, residuals: list, believed: np.ndar
     jacobian = b.joint_jacobian.pull()[: p * NUM_JOINTS * N].reshape(p, NUM_JOINTS, N, 3)
     if not np.isfinite(gram.sum() + prior.sum() + jacobian.sum()):  # a start that could not be evaluated
         gram, prior, jacobian = (np.nan_to_num(a, posinf=0.0, neginf=0.0) for a in (gram, prior, jacobian))
-    gram[rejected] = prior[rejected]
+    gram[kept] = prior[kept]
     inliers, scaled = np.zeros(p, np.float32), np.empty(gram.shape)
     # Errors that evidence has in common leave no residuals: small ones then do not mean that the errors are small.
     least = 0.25 if options.covariance_share == 1.0 else 1.0
     for i in range(p):
-        e = residuals[i][0 if rejected[i] else 1].dense
+        e = residuals[i][0 if kept[i] else 1].dense
         inliers[i] = np.count_nonzero(e < options.inlier_sigma**2) / max(len(e), 1)
         unknowns = N - float(np.sum(prior[i].diagonal() / np.maximum(gram[i].diagonal(), 1e-12)))
         variance = noise_variance(e, float(options.robust_scale), min(max(unknowns, 0.0), N))

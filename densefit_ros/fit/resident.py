@@ -23,13 +23,19 @@ from .solver import Fitter
 ANCHORS = 2
 
 
+def require_mixture(fitter: Fitter) -> None:
+    """Raises BackendUnavailable when the fitter's pose prior cannot be expanded on the device: only a mixture can."""
+    prior = fitter.pose_prior
+    if prior is not None and not isinstance(prior, GmmPrior):
+        raise BackendUnavailable(f"the frame on one device knows the pose prior gmm, not {prior.name}")
+
+
 class ResidentFit:
     """All ``fitter.max_persons`` persons of a fitter in every solve, ANCHORS anchors, one keypoint set, no limbs, no depth.
 
     ``arrays`` are the fitter's own on the device: other kernels write start, cameras, anchors, keypoints and matches there.
     A slot without a match is a plane with weight and normal 0: it has no say, wherever its point lies.  ``claims`` are
-    those of the anchors.  Raises BackendUnavailable when the fitter's pose prior cannot be expanded on the device: only a
-    mixture can.
+    those of the anchors.  Raises as :func:`require_mixture`.
     """
 
     def __init__(self, fitter: Fitter, keypoints: str, iterations: int, claims: tuple[Claim, Claim] = (Claim(), Claim())) -> None:
@@ -51,9 +57,8 @@ class ResidentFit:
             claims=claims,
         )  # fmt: skip
         none = Keypoints(keypoints, np.zeros((persons, landmarks.count, 2)), np.zeros((persons, landmarks.count)))
+        require_mixture(fitter)
         prior = fitter.pose_prior
-        if prior is not None and not isinstance(prior, GmmPrior):
-            raise BackendUnavailable(f"the frame on one device knows the pose prior gmm, not {prior.name}")
         nothing = PoseGaussian(np.zeros((persons, 23, 3)), np.zeros((persons, 69, 69)))
         self._plan = fitter._plan(self._staged, none, None if prior is None else nothing)
         b.inbox.upload()

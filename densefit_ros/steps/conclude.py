@@ -94,7 +94,9 @@ def people(
 def _is_seen(config: Config, estimate: Estimate, fit: FitResult, i: int, dense: bool) -> bool:
     if estimate.confidence[i] < config.regress.min_confidence or fit.status[i] == FitStatus.INVALID_START:
         return False
-    agrees, source = dense and fit.inlier_share[i] >= config.track.min_inliers, estimate.source_of(i)
+    # A handful of matches agrees with whatever body is bent to them.
+    agrees = dense and fit.status[i] != FitStatus.NO_EVIDENCE and fit.inlier_share[i] >= config.track.min_inliers
+    source = estimate.source_of(i)
     if source == "track":
         return agrees  # nothing but the displacements has looked at this image
     return agrees or not dense or source == "external" or estimate.keypoints is not None
@@ -174,8 +176,6 @@ def finish(
     results: Sequence[PersonResult],
 ) -> tuple[TrackerState, FrameResult]:
     """The next state and the answer."""
-    present = {t.track_id for t in tracks}
-    gone = [t for t in (*state.lost, *state.tracks) if t.track_id not in present]
-    lost = tracking.still_known(gone, frame.stamp_ns, config.track)
+    lost = tracking.missing(state, {t.track_id for t in tracks}, frame.stamp_ns, config.track)
     state = dataclasses.replace(state, tracks=tuple(tracks), stamp_ns=frame.stamp_ns, lost=lost)
     return state, FrameResult(frame.stamp_ns, frame.camera, tuple(results), stage_ms)

@@ -57,6 +57,10 @@ def check_frame(frame: Frame, landmarks: Mapping[str, Landmarks]) -> None:
         count, shapes = len(landmarks[k.set_name].names), (np.shape(k.uv), np.shape(k.confidence))
         if shapes != ((len(k.uv), count, 2), (len(k.uv), count)):
             raise ShapeError(f"expected {k.set_name} keypoints (P,{count},2) and confidence (P,{count}), got {shapes}")
+        if k.direction_xyz is not None and np.shape(k.direction_xyz) != (len(k.uv), count, 3):
+            raise ShapeError(
+                f"expected direction_xyz ({len(k.uv)},{count},3) beside the keypoints, got {np.shape(k.direction_xyz)}"
+            )
     if frame.iuv is not None and (frame.iuv.shape != rgb.shape or frame.iuv.dtype != np.uint8):
         raise ShapeError(f"expected a DensePose map {rgb.shape} uint8 of this image, got {frame.iuv.shape} {frame.iuv.dtype}")
 

@@ -13,7 +13,7 @@ from ..geometry.camera import project
 from ..models import Models
 from ..track import association
 from ..track.state import Track
-from ..types import BodyParams, Camera, Correspondences, Crop, Estimate, Frame, Keypoints
+from ..types import NUM_JOINTS, BodyParams, Camera, Correspondences, Crop, Estimate, Frame, Keypoints
 from . import find
 
 # How far somebody else's joint rotations may be off where they do not say it themselves.
@@ -31,8 +31,13 @@ def mesh_boxes(models: Models, estimates: Estimate, camera: Camera) -> np.ndarra
     return np.reshape([find.box_of(project(camera, v)) for v in outlines], (-1, 4)).astype(np.float32)
 
 
-def proposals(boxes_xywh: np.ndarray | None, estimate_boxes: np.ndarray) -> np.ndarray:
-    """Where people are: the boxes of the estimates, and given boxes that no estimate covers."""
+def proposals(boxes_xywh: np.ndarray | None, estimate_boxes: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """Where people are: the boxes of the estimates in the image, the surest first, and given boxes that no estimate covers.
+
+    Not all may be looked at: without that order the last of many would be left out, however sure they are.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    estimate_boxes = estimate_boxes[order[estimate_boxes[order, 2:].min(1) > 0]]  # behind the camera a box is empty
     if boxes_xywh is None:
         return find.checked_boxes(estimate_boxes)
     boxes = find.checked_boxes(boxes_xywh)
@@ -74,6 +79,7 @@ def first_estimate(
         _keypoints(own.keypoints, rest, len(boxes)) if everyone is None else everyone,
         source=given.source,
         rot_sigma_rad=sigma[rows],
+        uv_sigma=_uv_sigma(own, given)[rows],
         sources=tuple(given.source_of(mine[i]) if i in mine else own.source_of(rest.index(i)) for i in range(len(boxes))),
     )
 
@@ -93,7 +99,13 @@ def iuv_matches(models: Models, frame: Frame, params: BodyParams) -> Corresponde
 def _sigma(estimate: Estimate) -> np.ndarray:
     if estimate.rot_sigma_rad is not None:
         return estimate.rot_sigma_rad
-    return np.full((len(estimate.params), 24), NOMINAL_ROT_SIGMA_RAD, np.float32)
+    return np.full((len(estimate.params), NUM_JOINTS), NOMINAL_ROT_SIGMA_RAD, np.float32)
+
+
+def _uv_sigma(*estimates: Estimate) -> np.ndarray:
+    """Of those who say nothing about it 0: they vouch for their joints themselves."""
+    none = [np.zeros((len(e.params), NUM_JOINTS), np.float32) for e in estimates]
+    return np.concatenate([n if e.uv_sigma is None else e.uv_sigma for e, n in zip(estimates, none)])
 
 
 def _keypoints(own: Keypoints | None, rest: Sequence[int], count: int) -> Keypoints | None:

@@ -58,7 +58,8 @@ def recognise(models: Models, state: TrackerState, people: Sequence[Concluded], 
     """Newborn tracks that are somebody lost a moment ago, or coasting elsewhere, take the old name back."""
     newborn = [p for p in people if p.track.state is TrackingState.DETECTED]
     coasting = [p for p in people if not p.measured]
-    missing = [*tracking.still_known(state.lost, stamp_ns, models.config.track), *(p.track for p in coasting)]
+    present = {p.track.track_id for p in people}  # without the tracks that end with this very frame
+    missing = [*tracking.missing(state, present, stamp_ns, models.config.track), *(p.track for p in coasting)]
     if not newborn or not missing or models.config.track.reidentify_s <= 0:
         return list(people)
     known = [_traits(models, tracking.predicted(t, stamp_ns), stamp_ns) for t in missing]

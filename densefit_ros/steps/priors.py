@@ -84,8 +84,10 @@ def anchors(tracks: Sequence[Track], estimate: Estimate, config: Config, stamp_n
     predicted = dataclasses.replace(
         BodyParams.stack([t.params for t in tracks]), betas=np.stack([t.shape.mean for t in tracks]).astype(np.float32)
     )
-    usable = (estimate.confidence >= config.regress.min_confidence)[:, None]
     everyone = len(tracks)
+    # A carried prediction is one already: as a second opinion about the distance it would count the first again.
+    looked = np.array([estimate.source_of(i) != "track" for i in range(everyone)])
+    usable = ((estimate.confidence >= config.regress.min_confidence) & looked)[:, None]
     return [
         Anchor(
             params=predicted,

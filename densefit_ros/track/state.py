@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,11 @@ def still_known(lost: Sequence[Track], stamp_ns: int, config: TrackConfig) -> tu
     window_s = config.lost_after_s + config.reidentify_s
     known = [t for t in lost if config.reidentify_s > 0 and (stamp_ns - t.measured_ns) * 1e-9 <= window_s]
     return tuple(sorted(known, key=lambda t: t.measured_ns)[-MAX_LOST:])
+
+
+def missing(state: TrackerState, present: Collection[str], stamp_ns: int, config: TrackConfig) -> tuple[Track, ...]:
+    """Who was known before the frame of ``stamp_ns``, is none of those ``present`` in it, and may still be recognised."""
+    return still_known([t for t in (*state.lost, *state.tracks) if t.track_id not in present], stamp_ns, config)
 
 
 def returned(newborn: Track, known: Track) -> Track:
