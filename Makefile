@@ -55,9 +55,9 @@ results: setup-test
 # An installed ROS 2 builds with a plain "colcon build"; wheels must be told where they are and one extra CMake file.
 WHEELS := $(if $(wildcard /opt/ros/$(or $(ROS_DISTRO),none)),,yes)
 colcon: setup-test
-	@$(RUN) $(if $(WHEELS),AMENT_PREFIX_PATH=$(CURDIR)/.venv CMAKE_PREFIX_PATH=$(CURDIR)/.venv) \
+	@$(RUN) $(if $(WHEELS),AMENT_PREFIX_PATH="$(CURDIR)/.venv" CMAKE_PREFIX_PATH="$(CURDIR)/.venv") \
 	  colcon build --merge-install --packages-select densefit_ros $(COLCON_ARGS) --cmake-args -DBUILD_TESTING=OFF $(if $(WHEELS),\
-	  -DPython3_EXECUTABLE=$(CURDIR)/.venv/bin/python -DCMAKE_PROJECT_INCLUDE=$(CURDIR)/scripts/cmake/wheel_prefix.cmake)
+	  -DPython3_EXECUTABLE="$(CURDIR)/.venv/bin/python" -DCMAKE_PROJECT_INCLUDE="$(CURDIR)/scripts/cmake/wheel_prefix.cmake")
 
 lint: setup-test
 	@$(RUN) ruff check .

@@ -9,13 +9,14 @@ import os
 
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
+from launch.logging import get_logger
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 from densefit_ros.errors import ConfigError
-from densefit_ros.ros.launching import check_spelling, plan
+from densefit_ros.ros.launching import flag, misspelt, plan
 from launch import LaunchDescription
 
 SHARE = FindPackageShare("densefit_ros")
@@ -63,7 +64,8 @@ def generate_launch_description():
 
 def start(context, names):
     """Nodes and rviz; ``names`` are those of all arguments."""
-    check_spelling(context.argv, names)
+    for warning in misspelt(context.argv, names):
+        get_logger("densefit.launch").warning(warning)
 
     def value(name):
         return LaunchConfiguration(name).perform(context)
@@ -103,11 +105,11 @@ def start(context, names):
             remappings=list(p.remappings),
             arguments=["--ros-args", "--log-level", value("log_level")],
             output="screen",
-            respawn=value("respawn").lower() == "true",
+            respawn=flag("respawn", value("respawn")),
             respawn_delay=RESPAWN_DELAY_S,
         )
         actions.append(node)
-    if value("image_profile") == "true":
+    if flag("image_profile", value("image_profile")):
         # Fast DDS 3 renamed the variable; setting both makes it read the file twice and complain.
         old = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
         name = "FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"
@@ -121,11 +123,17 @@ def start(context, names):
             arguments=["-d", PathJoinSubstitution([SHARE, "rviz", "densefit.rviz"]), *frame],
             parameters=[clock],
             # The first camera; displays of the others are added by hand.
-            remappings=[("/camera/image_raw", plans[0].images[0]), *rviz_topics(plans[0].markers)],
+            remappings=[("/camera/image_raw", absolute(plans[0])), *rviz_topics(plans[0].markers)],
             condition=IfCondition(LaunchConfiguration("rviz")),
         )
     )
     return actions
+
+
+def absolute(plan):
+    """The first image's topic; rviz is in no namespace."""
+    image = plan.images[0]
+    return image if image.startswith("/") else "/" + "/".join(p for p in (plan.namespace.strip("/"), image) if p)
 
 
 def rviz_topics(markers):

@@ -115,7 +115,18 @@ build_package() {
   cmake_install . build/venv/densefit_ros || return 1
   find "$venv"/lib/python3*/site-packages/densefit_ros -xtype l -delete # links to files that are gone
   # Not "pip install -e": pip takes the metadata that ament installs for its own and removes the generated messages.
-  printf '#!%s\nimport sys\n\nfrom densefit_ros.cli import main\n\nif __name__ == "__main__":\n    sys.exit(main())\n' "$venv/bin/python" >"$venv/bin/densefit"
+  # By way of sh, as pip does it: a "#!" line takes no path with a space.
+  cat >"$venv/bin/densefit" <<END
+#!/bin/sh
+'''exec' "$venv/bin/python" "\$0" "\$@"
+' '''
+import sys
+
+from densefit_ros.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
+END
   chmod +x "$venv/bin/densefit"
   (cd build && source ../scripts/env.sh && python -c 'import rclpy, densefit_ros.msg, densefit_ros.types')
 }

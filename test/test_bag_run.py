@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib.util
 import subprocess
@@ -17,6 +18,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from densefit_ros import cli
 from densefit_ros.errors import AssetError, ConfigError, DensefitError
 from densefit_ros.offline.cameras import CameraChoice
+from densefit_ros.ros import bagtypes
 from densefit_ros.ros.bag.run import BagOptions, main, run
 from densefit_ros.ros.bag.sink import TYPES, build
 from densefit_ros.ros.bagtypes import typestore
@@ -237,6 +239,22 @@ def test_what_a_bag_lacks_or_has_too_much_of_is_said(tmp_path):
         with pytest.raises(AssetError, match="not one image .*all zero"):
             run(BagOptions(zero, tmp_path / name, progress=False), FakeEngine)
     assert not (tmp_path / "out").exists() and not (tmp_path / "o.mcap").exists()
+
+
+def test_options_that_do_not_go_together(tmp_path, capsys):
+    for extra, words in ((["--sqlite3"], "--sqlite3 writes a folder"), (["--fov", "175"], "--fov: expected 1 to 170")):
+        assert cli.main(["run", "--bag", str(tmp_path / "in"), "--out", str(tmp_path / "o.mcap"), *extra]) == cli.EXIT_ERROR
+        assert words in capsys.readouterr().err
+
+
+def test_a_pip_installation_carries_the_definitions_of_the_messages():
+    """Where they are looked for without a checkout: under share/ of the prefix."""
+    root = Path(__file__).resolve().parents[1]
+    listed = "from setuptools import setup; import setuptools; setuptools.setup = lambda **k: print(k['data_files'])"
+    code = f"{listed}; exec(compile(open('setup.py').read(), 'setup.py', 'exec'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    ((folder, files),) = ast.literal_eval(done.stdout)
+    assert folder == f"share/{bagtypes.PACKAGE}/msg" and files == sorted(f"msg/{p.name}" for p in (root / "msg").glob("*.msg"))
 
 
 @pytest.mark.parametrize("plugin", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import json
 from pathlib import Path
 
@@ -204,6 +205,7 @@ def test_errors_are_one_line_and_an_exit_code(tmp_path, capsys):
         (["--camera", str(tmp_path / "none.yaml")], "none.yaml"),
         (["--config", str(tmp_path / "none.yaml")], "none.yaml"),
         (["--boxes", str(tmp_path / "none.json")], "none.json"),
+        (["--set", f"displace.onnx={tmp_path / 'typo.onnx'}"], "typo.onnx: the network file cannot be read"),
     ):
         assert cli.main(["run", picture, "--out", str(tmp_path / "o"), *extra]) == cli.EXIT_ERROR
         assert word in capsys.readouterr().err
@@ -252,6 +254,14 @@ def test_doctor_prints_a_table(capsys):
     assert any(line.startswith("ok") and "Python" in line for line in lines)
     assert any("body model" in line and "topology" in line for line in lines)
     assert (code == 0) == (not any(line.startswith("MISSING") for line in lines))
+
+
+@pytest.mark.parametrize("module", ["threadpoolctl", "yaml", "scipy", "tqdm"])
+def test_doctor_names_what_the_core_cannot_start_without(module, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == module else find(name, *a))
+    assert cli.main(["doctor"]) == 1
+    assert sum(line.startswith("MISSING") for line in capsys.readouterr().out.splitlines()) == 1
 
 
 @needs_mediapipe

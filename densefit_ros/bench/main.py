@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[:1] in (["-h"], ["--help"]):
         print("usage: densefit bench NAME [options]; densefit bench NAME --help tells more\n")
         print("\n".join(f"  {name:12}{about}" for name, (_, about) in BENCHES.items()))
-        return 0
+        raise SystemExit(0)
     named = bool(arguments) and not arguments[0].startswith("-")
     name = arguments[0] if named else "fit"
     if name not in BENCHES:

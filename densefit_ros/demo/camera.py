@@ -116,11 +116,15 @@ def warm_up(camera: DemoCamera, shot: Shot) -> None:
 
 
 def play(camera: DemoCamera, source: Source, shots: list[Shot] | None, seconds: float, keep: VideoWriter | None) -> int:
-    """At the source's own rate, on an absolute schedule.  Returns the number of images."""
+    """At the source's own rate, on an absolute schedule; a device's is what it gives, not what it says.
+
+    Returns the number of images.
+    """
     start, count = time.monotonic(), 0
     for index, shot in enumerate(tqdm(shots or source.shots(), "playing", total=source.count, unit="image", mininterval=1)):
         due = start + index / source.fps
-        if index / source.fps >= seconds:
+        played = time.monotonic() - start if source.kind == "device" else index / source.fps
+        if played >= seconds:
             break
         while (wait := due - time.monotonic()) > 0:
             rclpy.spin_once(camera.node, timeout_sec=min(wait, 0.005))

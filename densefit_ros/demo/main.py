@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
         print("starting camera, node and recorder ...", flush=True)
         run_processes(args)
         report(args)
-    except DensefitError as e:
+    except (DensefitError, OSError) as e:
         print(f"demo: error: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -79,9 +79,9 @@ def run(options: RunOptions, load: Callable[[Config], Models] = load_models) -> 
     config = adapted(options.config, boxes, keypoints, options.overrides)
     if initial:
         config = with_overrides(config, given.overrides_for(config, initial.most, options.overrides))
+    models = load(config)  # first: where that fails, the results of before stay
     try:
         options.out.mkdir(parents=True, exist_ok=True)
-        models = load(config)  # first: where that fails, the results of before stay
         results_file = open(options.out / "results.jsonl", "w")
     except OSError as e:
         raise AssetError(f"cannot write to {options.out}: {e.strerror}") from e

@@ -20,7 +20,7 @@ from .handler import Job
 from .params import RosConfig
 from .sync import BodyBuffers, Companion, StampBuffer
 
-_BODY_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_BODY_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # a topic of more than 250 letters cannot be subscribed to
 
 
 def topic(camera: str, name: str) -> str:

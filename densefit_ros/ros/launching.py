@@ -12,17 +12,26 @@ from .params import words
 
 # Topics that a node listens to when asked: name in the node, and the parameter's value that asks for it.
 _OPTIONAL: dict[str, Any] = {"depth": True, "detections": True, "keypoints": "keypoints", "densepose": True, "initial": True}
+_YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
-def check_spelling(given: Sequence[str], known: Sequence[str]) -> None:
-    """Raise ConfigError for a ``name:=value`` whose name looks like a known argument and is none.
+def misspelt(given: Sequence[str], known: Sequence[str]) -> list[str]:
+    """What to warn of: each ``name:=value`` whose name looks like a known argument and is none.
 
-    launch takes arguments of any name without a word.  Names like none of ours may be meant for a launch file around this one.
+    launch takes arguments of any name without a word.  It is no error: they may be meant for a launch file around this one
+    (``use_namespace``, ``camera``, ...).
     """
-    for name in (text.partition(":=")[0] for text in given if ":=" in text):
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-        if near and name not in known:
-            raise ConfigError(f"no launch argument '{name}': did you mean {near[0]}? (ros2 launch ... --show-args lists all)")
+    names = [text.partition(":=")[0] for text in given if ":=" in text]
+    near = {n: difflib.get_close_matches(n, known, n=1, cutoff=0.75) for n in names if n not in known}
+    return [f"densefit has no argument '{name}': was {like[0]} meant?" for name, like in near.items() if like]
+
+
+def flag(name: str, text: str) -> bool:
+    """An argument that says yes or no.  Raises ConfigError for anything else."""
+    word = text.strip().lower()
+    if word not in _YES + _NO:
+        raise ConfigError(f"{name}: expected true or false, got '{text}'")
+    return word in _YES
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class NodePlan:
     namespace: str
     remappings: tuple[tuple[str, str], ...]
     parameters: dict[str, Any]
-    images: tuple[str, ...]
+    images: tuple[str, ...]  # as they were given: relative ones are in the namespace
     markers: str  # topic of the (first camera's) meshes
 
 

@@ -91,14 +91,13 @@ class DensefitNode(LifecycleNode):
             check_installed(self._ros)
             self.get_logger().info("loading models and warming up ...")
             self._engine = self._make_engine(self._config)
-        except DensefitError as e:
-            self.get_logger().error(f"cannot configure: {e}")
-            return _FAILURE
+            self._hri = self._make_hri()
+            for camera in cameras:
+                self._streams[camera] = Stream(self, camera, self._engine, lambda: self._ros, self._hri)
         except Exception as e:  # rclpy would turn it into a silent "failed": a missing module must be read in the log
-            self.get_logger().error(f"cannot configure: {type(e).__name__}: {e}{_where(e)}")
+            self._say("configure", e)
+            self._free()
             return _FAILURE
-        self._hri = self._make_hri()
-        self._streams = {c: Stream(self, c, self._engine, lambda: self._ros, self._hri) for c in cameras}
         period_s = self._ros.diagnostics_period_s
         self._diagnostics_timer = self.create_timer(period_s, self._on_diagnostics, clock=self._steady)
         self.get_logger().info("ready: " + ", ".join(f"{k} {v}" for k, v in self._engine.backends.items()))
@@ -119,9 +118,14 @@ class DensefitNode(LifecycleNode):
             lambda camera, job: streams[camera].handle(job), self._on_bug, lambda camera, job: streams[camera].patience(job)
         )
         self._worker.start()
-        for stream in streams.values():
-            topics = stream.activate(self._worker, lambda: self._enabled)
-            self.get_logger().info(f"active: {topics}")
+        try:
+            for stream in streams.values():
+                topics = stream.activate(self._worker, lambda: self._enabled)
+                self.get_logger().info(f"active: {topics}")
+        except Exception as e:
+            self._say("activate", e)
+            self._stop()
+            return _FAILURE
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -219,6 +223,11 @@ class DensefitNode(LifecycleNode):
             stream.publish_diagnostics(self._enabled)
         if self._hri is not None:
             self._hri.forget_silent()
+
+    def _say(self, what: str, error: Exception) -> None:
+        """One line of why a transition failed."""
+        reason = str(error) if isinstance(error, DensefitError) else f"{type(error).__name__}: {error}{_where(error)}"
+        self.get_logger().error(f"cannot {what}: {reason}")
 
     def _stop(self) -> None:
         for stream in self._streams.values():

@@ -16,7 +16,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ..config import Config
-from ..errors import BackendUnavailable, ConfigError
+from ..errors import AssetError, BackendUnavailable, ConfigError
 
 DOMAIN = 101  # nobody else's, and out of the way of ephemeral ports
 # Topics that come and go with people (REP-155), when the node may have them.
@@ -140,7 +140,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.out is None:
         sys.stdout.write(text)
     else:
-        args.out.write_text(text)
+        try:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(text)
+        except OSError as e:
+            raise AssetError(f"cannot write {args.out}: {e.strerror}") from e
         print(args.out)
     return 0
 

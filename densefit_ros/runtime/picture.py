@@ -42,7 +42,10 @@ def check_pair(regressor: str | Path, displacement: str | Path) -> None:
     """
     marks = []
     for path in (regressor, displacement):
-        found = _MARK.search(Path(path).read_bytes())
+        try:
+            found = _MARK.search(Path(path).read_bytes())
+        except OSError as e:
+            raise AssetError(f"{path}: the network file cannot be read ({e.strerror})") from e
         if found is None:
             raise AssetError(f"{path}: carries no mark of its image trunk (a network of another version, or of others?)")
         marks.append(found.group(1))

@@ -210,7 +210,7 @@ def test_skeletons_of_rep_155(hri):
 
         def send(*present):
             image = client.image()
-            ids.publish(hri.IdsList(header=image.header, ids=[*present, "no/such topic"]))
+            ids.publish(hri.IdsList(header=image.header, ids=[*present, "no/such topic", "b" * 240]))
             for i in present:
                 message = skeletons[i].msg_type(header=image.header)
                 for p in message.skeleton:

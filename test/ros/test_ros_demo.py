@@ -3,12 +3,16 @@
 import json
 import subprocess
 import sys
+import time
+import types
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from rosbags.rosbag2 import Reader
+
+from densefit_ros.demo import camera as camera_process
 
 pytestmark = pytest.mark.ros
 FAKE = f"{sys.executable} {Path(__file__).parent / 'fake_engine.py'}"
@@ -45,6 +49,28 @@ def test_a_process_that_dies(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("demo: error: the node ended early with status 1: no luck")
+
+
+def test_an_output_folder_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = demo(tmp_path / "file" / "out")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("demo: error: ") and "Traceback" not in done.stderr
+
+
+def test_a_device_ends_by_the_clock(monkeypatch):
+    """It says 30 images a second and gives 15."""
+
+    def shots():
+        while True:
+            time.sleep(1 / 15)
+            yield types.SimpleNamespace(rgb=None)
+
+    source = types.SimpleNamespace(kind="device", fps=30.0, count=None, shots=shots)
+    camera = types.SimpleNamespace(node=None, send=lambda shot, index: None)
+    begin = time.monotonic()
+    monkeypatch.setattr(camera_process.rclpy, "spin_once", lambda node, timeout_sec: time.sleep(timeout_sec))
+    count = camera_process.play(camera, source, None, 1.0, None)
+    assert time.monotonic() - begin < 1.6 and count <= 16
 
 
 @pytest.mark.parametrize(

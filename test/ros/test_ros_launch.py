@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import runpy
 import sys
 import types
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import yaml
 from densefit_ros.config import Config
 from densefit_ros.errors import ConfigError
 from densefit_ros.ros import params
-from densefit_ros.ros.launching import check_spelling, plan
+from densefit_ros.ros.launching import flag, misspelt, plan
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,11 +107,13 @@ def stand_ins(values: dict[str, str]) -> dict[str, types.ModuleType]:
         modules[module] = types.ModuleType(module)
         for name in classes:
             setattr(modules[module], name, type(name, (Recorded,), {}))
+    modules["launch.logging"] = types.ModuleType("launch.logging")
+    modules["launch.logging"].get_logger = logging.getLogger
     modules["launch.substitutions"].LaunchConfiguration = LaunchConfiguration
     return modules
 
 
-def run_file(arguments: dict[str, str], monkeypatch) -> tuple[list[Recorded], dict[str, str]]:
+def run_file(arguments: dict[str, str], monkeypatch, extra: Sequence[str] = ()) -> tuple[list[Recorded], dict[str, str]]:
     """What the launch file starts with these arguments, and the values of all arguments."""
     values: dict[str, str] = {}
     for name, module in stand_ins(values).items():
@@ -121,7 +125,7 @@ def run_file(arguments: dict[str, str], monkeypatch) -> tuple[list[Recorded], di
     assert all(a.kwargs["description"] for a in declared) and set(arguments) <= set(defaults)
     values.update({**defaults, "params_file": str(ROOT / "config" / "default.yaml"), **arguments})
     (start,) = [a.kwargs for a in description if type(a).__name__ == "OpaqueFunction"]
-    context = types.SimpleNamespace(argv=[f"{n}:={v}" for n, v in arguments.items()])
+    context = types.SimpleNamespace(argv=[*(f"{n}:={v}" for n, v in arguments.items()), *extra])
     return start["function"](context, *start["args"]), values
 
 
@@ -172,7 +176,34 @@ def test_a_parameter_file_that_is_missing(monkeypatch):
 
 def test_misspelt_arguments_are_named():
     known = ["image_topic", "camera_info_topic", "rviz"]
-    check_spelling(["image_topic:=/a", "rviz:=true", "--debug", "robot_name:=r2"], known)
+    assert misspelt(["image_topic:=/a", "rviz:=true", "--debug", "robot_name:=r2"], known) == []
     for given, meant in (("imagetopic:=/a", "image_topic"), ("camera_info_topics:=/b", "camera_info_topic")):
-        with pytest.raises(ConfigError, match=f"'{given.partition(':=')[0]}': did you mean {meant}"):
-            check_spelling([given], known)
+        (warning,) = misspelt([given], known)
+        assert f"'{given.partition(':=')[0]}': was {meant} meant" in warning
+
+
+def test_arguments_of_a_launch_file_around_are_no_error(monkeypatch, caplog):
+    """As in a bring-up that includes ours and is told what nav2 is told."""
+    actions, _ = run_file({}, monkeypatch, extra=["use_respawn:=True", "use_namespace:=true", "camera:=front"])
+    assert [a for a in actions if type(a).__name__ == "Node"]
+    assert "'camera': was cameras meant" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text, said", [("true", True), ("True", True), ("yes", True), ("1", True), ("False", False), ("0", False)]
+)
+def test_arguments_that_say_yes_or_no(text, said, monkeypatch):
+    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    actions, _ = run_file({"image_profile": text, "respawn": text}, monkeypatch)
+    assert any(type(a).__name__ == "SetEnvironmentVariable" for a in actions) is said
+    assert next(a for a in actions if type(a).__name__ == "Node").kwargs["respawn"] is said
+    with pytest.raises(ConfigError, match="respawn: expected true or false, got 'maybe'"):
+        flag("respawn", "maybe")
+
+
+@pytest.mark.parametrize("topic, shown", [("image_raw", "/left/image_raw"), ("/camera/image_raw", "/camera/image_raw")])
+def test_rviz_shows_the_image_of_the_namespace(topic, shown, monkeypatch):
+    actions, _ = run_file({"image_topic": topic, "namespace": "left", "rviz": "true"}, monkeypatch)
+    (rviz,) = [a.kwargs for a in actions if type(a).__name__ == "Node" and a.kwargs["package"] == "rviz2"]
+    assert dict(rviz["remappings"])["/camera/image_raw"] == shown

@@ -204,6 +204,22 @@ def test_diagnostics_in_every_state():
         assert node.stop() == 0, node.log
 
 
+def test_what_fails_late_in_configure_is_said_and_leaves_nothing():
+    """A camera whose topics no node may have: the publishers of the first are taken back, and configure can be tried again."""
+    args = ("-r", "__node:=late", "-p", "ros.cameras:=a," + "b" * 240)
+    with NodeProcess(*args) as node, Client(node="/late") as client:
+        assert not client.change_state(Transition.TRANSITION_CONFIGURE)
+        assert client.until(lambda: not client.node.count_publishers("/late/a/bodies"))
+        named = Parameter(name="ros.cameras", value=ParameterValue(type=4, string_value="a"))
+        request = SetParameters.Request(parameters=[named])
+        assert client.call(SetParameters, "/late/set_parameters", request).results[0].successful
+        assert client.change_state(Transition.TRANSITION_CONFIGURE)
+        assert client.until(lambda: client.node.count_publishers("/late/a/bodies") == 1)
+        assert node.stop() == 0, node.log
+    (said,) = [line for line in node.log.splitlines() if "cannot configure:" in line]
+    assert "topic name" in said
+
+
 def test_camera_restart(pair):
     _, client = pair
     assert client.more(BODIES)

@@ -85,6 +85,15 @@ def test_arguments_that_ros_refuses(args):
     assert args[1].partition(":=")[0] in done.stderr
 
 
+def test_a_file_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for out, code in ((tmp_path / "new" / "p.xml", 0), (tmp_path / "file" / "p.xml", 2)):
+        command = [sys.executable, "-m", "densefit_ros.cli", "ros-policy", "--out", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+        assert done.returncode == code and "Traceback" not in done.stderr
+    assert (tmp_path / "new" / "p.xml").stat().st_size > 100 and "cannot write" in done.stderr
+
+
 def test_arguments_that_the_node_refuses():
     command = [sys.executable, "-m", "densefit_ros.cli", "ros-policy", "--", "-p", "ros.cameras:=a,a"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90)

@@ -173,8 +173,10 @@ def main(arguments: Sequence[str], make_engine: Callable[[Config], Engine] = Pip
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting, e.g. track.max_people=4")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(list(arguments))
-    if args.fov is not None and not 1 < args.fov < 179:
-        raise ConfigError(f"--fov: expected 1 to 179 degrees, got {args.fov:g}")
+    if args.fov is not None and not 1 < args.fov <= 170:
+        raise ConfigError(f"--fov: expected 1 to 170 degrees, got {args.fov:g}")
+    if args.sqlite3 and args.out.suffix == ".mcap":
+        raise ConfigError(f"--sqlite3 writes a folder, and --out {args.out} names an mcap file: leave one of the two out")
     changes = read_settings(args.config) if args.config else {}
     changes |= {"ros.fov_deg": args.fov} if args.fov is not None else {}
     config, ros = merged(Config(), RosConfig(), changes | parse_overrides(args.set))
