@@ -216,8 +216,7 @@ def test_what_fails_late_in_configure_is_said_and_leaves_nothing():
         assert client.change_state(Transition.TRANSITION_CONFIGURE)
         assert client.until(lambda: client.node.count_publishers("/late/a/bodies") == 1)
         assert node.stop() == 0, node.log
-    (said,) = [line for line in node.log.splitlines() if "cannot configure:" in line]
-    assert "topic name" in said
+    assert any("cannot configure:" in line and "topic" in line for line in node.log.splitlines())
 
 
 def test_camera_restart(pair):
