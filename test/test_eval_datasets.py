@@ -116,7 +116,7 @@ def _threedpw(tmp_path, **changes):
     folder = tmp_path / "imageFiles" / "street_00"
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(FRAMES):
-        cv2.imwrite(str(folder / f"image_{2 * i:05d}.jpg"), np.full((240, 320, 3), 40 + i, np.uint8))
+        cv2.imwrite(str(folder / f"image_{i:05d}.jpg"), np.full((240, 320, 3), 40 + i, np.uint8))
     return tmp_path, _bodies(tmp_path / "smpl")
 
 
@@ -157,6 +157,8 @@ def _rich(tmp_path, size=(514, 376), **changes):
         storage.write("CameraMatrix", cameras[camera // 4][:3])
         storage.write("Intrinsics", np.array([[4000.0, 0, 2055.5], [0, 4000, 1503.5], [0, 0, 1]]))
         storage.release()
+    (root / "resource").mkdir(exist_ok=True)
+    (root / "resource" / "gender.json").write_text('{"0": "female", "3": "male"}')  # as the toolkit's: numbers without zeros
     return root, root / "smplx"
 
 
@@ -171,7 +173,7 @@ def _rich_model(folder):
     kintree[0, 0] = 4294967295
     shapedirs = np.concatenate([body.shapedirs, np.ones((body.num_vertices, 3, 10))], 2)
     np.savez(
-        folder / "SMPLX_NEUTRAL.npz",
+        folder / "SMPLX_MALE.npz",
         v_template=body.v_template,
         shapedirs=shapedirs,
         J_regressor=regressor,
@@ -254,7 +256,7 @@ def test_3dpw_truth_is_the_model_moved_by_the_camera(tmp_path):
         found = _regressor() @ vertices
         assert sample.truth.points_m == pytest.approx(found[list(H36M_TO_14)], abs=1e-6)
         assert sample.truth.root_m == pytest.approx(found[0], abs=1e-6)
-        assert sample.image().mean() == pytest.approx(40 + i, abs=2)  # picture 2 i
+        assert sample.image().mean() == pytest.approx(40 + i, abs=2)  # its own picture
         assert (sample.camera.width, sample.camera.height, sample.camera.cx) == (320, 240, 160.5)
 
 
@@ -271,6 +273,26 @@ def test_emdb_truth_is_the_model_moved_by_the_camera(tmp_path):
         assert (x, y, x + w, y + h) == pytest.approx((*uv.min(0), *uv.max(0)), abs=0.01)
     with pytest.raises(AssetError, match="emdb2"):
         Emdb(root, bodies, split="emdb2")
+
+
+def test_emdb_aligns_the_middle_of_the_hips(tmp_path):
+    """As its own evaluation does: a pelvis that is off alone moves nothing else."""
+    dataset = Emdb(*_emdb(tmp_path))
+    sample = next(iter(dataset))
+    joints = np.array(sample.truth.points_m)
+    joints[0] += [0, 0.024, 0]
+    assert score(dataset.protocol, sample, sample.truth.vertices_m, joints).mpjpe_mm == pytest.approx(1.0, abs=1e-6)
+    assert sample.picture == "P0/00_walk/images/00000.jpg"
+
+
+@pytest.mark.parametrize("genders, words", [(None, "gender.json: missing"), ('{"4": "male"}', "does not know subject '003'")])
+def test_rich_bodies_without_a_gender_are_refused(tmp_path, genders, words):
+    """Shapes are those of a gendered model: another one would be another body."""
+    root, bodies = _rich(tmp_path)
+    path = root / "resource" / "gender.json"
+    path.unlink() if genders is None else path.write_text(genders)
+    with pytest.raises(AssetError, match=words):
+        next(iter(Rich(root, bodies)))
 
 
 def test_smplx_joints_are_those_of_the_same_tree():

@@ -160,7 +160,11 @@ def test_openpose_files_as_evidence(tmp_path):
     exact = harness._maker._true_keypoints(sample)
     points = np.concatenate([exact.uv[0] - 0.5, exact.confidence[0][:, None]], 1)
     file = {"people": [{"pose_keypoints_2d": points.ravel().tolist()}]}
-    (tmp_path / "image_00003_keypoints.json").write_text(json.dumps(file))
+    (tmp_path / "image_00003_keypoints.json").write_text(json.dumps(file))  # of which sequence?
+    with pytest.raises(AssetError, match="no seq/image_00003_keypoints.json"):
+        list(harness.rows(sample, _cells("keypoints")))
+    (tmp_path / "seq").mkdir()
+    (tmp_path / "image_00003_keypoints.json").rename(tmp_path / "seq" / "image_00003_keypoints.json")
     (row,) = harness.rows(sample, _cells("keypoints"))
     (best,) = harness.rows(sample, _cells("gt-joints"))
     assert row.refined.pve_mm == pytest.approx(best.refined.pve_mm, rel=0.02)

@@ -1,5 +1,6 @@
 """Crops and displacement pairs: labels agree with the pictures they belong to."""
 
+import zlib
 from dataclasses import replace
 
 import cv2
@@ -202,6 +203,28 @@ def test_corrupted_textures_stay_colours(engine):
     assert vertex.vertex_rgb.shape == (700, 3)
 
 
+@pytest.mark.parametrize("name", ["Pictures", "textures", "logos"])
+def test_a_directory_may_be_called_anything(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    for file in ("a.png", "logo.png", "pic3.png", "tropic.png"):
+        cv2.imwrite(str(folder / file), np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8))
+    assert [p.name for p in backgrounds.directory_pictures(folder)] == ["a.png", "tropic.png"]
+
+
+def test_sizes_of_one_picture_go_together(tmp_path):
+    """Were each in a split of its own, nearly every wallpaper would be in both."""
+    for i in range(12):
+        folder = tmp_path / f"Wall{i}" / "contents" / "images"
+        folder.mkdir(parents=True)
+        for size in ("1080x1920", "2560x1440", "3840x2160", "5120x2880"):
+            shade = np.random.default_rng(i).integers(0, 255, (120, 160, 3), np.uint8)
+            cv2.imwrite(str(folder / f"{size}.png"), shade)
+    images = {s: load_backgrounds(s, [tmp_path]).images for s in ("train", "heldout")}
+    seen = {s: {zlib.crc32(i.tobytes()) for i in images[s]} for s in images}
+    assert not seen["train"] & seen["heldout"]
+
+
 def test_background_splits_share_nothing(tmp_path, monkeypatch):
     picture = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
     tmp_path = tmp_path / "one" / "two" / "three"  # the last parts of the name decide: without the number of the test run
@@ -218,6 +241,9 @@ def test_background_splits_share_nothing(tmp_path, monkeypatch):
     assert len(load_backgrounds("train")) == plain + list(split.values()).count("train")
     with pytest.raises(AssetError, match="not a directory"):
         load_backgrounds("train", [tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AssetError, match="holds no picture"):
+        load_backgrounds("heldout", [tmp_path / "empty"])
     with pytest.raises(ConfigError, match="split"):
         load_backgrounds("test")
     with pytest.raises(AssetError, match="at least one"):

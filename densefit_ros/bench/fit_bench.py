@@ -87,7 +87,7 @@ def run_one(body: BodyModel, points: str, persons: int, settings: Settings) -> l
     """All methods on a few problems of one size."""
     clock = CLOCKS[settings.clock]
     count = None if points == "all" else int(points)
-    made = [fit_problems.problem(body, persons, count, seed) for seed in range(-(-settings.problems // persons))]
+    made = [fit_problems.problem(body, persons, count, seed) for seed in range(max(2, -(-settings.problems // persons)))]
     per_person = len(made[0].matches) // persons
     fitter = Fitter(body, settings.device, max_persons=persons, max_points=per_person, options=OPTIONS)
     seconds, solved = time_solver(fitter, made, settings.repeats, clock)

@@ -17,16 +17,18 @@ from ..geometry import so3
 from ..geometry.camera import camera_from_k, project
 from ..types import BodyParams, Camera
 from . import files
-from .sample import SMPL24, PointsProtocol, Sample, Truth, box_of_points
+from .sample import PointsProtocol, Sample, Truth, box_of_points
 
 FPS = 30.0
+# As EMDB's own evaluation (evaluation_metrics.py) aligns bodies.
+PROTOCOL = PointsProtocol("smpl24_hips", "24 SMPL joints of the model, aligned to the middle of the hips", root=(1, 2))
 
 
 class Emdb:
     """``root`` holds the P<n> folders, ``bodies`` the gendered SMPL files."""
 
     name = "emdb"
-    protocol: PointsProtocol = SMPL24
+    protocol: PointsProtocol = PROTOCOL
 
     def __init__(self, root: Path, bodies: Path | None = None, split: str = "emdb1", stride: int = 1) -> None:
         found = sorted(Path(root).glob("**/*_data.pkl"))
@@ -34,7 +36,7 @@ class Emdb:
             raise AssetError(f"{root}: no *_data.pkl: expected the EMDB download with P<n>/<sequence> folders")
         if split not in ("emdb1", "emdb2"):
             raise AssetError(f"expected the split emdb1 or emdb2, got '{split}'")
-        self._bodies = files.GenderedBodies(bodies or Path(root))
+        self._root, self._bodies = Path(root), files.GenderedBodies(bodies or Path(root))
         self._sequences = {path: self._read(path) for path in found if bool(files.field(files.load_mapping(path), split, path))}
         if not self._sequences:
             raise AssetError(f"{root}: none of {len(found)} sequences belongs to {split}")
@@ -91,7 +93,7 @@ class Emdb:
             camera=camera,
             box_xywh=box_of_points(project(camera, posed.vertices[0])),
             truth=Truth(points, at, posed.vertices[0]),
-            picture=f"{_sequence(path)}/{i:05d}.jpg",
+            picture=(path.parent / "images" / f"{i:05d}.jpg").relative_to(self._root).as_posix(),
         )
 
 

@@ -169,13 +169,12 @@ class EvidenceMaker:
 
 
 def _file_of(folder: Path, sample: Sample, ending: str) -> Path:
-    """Another program's result for a sample's picture, in a folder like the dataset's or in one for all."""
+    """Another program's result for a sample's picture, in folders as the dataset has: names repeat in every sequence."""
     picture = Path(sample.picture or sample.key)
-    candidates = [folder / picture.parent / f"{picture.stem}{ending}", folder / f"{picture.stem}{ending}"]
-    for path in candidates:
-        if path.is_file():
-            return path
-    raise AssetError(f"{folder}: no {candidates[0].relative_to(folder)} for sample {sample.key}")
+    path = folder / picture.parent / f"{picture.stem}{ending}"
+    if not path.is_file():
+        raise AssetError(f"{folder}: no {path.relative_to(folder)} for sample {sample.key}")
+    return path
 
 
 def noisy_iuv(rng: np.random.Generator, iuv: np.ndarray) -> np.ndarray:

@@ -54,7 +54,8 @@ def _measure(args: argparse.Namespace) -> int:
         scores = store.scores()
         if not scores:
             raise AssetError(f"{args.dataset}: no sample could be evaluated")
-        skeleton = SMPL_PARENTS if dataset.protocol is SMPL24 else None
+        protocol = dataset.protocol
+        skeleton = SMPL_PARENTS if protocol.regressor is None and protocol.joints == SMPL24.joints else None
         summary = report.summarise(scores, store.points, skeleton)
     finally:
         store.close()

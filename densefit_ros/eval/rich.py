@@ -46,7 +46,7 @@ class _Row:
 
 
 class Rich:
-    """``root`` holds bodies, images and scan_calibration; ``bodies`` the files SMPLX_NEUTRAL.npz, SMPLX_MALE.npz, ..."""
+    """``root`` holds bodies, images, scan_calibration and resource/gender.json; ``bodies`` SMPLX_MALE.npz, SMPLX_FEMALE.npz."""
 
     name = "rich"
     protocol: PointsProtocol = PROTOCOL
@@ -88,16 +88,22 @@ class Rich:
         kept = set(sorted({row.frame for row in rows})[::stride])
         return [row for row in rows if row.frame in kept]
 
-    def _read_genders(self) -> dict[str, str]:
-        """``resource/gender.json``: {"001": "female", ...}; without it everybody is neutral."""
-        for path in (self._root / "resource" / "gender.json", self._root / "gender.json"):
-            if path.is_file():
-                try:
-                    tree = json.loads(path.read_text())
-                    return {str(k): files.gender(v, path) for k, v in tree.items()}
-                except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as e:
-                    raise AssetError(f"{path}: cannot be read ({str(e).splitlines()[0]})") from e
-        return {}
+    def _read_genders(self) -> dict[int, str]:
+        """The toolkit's ``resource/gender.json``, {"3": "female", ...}: shapes are those of the subject's gendered model."""
+        places = (self._root / "resource" / "gender.json", self._root / "gender.json")
+        path = next((p for p in places if p.is_file()), None)
+        if path is None:
+            raise AssetError(f"{places[0]}: missing: the RICH toolkit's repository has it, and shapes mean nothing without")
+        try:
+            tree = json.loads(path.read_text())
+            return {int(k): files.gender(v, path) for k, v in tree.items()}
+        except (OSError, ValueError, AttributeError) as e:
+            raise AssetError(f"{path}: cannot be read ({str(e).splitlines()[0]})") from e
+
+    def _gender_of(self, row: _Row) -> str:
+        if not row.subject.isdigit() or int(row.subject) not in self._genders:
+            raise AssetError(f"{row.body_file}: gender.json does not know subject '{row.subject}'")
+        return self._genders[int(row.subject)]
 
     def _sample(self, row: _Row) -> Sample:
         tree = files.load_mapping(row.body_file)
@@ -107,7 +113,7 @@ class Rich:
             return files.array(value[:count] if name == "betas" else value, name, row.body_file, (count,))
 
         rotvec = np.concatenate([numbers("global_orient", 3), numbers("body_pose", 63)]).reshape(BODY_JOINTS, 3)
-        file = _model_file(self._models, self._genders.get(row.subject, "neutral"))
+        file = _model_file(self._models, self._gender_of(row))
         world = smplx_body_joints(*_rest_joints(file), numbers("betas", 10), rotvec, numbers("transl", 3))
         scene = row.sequence.split("_")[0]
         calibration = self._root / "scan_calibration" / scene / "calibration" / f"{int(row.camera):03d}.xml"

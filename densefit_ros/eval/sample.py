@@ -23,13 +23,14 @@ class PointsProtocol:
 
     name: str
     description: str
-    joints: tuple[int, ...] = tuple(range(24))  # of the body's own joints; root is joint 0
+    joints: tuple[int, ...] = tuple(range(24))  # of the body's own joints
+    root: tuple[int, ...] = (0,)  # aligned to the middle of these
     regressor: np.ndarray | None = None  # (17,V) Human3.6M regressor: then 14 of its joints, aligned to its joint 0
 
     def points(self, vertices_m: np.ndarray, joints_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compared points (K,3) and root (3,) m of one body; vertices (V,3), joints (24,3)."""
         if self.regressor is None:
-            return joints_m[list(self.joints)], joints_m[0]
+            return joints_m[list(self.joints)], joints_m[list(self.root)].mean(0)
         if self.regressor.shape[1] != len(vertices_m):
             raise ShapeError(
                 f"protocol {self.name}: the joint regressor is for {self.regressor.shape[1]} vertices, the body has "

@@ -62,7 +62,7 @@ class Synthetic:
     def _make(self, number: int) -> list[Sample]:
         if self._engine is None:
             self._engine = SynthEngine(
-                self._body, WarpRenderer(self._body), load_backgrounds("heldout"), first_subject=FIRST_SUBJECT,
+                self._body, WarpRenderer(self._body), load_backgrounds("heldout", []), first_subject=FIRST_SUBJECT,
                 subjects=SUBJECTS, cache=SUBJECTS, options=PICTURE,
             )  # fmt: skip
         rng, samples = np.random.default_rng([self._seed, number]), []

@@ -1,6 +1,8 @@
 """3DPW (von Marcard et al. 2018): ``sequenceFiles/<split>/*.pkl``, ``imageFiles/<sequence>/image_%05d.jpg``.
 
-Only frames with a valid camera pose are used.  True bodies are gendered SMPL bodies moved into the camera frame.
+Pictures are numbered as the rows of ``poses`` and ``cam_poses``; ``img_frame_ids`` is something else, the rows of
+``poses_60Hz`` that these were taken from.  Only frames with a valid camera pose are used.  True bodies are gendered SMPL
+bodies moved into the camera frame.
 """
 
 from __future__ import annotations
@@ -80,7 +82,6 @@ class ThreeDPW:
         tree = {
             "cam_poses": cameras,
             "k": files.array(files.field(raw, "cam_intrinsics", path), "cam_intrinsics", path, (3, 3)),
-            "ids": files.array(files.field(raw, "img_frame_ids", path), "img_frame_ids", path, (frames,)).astype(int),
             "poses": [files.array(p, "poses", path, (frames, 72)) for p in lists["poses"]],
             "trans": [files.array(p, "trans", path, (frames, 3)) for p in lists["trans"]],
             # Files hold 10 or 300 coefficients; the first 10 are meant.
@@ -99,7 +100,7 @@ class ThreeDPW:
         posed = pose(body, BodyParams(betas[None], so3.log(root)[None], rotvec[None, 1:], t[None]))
         points, at = self.protocol.points(posed.vertices[0], posed.joints[0])
         sequence = row.path.stem
-        picture = self._root / "imageFiles" / sequence / f"image_{tree['ids'][i]:05d}.jpg"
+        picture = self._root / "imageFiles" / sequence / f"image_{i:05d}.jpg"
         k = tree["k"]
         # The files carry no size; 3DPW's pictures are centred to within a few pixels.
         camera = camera_from_k(k, round(2 * k[0, 2]), round(2 * k[1, 2]))

@@ -7,13 +7,15 @@ lomiri-wallpapers, lomiri-wallpapers-16.04, lomiri-wallpapers-20.04 (in /usr/sha
 /usr/share/wallpapers), palapeli-data (/usr/share/palapeli/collection), opencv-doc (/usr/share/doc/opencv-doc/examples/data).
 
 Pictures with people in them are left out: nobody could say where the bodies are.  Every picture belongs to one split, by
-its name, so that what was trained on and what is measured on never share a background.
+its name, so that what was trained on and what is measured on never share a background: of a picture in several sizes or
+colours all belong to training if one does.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,25 +44,13 @@ _PACKAGED = {
     ("sklearn", "datasets/images"): {"flower.jpg": "train", "china.jpg": "heldout"},
 }  # fmt: skip
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-_SKIPPED_WORDS = (
-    "screenshot",
-    "konqui",
-    "friends_by",
-    "life_by",
-    "logo",
-    "_dark/",
-    "messi",
-    "basketball",
-    "/left",
-    "/right",
-    "sudoku",
-    "text",
-    "digits",
-    "pic",
-    "pca_",
-    "chessboard",
-    "puzzletable",
+# In a picture's path below its directory: drawings, people, patterns for calibration.
+_SKIPPED = re.compile(
+    r"screenshot|konqui|friends_by|life_by|logo|_dark/|messi|basketball|/left|/right|sudoku|text|digits|/pic\d|pca_|chessboard"
+    r"|puzzletable"
 )
+# Of one picture a package may have several sizes and a dark one.
+_VARIANT = re.compile(r"[-_](l|d|light|dark|\d+x\d+)$")
 _HELDOUT_SHARE = 0.15
 
 
@@ -156,7 +146,11 @@ def load_backgrounds(split: str = "train", directories: Sequence[str | Path] | N
     paths = [p for p, s in packaged_pictures() if s == split]
     if split != "demo":
         for directory in directories:
-            paths += [p for p in directory_pictures(Path(directory)) if split_of(p) == split]
+            found = directory_pictures(Path(directory))
+            if not found:
+                raise AssetError(f"{directory}: holds no picture that could be a background (.jpg, .png, .webp of 30 kB to 9 MB)")
+            trained = {_family(p) for p in found if split_of(p) == "train"}
+            paths += [p for p in found if (_family(p) in trained) == (split == "train")]
     images = []
     for path in paths[:limit]:
         image = _load(path)
@@ -197,14 +191,14 @@ def directory_pictures(directory: Path) -> list[Path]:
         raise AssetError(f"expected a directory of background pictures, got {directory}: not a directory")
     found = []
     for path in sorted(directory.rglob("*")):
-        text = str(path).lower()
+        text = "/" + path.relative_to(directory).as_posix().lower()
         if (
             path.suffix.lower() in _PICTURE_SUFFIXES
             and path.is_file()
             and not path.is_symlink()
             and 30_000 < path.stat().st_size < 9_000_000
         ):
-            if not any(word in text for word in _SKIPPED_WORDS):
+            if not _SKIPPED.search(text):
                 found.append(path)
     return found
 
@@ -213,6 +207,14 @@ def split_of(path: Path) -> str:
     """ "train" or "heldout", by the last parts of the name only: the same on every machine."""
     key = "/".join(path.parts[-4:]).encode()
     return "heldout" if zlib.crc32(key) % 1000 < 1000 * _HELDOUT_SHARE else "train"
+
+
+def _family(path: Path) -> tuple[Path, str]:
+    """What a picture has in common with its other sizes and colours."""
+    for parent in path.parents:
+        if parent.name == "images" and parent.parent.name == "contents":  # wallpapers of Plasma: .../NAME/contents/images/WxH.jpg
+            return parent.parent.parent, ""
+    return path.parent, _VARIANT.sub("", path.stem.lower())
 
 
 def is_photographic(image: np.ndarray) -> bool:

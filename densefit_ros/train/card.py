@@ -99,7 +99,7 @@ def _run_row(r: dict[str, Any]) -> Sequence[str]:
         r["name"],
         str(c["seed"]),
         f"`{commit}`",
-        str(data.get("size", 192)),
+        str(data.get("size", SIZE_PX)),
         easy,
         f"{r['minutes']:.1f}",
         str(r["steps"]),

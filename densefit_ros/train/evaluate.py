@@ -133,7 +133,7 @@ def evaluate_displacement(
         for name, used in (("start", None), ("refined", field), ("true_flow", true_field(pairs))):
             params = start
             if used is not None:
-                anchor = Anchor(start, rot_sigma_rad=np.radians(degrees or 8.0), betas_sigma=1.0)
+                anchor = Anchor(start, rot_sigma_rad=np.radians(degrees or 8.0) / np.sqrt(3), betas_sigma=1.0)
                 matches = decode(used, pairs.surface, crop, options)
                 params = fitter.solve(start, crops.cameras, matches, anchors=[anchor]).params
             got, truth = pose(source.body, params), pose(source.body, crops.params)

@@ -132,7 +132,7 @@ def case(
         start, sigma, keypoints = estimate.params, estimate.rot_sigma_rad, estimate.keypoints
     else:
         start = disturb(rng, crops.params, rest_joints(source.body, crops.params.betas)[:, 0], degrees=START_DEG)
-        sigma = np.full((len(crops), 24), np.radians(START_DEG), np.float32)
+        sigma = np.full((len(crops), 24), np.radians(START_DEG) / np.sqrt(3), np.float32)  # per axis
     pairs = make_pairs(rng, source.engine, crops, start)
     crop = Crop(crops.rgb, crops.inside, crops.image_from_crop, crops.size)
     predicted = isinstance(field, Displacer)

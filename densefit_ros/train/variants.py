@@ -56,7 +56,7 @@ class Variants:
         valid = pairs.valid & (np.abs(pairs.flow).max(1) < 200) & crops.labelled[:, None, None]
         self._fields.setdefault(name, []).append((field.flow, field.log_var[:, 0], pairs.flow, valid, pairs.visible))
         self._epe_px.setdefault(name, []).append(_epe_px(field.flow, pairs.flow, valid & pairs.visible)[crops.labelled])
-        anchor = Anchor(pairs.params, rot_sigma_rad=np.radians(START_DEG), betas_sigma=1.0)
+        anchor = Anchor(pairs.params, rot_sigma_rad=np.radians(START_DEG) / np.sqrt(3), betas_sigma=1.0)
         matches = decode(field, surface, crop, self._decode_options)
         fit = self._fitter.solve(pairs.params, crops.cameras, matches, anchors=[anchor])
         self._keep(name, self._vertex_error(fit.params, crops))
