@@ -134,7 +134,8 @@ def resolve_device(name: str) -> str:
         return "cpu"
     if name == "cuda" and not wp.is_cuda_available():
         raise BackendUnavailable(
-            "device 'cuda' was asked for, but Warp sees no CUDA device: install the NVIDIA driver, or set device: cpu"
+            "device 'cuda' was asked for, but Warp sees no CUDA device: install the NVIDIA driver (warp-lang 1.18 and later need "
+            "R580 or newer; nvidia-smi tells), or set device: cpu"
         )
     return name
 

@@ -23,6 +23,8 @@ class Build:
     explicit_batch: bool = False
     workspace: int = 0
     timings: bytes = b""
+    sharing: bool = False  # of one profile by several contexts
+    tf32: bool = True
 
 
 @dataclass
@@ -37,6 +39,7 @@ class Told:
     build_s: float = 0.0
     refuse: int = 0  # this many engines are refused when they are read
     fails: bool = False  # execution fails
+    shapes_refused: bool = False
 
 
 def write_network(path: Path, factor: float = 2.0) -> Path:
@@ -83,10 +86,14 @@ class _Context:
         self._told, self._shape, self._address = told, {}, {}
 
     def set_input_shape(self, name, shape):
+        if self._told.shapes_refused:
+            return False
         self._shape[name] = shape
+        return True
 
     def set_tensor_address(self, name, address):
         self._address[name] = address
+        return True
 
     def execute_async_v3(self, stream):
         if self._told.fails:
@@ -105,7 +112,7 @@ class _Engine:
     num_io_tensors = 2
 
     def __init__(self, trt):
-        self._trt = trt
+        self._trt, self._contexts = trt, 0
 
     def get_tensor_name(self, index):
         return ("image", "twice")[index]
@@ -120,7 +127,11 @@ class _Engine:
         return self._trt.DataType.UINT8 if name == "image" else self._trt.DataType.FLOAT
 
     def create_execution_context(self):
-        self._trt.told.contexts += 1
+        told = self._trt.told
+        told.contexts += 1
+        if self._trt.__version__.startswith("8.") and told.builds and not told.builds[-1].sharing:
+            assert self._contexts == 0, "Profile 0 has been chosen by another IExecutionContext"
+        self._contexts += 1
         return _Context(self._trt.told)
 
 
@@ -146,6 +157,14 @@ def make(version: str) -> ModuleType:
 
         def set_flag(self, flag):
             self.build.flags.append(flag)
+
+        def clear_flag(self, flag):
+            assert flag == "TF32"
+            self.build.tf32 = False
+
+        def set_preview_feature(self, feature, on):
+            assert feature == "sharing"
+            self.build.sharing = on
 
         def add_optimization_profile(self, profile):
             self.build.profile = profile.shapes
@@ -227,7 +246,9 @@ def make(version: str) -> ModuleType:
     trt.TensorIOMode = SimpleNamespace(INPUT="in", OUTPUT="out")
     trt.DataType = SimpleNamespace(FLOAT="float", HALF="half", INT8="int8", INT32="int32", UINT8="uint8")
     weak = generation <= 10  # precision flags and calibrators are gone in 11
-    trt.BuilderFlag = SimpleNamespace(FP16="FP16", INT8="INT8") if weak else SimpleNamespace()
+    trt.BuilderFlag = SimpleNamespace(FP16="FP16", INT8="INT8", TF32="TF32") if weak else SimpleNamespace(TF32="TF32")
+    if not version.startswith("8.5"):
+        trt.PreviewFeature = SimpleNamespace(PROFILE_SHARING_0806="sharing")
     trt.NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0) if weak else SimpleNamespace()
     if generation >= 10:
         trt.IProgressMonitor = type("IProgressMonitor", (), {"__init__": lambda self: None})

@@ -178,6 +178,8 @@ def _rich_model(folder):
         shapedirs=shapedirs,
         J_regressor=regressor,
         kintree_table=kintree,
+        joint2num=np.array({"Pelvis": 0}, object),  # the released files have these, and nobody needs them
+        part2num=np.array({"Head": 15}, object),
     )
 
 

@@ -15,6 +15,17 @@ from densefit_ros.weights import weights_path
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not warp_sees_cuda(), reason="needs a CUDA device")]
 
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    """torch lets cuDNN round to ten bits of mantissa unless told otherwise."""
+    import torch
+
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
 # Mean difference over the cells of the flow, crop px.
 FLOW_PX = {"onnxruntime": 0.01, "torch": 0.01, "onnxruntime-tensorrt": 0.1}
 

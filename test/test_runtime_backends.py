@@ -197,11 +197,15 @@ def test_onnxruntimes_providers_get_their_options_and_stream(files, monkeypatch,
         bind_output = bind_input
 
     class Session:
-        def __init__(self, path, options, providers):
+        def __init__(self, path, options, providers, enable_fallback):
+            assert not enable_fallback, "a session without its options would queue elsewhere"
             asked.append(providers)
 
         def get_providers(self):
             return [p if isinstance(p, str) else p[0] for p in asked[-1]]
+
+        def get_provider_options(self):
+            return {p[0]: p[1] if knows_streams else {} for p in asked[-1] if not isinstance(p, str)}
 
         def get_inputs(self):
             return [types.SimpleNamespace(name="image", shape=["P", 4], type="tensor(uint8)")]
@@ -217,7 +221,9 @@ def test_onnxruntimes_providers_get_their_options_and_stream(files, monkeypatch,
 
     import onnxruntime
 
+    knows_streams = True
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: bound.update(preloaded=True), raising=False)
     every = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: every)
     runtime = OnnxRuntime(files["displacement"][0], "tensorrt", precision="fp16", cache_dir=tmp_path)
@@ -229,7 +235,10 @@ def test_onnxruntimes_providers_get_their_options_and_stream(files, monkeypatch,
     assert bound["image"] == ("cuda", 0, np.dtype("uint8"), (2, 4), image.data_ptr())
     assert bound["flow"][-1] == flow.data_ptr() and bound["sync"] == "1"
     runtime.bind({"image": image}, {"flow": flow}, stream=99)
-    assert len(asked) == 2  # one session per stream
+    assert len(asked) == 2 and bound["preloaded"]  # one session per stream
+    knows_streams = False  # 1.17, whose CUDA provider has no such option
+    with pytest.raises(BackendUnavailable, match="does not queue on a stream of ours"):
+        runtime.bind({"image": image}, {"flow": flow}, stream=100)
 
 
 def test_auto_falls_back_and_says_so_once(files, monkeypatch, caplog):

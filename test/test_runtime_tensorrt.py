@@ -22,7 +22,7 @@ from densefit_ros.runtime.tensorrt_build import build_engine
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
-GENERATIONS = ("8.5.2", "10.3.0", "11.2.0")
+GENERATIONS = ("8.5.2", "8.6.1", "10.3.0", "11.2.0")
 
 
 @pytest.fixture
@@ -57,8 +57,9 @@ def test_precision_is_a_flag_up_to_10_and_in_the_graph_from_11_on(trt, network):
         assert built.flags == [] and onnx.TensorProto.FLOAT16 in kinds
     else:
         assert built.flags == ["FP16"] and onnx.TensorProto.FLOAT16 not in kinds
+    assert built.tf32, "half precision was asked for"
     build_engine(trt, None, network, "fp32", 4)
-    assert trt.told.builds[-1].flags == []
+    assert trt.told.builds[-1].flags == [] and not trt.told.builds[-1].tf32, "ten bits of mantissa are no fp32"
 
 
 def test_int8_builds_the_quantised_network_and_nothing_else(trt, network, tmp_path):
@@ -138,12 +139,26 @@ def test_calls_with_arrays_give_what_the_engine_computes(trt, network, tmp_path)
         image = np.random.default_rng(persons).integers(0, 100, (persons, 8, 8, 3)).astype(np.uint8)
         got = runtime({"image": image})
         np.testing.assert_array_equal(got["twice"], 2.0 * image.transpose(0, 3, 1, 2))
-    assert trt.told.contexts == 2  # one per batch size
+    # One per batch size, where a version lets two of them use the one profile.
+    assert trt.told.contexts == (1 if trt.__version__.startswith("8.5") else 2)
+    assert trt.told.builds[-1].sharing == trt.__version__.startswith("8.6")
     with pytest.raises(ShapeError, match="at most 16"):
         runtime({"image": np.zeros((17, 8, 8, 3), np.uint8)})
     trt.told.fails = True
     with pytest.raises(BackendUnavailable, match="failed on the device"):
         runtime({"image": image})
+    trt.told.shapes_refused = True
+    with pytest.raises(BackendUnavailable, match="does not take these shapes"):
+        runtime({"image": np.zeros((7, 8, 8, 3), np.uint8)})
+
+
+def test_a_shape_that_tensorrt_leaves_open_is_refused(trt, network, tmp_path, monkeypatch):
+    """Memory is made by the shapes that the engine says: with a guess it would write past its end."""
+    monkeypatch.setattr(
+        stand_in._Engine, "get_tensor_shape", lambda self, name: (-1, 8, 8, 3) if name == "image" else (-1, -1, 8, 8)
+    )
+    with pytest.raises(AssetError, match="cannot tell the shape of 'twice'"):
+        TensorRTRuntime(network, cache_dir=tmp_path)
 
 
 def test_a_network_that_cannot_be_read_or_built_is_named(trt, network, tmp_path):
@@ -167,7 +182,7 @@ def test_unknown_precision_is_a_configuration_error(network):
 
 def test_the_key_covers_all_that_an_engine_depends_on():
     assert {f.name for f in dataclasses.fields(tensorrt_backend.EngineKey)} == {
-        "onnx_sha256", "gpu", "compute_capability", "tensorrt", "precision", "max_batch",
+        "onnx_sha256", "gpu", "compute_capability", "tensorrt", "precision", "max_batch", "recipe",
     }  # fmt: skip
 
 

@@ -91,17 +91,20 @@ def steady_state(models: Models, frames: int) -> dict[str, Any]:
     images, camera, boxes = gpu_rows.crowd(models.body, 1, min(30, frames + 1))
     state, _ = process(models, initial_state(), Frame(images[0], 0, camera), boxes)
     torch = None
-    for i in range(1, frames + 11):
-        if i == 11 and models.backends["device"] != "cpu":  # warm
-            import torch
+    try:
+        for i in range(1, frames + 11):
+            if i == 11 and models.backends["device"] != "cpu":  # warm
+                import torch
 
-            torch.cuda.synchronize()
-            before = torch.cuda.mem_get_info()[0], torch.cuda.memory_stats()["allocation.all.allocated"]
-            torch.cuda.set_sync_debug_mode("error")
-        state, _ = process(models, state, Frame(images[i % len(images)], i * gpu_rows.DT_NS, camera))
+                torch.cuda.synchronize()
+                before = torch.cuda.mem_get_info()[0], torch.cuda.memory_stats()["allocation.all.allocated"]
+                torch.cuda.set_sync_debug_mode("error")
+            state, _ = process(models, state, Frame(images[i % len(images)], i * gpu_rows.DT_NS, camera))
+    finally:
+        if torch is not None:
+            torch.cuda.set_sync_debug_mode("default")
     out: dict[str, Any] = {"frames": frames, "runs_as": models.backends["device_frame"]}
     if torch is not None:
-        torch.cuda.set_sync_debug_mode("default")
         out["device_bytes"] = int(before[0] - torch.cuda.mem_get_info()[0])
         out["torch_allocations"] = int(torch.cuda.memory_stats()["allocation.all.allocated"] - before[1])
     return out

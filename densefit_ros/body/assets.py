@@ -68,18 +68,28 @@ def read_arrays(path: Path) -> dict[str, object]:
 
 
 def read_npz(path: Path) -> dict[str, object]:
-    """All arrays of a .npz, without pickle and of bounded size.  Raises AssetError."""
+    """All arrays of a .npz, without pickle and of bounded size; arrays of objects are left out.  Raises AssetError.
+
+    SMPL-X's files have some (joint2num, part2num), which nobody needs.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > MAX_UNPACKED_BYTES:
             raise AssetError(f"{path}: {unpacked >> 20} MB unpacked is too large (limit {MAX_UNPACKED_BYTES >> 20} MB)")
         with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+            return {key: archive[key] for key in archive.files if not _holds_objects(archive, key)}
     except AssetError:
         raise
     except Exception as error:  # zipfile, zlib, struct, tokenize and numpy each have errors of their own for a damaged file
         raise AssetError(f"{path}: not a readable .npz archive: {type(error).__name__}: {error}") from error
+
+
+def _holds_objects(archive: np.lib.npyio.NpzFile, key: str) -> bool:
+    with archive.zip.open(f"{key}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        return read(file)[2].hasobject
 
 
 def _body(data: Mapping[str, object], path: Path) -> BodyModel:

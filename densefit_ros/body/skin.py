@@ -199,6 +199,7 @@ class Skinner:
             self._put(body.shapedirs.transpose(2, 0, 1).reshape(-1, 3), wp.vec3),
         ]  # fmt: skip
         skin_inputs = [self._put(body.skin_joint, wp.vec4i), self._put(body.skin_weight, wp.vec4), rotmat, shift, self.vertices]
+        self._held: list[list] = []
         self._launches = [self._record(_chain, max_persons, chain_inputs)]
         if body.posedirs is None:  # one pass over the surface
             self._launches.append(self._record(_shape_and_blend, (max_persons, v), shape_inputs + skin_inputs))
@@ -250,6 +251,7 @@ class Skinner:
         return Skinner(thinned(self.body, outline_vertices(self.body)), str(self.device), self.max_persons)
 
     def _record(self, kernel: wp.Kernel, dim: int | tuple[int, int], inputs: list) -> wp.Launch:
+        self._held.append(inputs)  # recorded launches of Warp up to 1.14 do not keep their arrays
         return wp.launch(kernel, dim=dim, inputs=inputs, device=self.device, record_cmd=True)
 
     def _download(self, array: wp.array, persons: int, rows: int) -> np.ndarray:

@@ -62,7 +62,7 @@ class Batch:
 
     def __init__(self, parts: Parts, size: int, colors: int = TEXTURE_SIZE**2) -> None:
         """``colors``: room for that many of each person."""
-        self.parts, self.size = parts, size
+        self.parts, self.size, self._held = parts, size, []
         device, body, n = parts.device, parts.body, size
         self.up = Arena(
             device, rotvec=(24 * n, wp.vec3), pose_betas=(n, _vec10), betas=(n, _vec10), t=(n, wp.vec3),
@@ -91,6 +91,7 @@ class Batch:
             texture_size=up.texture_size, scene=wp.array(np.arange(n, dtype=np.int32), dtype=wp.int32, device=device),
         )  # fmt: skip
         self.recorded_colors = self.colors.colors
+        # None of these holds the batch itself: a batch that is replaced frees its memory at once.
         self.steps: list[Callable[[], None]] = [
             self.up.upload, *self._find_and_crop(), *self._estimate(), *self._render(), *self._displace(), *self._match(),
             *(launch.launch for launch in self.fit.launches), *self._download(),
@@ -175,7 +176,7 @@ class Batch:
         _, face, _, depth, normals, rgb, colors = drawn.arrays
         return [
             *self._pose(fit.rotvec, fit.in_beta, fit.in_t),
-            lambda: self.engine.draw(drawn, n, (n, SIZE_PX, SIZE_PX)),
+            lambda draw=self.engine.draw: draw(drawn, n, (n, SIZE_PX, SIZE_PX)),
             self._command(image_kernels.depth_parts, n * image_kernels.PARTS, face, depth, _PIXELS, sums),
             self._command(image_kernels.mean_depth, n, sums, mean),
             self._command(image_kernels.pack_rendering, n * SIZE_PX * _WIDTH, face, depth, normals, rgb, colors, mean, SIZE_PX,
@@ -246,9 +247,10 @@ class Batch:
         give = self._command(
             pose_kernels.params_to_skinner, 24 * self.size, rotvec, betas, t, self.up.device.active, out_betas, out_rotvec, out_t
         )
-        return [give, lambda: self.skinner.queue(self.size)]
+        return [give, lambda queue=self.skinner.queue, n=self.size: queue(n)]
 
     def _command(self, kernel: wp.Kernel, threads: int, *inputs: Any) -> Callable[[], None]:
+        self._held.append(inputs)  # recorded launches of Warp up to 1.14 do not keep their arrays
         return wp.launch(kernel, dim=threads, inputs=list(inputs), device=self.parts.device, record_cmd=True).launch
 
     def _copy(self, source: wp.array, target: wp.array) -> Callable[[], None]:

@@ -7,6 +7,7 @@ the tests do.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,10 +84,10 @@ class DeviceFrame:
     def _place(self, shape: tuple[int, int]) -> _Place:
         place = self._places.pop(shape, None)
         if place is None:
+            while len(self._places) >= MOST_SIZES:  # first: a small board has no memory for one more
+                del self._places[next(iter(self._places))]
             place = _Place(self._shared, self._sizes, self._device, self._stream, shape)
         self._places[shape] = place  # the newest last
-        if len(self._places) > MOST_SIZES:
-            del self._places[next(iter(self._places))]
         return place
 
     def _run(self, place: _Place, size: int) -> None:
@@ -98,23 +99,31 @@ class DeviceFrame:
             wp.copy(place.parts.image, place.pinned)
             if self.records and size not in place.graphs:
                 batch.queue()  # once outside: kernels load, engines and allocators settle
-                self._stream.synchronize()
+                wp.synchronize_stream(self._warp_stream)
                 place.graphs[size] = self._record(batch)
             if self.records:
                 with self._torch.cuda.stream(self._stream):
                     place.graphs[size].replay()
             else:
                 batch.queue()
-        self._stream.synchronize()
+        # By Warp: a wait of torch's would be refused while its sync_debug_mode watches that nothing else waits.
+        wp.synchronize_stream(self._warp_stream)
 
     def _record(self, batch: Batch) -> Any:
         torch, graph = self._torch, self._torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            wp.capture_begin(stream=self._warp_stream, external=True)
-            try:
-                batch.queue()
-            finally:
-                wp.capture_end(stream=self._warp_stream)
+        gc.collect()
+        collects = gc.isenabled()
+        gc.disable()  # what a collection frees, contexts and pinned memory, would break the capture
+        try:
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                wp.capture_begin(stream=self._warp_stream, external=True)
+                try:
+                    batch.queue()
+                finally:
+                    wp.capture_end(stream=self._warp_stream)
+        finally:
+            if collects:
+                gc.enable()
         return graph
 
 

@@ -2,7 +2,7 @@
 
 That model has three revolute joints in each shoulder and hip and in the neck, one in each elbow and knee and in the
 waist.  With these angles its head turns as ours, and its upper arms, forearms, thighs and shins point as ours; what it has
-no joint for (a twisted spine, wrists, ankles) is left out.  /tf carries the full pose.
+no joint for (a spine that twists or leans aside, wrists, ankles) is left out.  /tf carries the full pose.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ def joint_angles(rotmat: np.ndarray) -> dict[str, float]:
     Shoulders turn about z, x, z (names y_, p_, r_), hips about z, x, y, the head about x, z, y; signs as in the URDF, which
     mirrors left and right so that raising either arm is positive.
     """
-    world = link_rotmats(np.asarray(rotmat, np.float64))
+    world = dict(zip(LINK_INDEX, link_rotmats(np.asarray(rotmat, np.float64))))
 
     def between(parent: str, child: str) -> np.ndarray:
-        return world[LINK_INDEX[parent]].T @ world[LINK_INDEX[child]]
+        return world[parent].T @ world[child]
 
     trunk = between("body", "torso")
-    out = {"waist": float(np.arctan2(trunk[0, 2] - trunk[2, 0], trunk[0, 0] + trunk[2, 2]))}
+    waist = float(np.arctan2(trunk[0, 2] - trunk[2, 0], trunk[0, 0] + trunk[2, 2]))
+    # Head and arms hang on the torso that the model has, not on ours: it only bends forward.
+    world["torso"] = world["body"] @ np.array([[np.cos(waist), 0, np.sin(waist)], [0, 1, 0], [-np.sin(waist), 0, np.cos(waist)]])
+    out = {"waist": waist}
     head = between("torso", "head")
     out["r_head"] = float(np.arctan2(head[2, 1], head[1, 1]))
     out["y_head"] = float(-np.arcsin(np.clip(head[0, 1], -1, 1)))

@@ -28,6 +28,7 @@ class EngineKey:
     tensorrt: str  # full version
     precision: str  # "fp32" or "fp16"
     max_batch: int
+    recipe: int = 0  # how this package builds (tensorrt_build.RECIPE)
 
     def file_name(self, network: str) -> str:
         """A readable, safe file name that is unique per key."""

@@ -37,12 +37,17 @@ class OnnxRuntime:
     ) -> None:
         """``precision`` and ``cache_dir`` concern the provider "tensorrt"."""
         self._ort = ort = _import()
+        if provider != "cpu" and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # CUDA and cuDNN that came as Python packages, torch's for one, are on no library path
         self.path, self._provider, self._threads = str(path), provider, threads
         self._precision, self._cache_dir = precision, Path(cache_dir) if cache_dir else default_cache_dir()
         wanted = PROVIDERS[provider]
         if wanted not in ort.get_available_providers():
             have = ", ".join(ort.get_available_providers())
-            raise BackendUnavailable(f"onnxruntime has no {wanted} here (it has {have}): pip install onnxruntime-gpu")
+            raise BackendUnavailable(
+                f"onnxruntime has no {wanted} here (it has {have}): "
+                "pip uninstall onnxruntime, then pip install onnxruntime-gpu; side by side they overwrite each other"
+            )
         if not Path(path).is_file():
             raise AssetError(f"{path}: network file not found (expected an .onnx file)")
         self._session = self._open()
@@ -61,7 +66,7 @@ class OnnxRuntime:
         options.log_severity_level = 3
         chain = self._chain(stream)
         try:
-            session = self._ort.InferenceSession(self.path, options, providers=chain)
+            session = self._ort.InferenceSession(self.path, options, providers=chain, enable_fallback=0)
         except Exception as error:  # the binding raises a dozen unrelated types for one cause: it cannot read the file
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise AssetError(
@@ -70,6 +75,8 @@ class OnnxRuntime:
         running, wanted = session.get_providers()[0], PROVIDERS[self._provider]
         if running != wanted:
             raise BackendUnavailable(f"onnxruntime started {running}, not {wanted}: check the CUDA and cuDNN libraries")
+        if stream and session.get_provider_options()[wanted].get("user_compute_stream") != str(stream):
+            raise BackendUnavailable(f"onnxruntime {self._ort.__version__} does not queue on a stream of ours: 1.18 on do")
         return session
 
     def _chain(self, stream: int) -> list[Any]:

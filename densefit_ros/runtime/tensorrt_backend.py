@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import AssetError, BackendUnavailable, ConfigError, ShapeError
 from .engine_cache import EngineKey, default_cache_dir, file_sha256, read_engine, write_engine
 from .protocol import TensorSpec, check_inputs
-from .tensorrt_build import PRECISIONS, build_engine
+from .tensorrt_build import PRECISIONS, RECIPE, build_engine, shares_profiles
 
 MAX_BATCH = 16
 _HINT = (
@@ -59,6 +59,12 @@ class TensorRTRuntime:
             specs[is_input][name] = TensorSpec(shape, _dtype(trt, self._engine.get_tensor_dtype(name)))
         self.inputs: Mapping[str, TensorSpec] = specs[True]
         self.outputs: Mapping[str, TensorSpec] = specs[False]
+        for name, spec in {**self.inputs, **self.outputs}.items():
+            if None in spec.shape[1:]:  # memory is made by these shapes, and the engine would write past it
+                raise AssetError(f"{self.path}: TensorRT cannot tell the shape of '{name}', {spec.shape}: only batches may vary")
+        self._shared = None
+        if not shares_profiles(trt):
+            self._shared = self._context()
         self._buffers = {name: self._allocate(spec) for name, spec in {**self.inputs, **self.outputs}.items()}
         self._passes: dict[int, Callable[[], None]] = {}
 
@@ -86,30 +92,45 @@ class TensorRTRuntime:
         return {name: self._buffers[name][1][:batch].numpy().copy() for name in self.outputs}
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], stream: int) -> Callable[[], None]:
-        """See :class:`densefit_ros.runtime.protocol.DeviceRuntime`.  Each binding has an execution context of its own."""
-        context = self._engine.create_execution_context()
-        if context is None:
-            raise BackendUnavailable(f"{self.name}: no execution context for {self.path} (out of device memory?)")
+        """See :class:`densefit_ros.runtime.protocol.DeviceRuntime`."""
+        context = self._context()
         batch = len(next(iter(inputs.values())))
         held = {**inputs, **outputs}
-        for name in self.inputs:
-            context.set_input_shape(name, tuple(inputs[name].shape))
         for name, spec in self.outputs.items():
             if name not in held:  # the engine writes every output, read or not
-                shape = (batch, *(1 if n is None else n for n in spec.shape[1:]))
+                shape = (batch, *spec.shape[1:])
                 held[name] = self._torch.empty(shape, dtype=getattr(self._torch, spec.dtype), device="cuda")
-        for name in (*self.inputs, *self.outputs):
-            context.set_tensor_address(name, held[name].data_ptr())
 
-        def run_pass(context: Any = context, held: dict[str, Any] = held) -> None:
+        def place() -> None:
+            taken = [context.set_input_shape(name, tuple(inputs[name].shape)) for name in self.inputs]
+            taken += [context.set_tensor_address(name, held[name].data_ptr()) for name in (*self.inputs, *self.outputs)]
+            if not all(taken):
+                raise BackendUnavailable(f"{self.name}: {self.path} does not take these shapes or this memory (its log says why)")
+
+        shared = self._shared is not None
+        if not shared:
+            place()
+
+        def run_pass() -> None:
+            if shared:
+                place()
             if not context.execute_async_v3(stream):
                 raise BackendUnavailable(f"{self.name}: execution of {self.path} failed on the device (its log says why)")
 
         return run_pass
 
+    def _context(self) -> Any:
+        """One for each binding, or one for all where a version admits no more of one profile (8.5)."""
+        if self._shared is not None:
+            return self._shared
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise BackendUnavailable(f"{self.name}: no execution context for {self.path} (out of device memory?)")
+        return context
+
     def _allocate(self, spec: TensorSpec) -> tuple[Any, Any]:
         torch = self._torch
-        shape = (self.max_batch, *(1 if n is None else n for n in spec.shape[1:]))
+        shape = (self.max_batch, *spec.shape[1:])
         dtype = getattr(torch, spec.dtype)
         return torch.empty(shape, dtype=dtype, device="cuda"), torch.empty(shape, dtype=dtype, pin_memory=True)
 
@@ -118,7 +139,7 @@ class TensorRTRuntime:
         source = source_of(self.path, precision, cache_dir)
         major, minor = torch.cuda.get_device_capability()
         gpu = torch.cuda.get_device_name()
-        key = EngineKey(file_sha256(source), gpu, f"{major}.{minor}", trt.__version__, precision, self.max_batch)
+        key = EngineKey(file_sha256(source), gpu, f"{major}.{minor}", trt.__version__, precision, self.max_batch, RECIPE)
         path = cache_dir / key.file_name(Path(self.path).stem)
         stored, reason = read_engine(path, key)
         engine = self._runtime.deserialize_cuda_engine(stored) if stored is not None else None
@@ -169,11 +190,11 @@ def _dtype(trt: Any, dtype: Any) -> str:
 def _import() -> tuple[Any, Any]:
     try:
         import tensorrt
-    except ImportError as error:
-        raise BackendUnavailable(f"tensorrt is not available: {_HINT}") from error
+    except (ImportError, OSError) as error:  # OSError: a library of CUDA that it needs is missing
+        raise BackendUnavailable(f"tensorrt is not available ({error}): {_HINT}") from error
     try:
         import torch
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         raise BackendUnavailable("the TensorRT runtime keeps its memory in torch: install a CUDA build of torch") from error
     if not torch.cuda.is_available():
         raise BackendUnavailable("the TensorRT runtime needs a CUDA device that torch can use: install a CUDA build of torch")

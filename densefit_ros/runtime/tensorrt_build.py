@@ -20,6 +20,7 @@ from . import onnx_prepare
 
 WORKSPACE_BYTES = 1 << 30
 HEARTBEAT_S = 10.0
+RECIPE = 2  # raised when the same network would become another engine
 _FLAGS = {"fp32": (), "fp16": ("FP16",), "int8": ("INT8", "FP16")}
 PRECISIONS = tuple(_FLAGS)
 _log = logging.getLogger(__name__)
@@ -46,6 +47,11 @@ def build_engine(
     for name in _FLAGS[precision]:
         if hasattr(trt.BuilderFlag, name):
             config.set_flag(getattr(trt.BuilderFlag, name))
+    if precision == "fp32" and hasattr(trt.BuilderFlag, "TF32"):
+        config.clear_flag(trt.BuilderFlag.TF32)  # on by default from Ampere on, and as coarse as half precision
+    sharing = _profile_sharing(trt)
+    if sharing is not None and _major(trt) == 8:  # from 10 on it is always on
+        config.set_preview_feature(sharing, True)
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -59,6 +65,19 @@ def build_engine(
         raise AssetError(f"{source}: TensorRT {trt.__version__} could not build an engine (its log says why)")
     _save_timings(config, timing_cache)
     return bytes(serialized)
+
+
+def shares_profiles(trt: Any) -> bool:
+    """Whether several execution contexts may use the one profile: from 8.6 on, there by a preview feature."""
+    return _major(trt) != 8 or _profile_sharing(trt) is not None
+
+
+def _profile_sharing(trt: Any) -> Any | None:
+    return getattr(getattr(trt, "PreviewFeature", None), "PROFILE_SHARING_0806", None)
+
+
+def _major(trt: Any) -> int:
+    return int(trt.__version__.split(".")[0])
 
 
 def _graph(trt: Any, source: str | Path, precision: str) -> bytes:

@@ -42,7 +42,8 @@ def test_angles_put_the_limbs_where_they_are(body, seed):
     """Through the URDF's own axes: head exactly, and the directions of upper arm, forearm, thigh and shin."""
     rotmat = posed(body, seed, 0.45)
     a, world = joint_angles(rotmat), link_rotmats(rotmat.astype(float))
-    torso, hips = world[LINK_INDEX["torso"]], world[LINK_INDEX["body"]]
+    hips = world[LINK_INDEX["body"]]
+    torso = hips @ about("y", a["waist"])
     head = torso @ about("x", a["r_head"]) @ about("z", a["y_head"]) @ about("y", -a["p_head"])
     np.testing.assert_allclose(head, world[LINK_INDEX["head"]], atol=1e-5)
     for s, sign in (("l", 1), ("r", -1)):

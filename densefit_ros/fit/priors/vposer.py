@@ -19,6 +19,7 @@ from ...errors import AssetError
 from ...geometry import so3
 from ..options import PoseGaussian
 from . import mlp
+from .checkpoint import read_checkpoint
 from .files import array
 
 JOINTS = 21  # all but the hands
@@ -41,9 +42,9 @@ class VPoserPrior:
 
     @staticmethod
     def load(path: str | Path) -> VPoserPrior:
-        """.npz of ours, or the published checkpoint (.ckpt, .pt), read with weights only: nothing in it is executed."""
+        """.npz of ours, or the published checkpoint (.ckpt, .pt): nothing in it is executed."""
         path = Path(path)
-        data = read_npz(path) if path.suffix == ".npz" else _read_checkpoint(path)
+        data = read_npz(path) if path.suffix == ".npz" else read_checkpoint(path)
         for prefix in _PREFIXES:
             if prefix + "encoder_net.1.weight" in data:
                 break
@@ -180,18 +181,3 @@ def _inverse_left_jacobian(w: np.ndarray) -> np.ndarray:
     c = np.where(t2 < 1e-6, 1 / 12, 1 / np.maximum(t2, 1e-12) - (1 + np.cos(t)) / (2 * t * np.sin(t) + 1e-300))
     k = so3.hat(w)
     return np.eye(3) - 0.5 * k + c[..., None, None] * (k @ k)
-
-
-def _read_checkpoint(path: Path) -> dict[str, np.ndarray]:
-    from ...errors import BackendUnavailable
-
-    try:
-        import torch
-    except ImportError as error:
-        raise BackendUnavailable(f"a VPoser checkpoint needs torch to be opened (pip install torch): {error}") from error
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or hostile file; all mean the same here
-        raise AssetError(f"expected a VPoser checkpoint of plain tensors at {path}: {type(error).__name__}: {error}") from error
-    data = data.get("state_dict", data) if isinstance(data, dict) else {}
-    return {str(k): v.numpy() for k, v in data.items() if hasattr(v, "numpy")}
