@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -265,5 +266,16 @@ def test_joint_tables():
         flip = np.array(flip_map(names))
         np.testing.assert_array_equal(flip[flip], np.arange(len(names)))
     assert [len(KEYPOINT_SETS[n]) for n in ("smpl24", "openpose25", "coco17", "mediapipe33")] == [24, 25, 17, 33]
-    assert COCO17[0] == "nose" and KEYPOINT_SETS["openpose25"][8] == "mid_hip"
-    assert KEYPOINT_SETS["mediapipe33"][31] == "left_foot_index"
+    # As the programs number their points: OpenPose's BODY_25, COCO, MediaPipe's pose landmarks.
+    body25 = (
+        "Nose Neck RShoulder RElbow RWrist LShoulder LElbow LWrist MidHip RHip RKnee RAnkle LHip LKnee LAnkle REye LEye REar "
+        "LEar LBigToe LSmallToe LHeel RBigToe RSmallToe RHeel"
+    ).split()
+    words = (re.sub("^(R|L)(?=[A-Z])", lambda m: {"R": "Right", "L": "Left"}[m[1]], n) for n in body25)
+    assert KEYPOINT_SETS["openpose25"] == tuple(re.sub("(?<=[a-z])(?=[A-Z])", "_", w).lower() for w in words)
+    pairs = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+    assert COCO17 == ("nose", *(f"{side}_{part}" for part in pairs for side in ("left", "right")))
+    face = "nose left_eye_inner left_eye left_eye_outer right_eye_inner right_eye right_eye_outer left_ear right_ear".split()
+    limbs = "shoulder elbow wrist pinky index thumb hip knee ankle heel foot_index".split()
+    rest = (f"{side}_{part}" for part in limbs for side in ("left", "right"))
+    assert KEYPOINT_SETS["mediapipe33"] == (*face, "mouth_left", "mouth_right", *rest)

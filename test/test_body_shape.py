@@ -179,6 +179,12 @@ def test_a_body_without_a_table_uses_what_is_known_of_its_mesh(tmp_path, body):
     marks = load_body(tmp_path / "smpl.npz").landmarks
     nose = marks["openpose25"].names.index("nose")
     assert marks["openpose25"].placed.all() and marks["openpose25"].vertex_index[nose, 0] == 332
+    published = {  # smplx, vertex_ids.py, of SMPL's mesh
+        "right_eye": 6260, "left_eye": 2800, "right_ear": 4071, "left_ear": 583, "left_big_toe": 3216, "left_small_toe": 3226,
+        "left_heel": 3387, "right_big_toe": 6617, "right_small_toe": 6624, "right_heel": 6787,
+    }  # fmt: skip
+    names, index = marks["openpose25"].names, marks["openpose25"].vertex_index[:, 0]
+    assert {n: index[names.index(n)] for n in published} == published
     hip = marks["coco17"].names.index("left_hip")
     assert marks["coco17"].joint_weights[hip, JOINT_INDEX["left_hip"]] == 1
     unplaced = {n for n, p in zip(marks["mediapipe33"].names, marks["mediapipe33"].placed) if not p}

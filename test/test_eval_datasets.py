@@ -247,6 +247,11 @@ def test_rich_scores(tmp_path):
 # -- loaders ------------------------------------------------------------------------------------------------------------
 
 
+def test_the_14_joints_of_3dpw_tables():
+    """Of Human3.6M's 17, as SPIN and all who compare with it take them."""
+    assert H36M_TO_14 == (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)
+
+
 def test_3dpw_truth_is_the_model_moved_by_the_camera(tmp_path):
     dataset = ThreeDPW(*_threedpw(tmp_path))
     poses, trans, betas, cameras = _world()

@@ -177,6 +177,12 @@ def test_the_projects_own_chart_file(tmp_path):
     chart = densepose.read_chart(path, body)
     assert not chart.periodic_u and np.array_equal(chart.face_part, _chart().face_part)
     assert chart.corner_uv == pytest.approx(_chart().corner_uv, abs=1e-6)
+    # The released file lacks two triangles of the toes.
+    charted = np.arange(body.num_faces) >= 2
+    faces, parts = np.arange(len(vertex)).reshape(-1, 3)[charted] + 1, _chart().face_part[charted, None]
+    path = _mat(path, body, All_vertices=vertex[None] + 1, All_U_norm=uv[:, :1], All_V_norm=uv[:, 1:], All_Faces=faces,
+                All_FaceIndices=parts)  # fmt: skip
+    assert np.array_equal(densepose.read_chart(path, body).face_part, np.where(charted, _chart().face_part, 0))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fit_helpers import CAMERA, body, draw_around, make_matches, realistic_params, vertex_error_mm
 
+from densefit_ros.body.model import face_parts, pose
 from densefit_ros.config import load_config
 from densefit_ros.errors import AssetError, BackendUnavailable, ConfigError, ShapeError
 from densefit_ros.fit import latent, reference
@@ -21,6 +22,7 @@ from densefit_ros.fit.solver import Fitter
 from densefit_ros.geometry import so3
 from densefit_ros.models import load_models
 from densefit_ros.synth.poses import sample_poses
+from densefit_ros.types import Correspondences
 
 
 @pytest.fixture(scope="module")
@@ -89,25 +91,34 @@ def test_a_tight_context_pulls_the_flow_to_the_estimate(poses):
         flow.gaussian(poses[:2])
 
 
+LEGS = [1, 2, 4, 5, 7, 8, 10, 11]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_prior_fills_in_what_is_not_seen(name):
     """Matches on the upper body only: with the prior the legs end nearer to a person's legs than without."""
     rng = np.random.default_rng(4)
     b, truth = body(), realistic_params(rng, 6)
     start = draw_around(rng, truth, 0.25, 0.0, 0.01)
-    matches = make_matches(rng, b, truth, 200, 1.0)
+    matches = make_matches(rng, b, truth, 500, 1.0)
+    above = ~np.isin(face_parts(b)[matches.face], LEGS)
+    fields = ("person", "face", "bary", "target_uv", "sqrt_weight")
+    matches = Correspondences(*(getattr(matches, n)[above] for n in fields))
     options = FitOptions(guard=False, limit_sigma_rad=float("inf"))
     prior = make_prior(name)
     context = estimate_context(start.joint_rotvec, 0.25) if name == "flow" else None
     anchor = Anchor(start, 0.5, 0.5, 0.05)
-    plain = Fitter(b, max_persons=6, max_points=200, options=options).solve(
+    plain = Fitter(b, max_persons=6, max_points=500, options=options).solve(
         start, CAMERA, matches, anchors=[anchor], iterations=10
     )
-    fitter = Fitter(b, max_persons=6, max_points=200, options=options, pose_prior=prior)
+    fitter = Fitter(b, max_persons=6, max_points=500, options=options, pose_prior=prior)
     result = fitter.solve(start, CAMERA, matches, anchors=[anchor], iterations=10, pose_context=context)
     e = [prior.energy(p.joint_rotvec.astype(float), context) for p in (start, plain.params, result.params)]
     assert e[2].mean() < e[1].mean() and e[2].mean() < e[0].mean()
     assert vertex_error_mm(b, result.params, truth).mean() < vertex_error_mm(b, start, truth).mean()
+    legs = [pose(b, p).joints[:, LEGS] - pose(b, p).joints[:, :1] for p in (truth, plain.params, result.params)]
+    without, with_prior = (np.linalg.norm(a - legs[0], axis=-1).mean() for a in legs[1:])
+    assert with_prior < without
     assert (np.diff(result.cost, axis=1) <= 1e-5 * np.abs(result.cost[:, :1])).all()
 
 

@@ -177,8 +177,10 @@ def test_guard_holds_against_sixty_percent_random_displacements(radius):
     uv = np.where(bad[:, None], at_start + rng.uniform(-radius, radius, (len(matches), 2)), matches.target_uv)
     fitter = Fitter(b, max_persons=20, max_points=400)
     result = fitter.solve(start, CAMERA, replace(matches, target_uv=uv), anchors=[Anchor(start, 0.05, 0.1, 0.02)])
-    worse = vertex_error_mm(b, result.params, truth) - vertex_error_mm(b, start, truth)
-    assert worse.mean() <= 2.0
+    before, after = vertex_error_mm(b, start, truth), vertex_error_mm(b, result.params, truth)
+    assert (
+        after.mean() < {15.0: 0.75, 40.0: 0.4, 100.0: 0.3}[radius] * before.mean()
+    )  # the farther off, the easier told
 
 
 def test_pure_noise_is_rejected():

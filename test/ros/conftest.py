@@ -11,7 +11,10 @@ collect_ignore_glob = ["test_*.py"] if importlib.util.find_spec("rclpy") is None
 
 ROOT = Path(__file__).resolve().parents[2]
 os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
-os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+if os.environ.get("ROS_DISTRO") == "humble":  # which does not know the other
+    os.environ["ROS_LOCALHOST_ONLY"] = "1"
+else:
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 old = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
 os.environ["FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"] = str(
     ROOT / "config" / "fastdds_image.xml"

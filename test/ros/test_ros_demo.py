@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from harness import WAIT_S
 from rosbags.rosbag2 import Reader
 
 from densefit_ros.demo import camera as camera_process
@@ -20,7 +21,7 @@ FAKE = f"{sys.executable} {Path(__file__).parent / 'fake_engine.py'}"
 
 def demo(out: Path, *args: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "densefit_ros.demo.main", "--out", str(out), *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=8 * WAIT_S)
 
 
 def test_pictures(tmp_path):

@@ -93,10 +93,9 @@ def test_frame_and_lengths_are_checked():
         external.estimates_of(message, "optical", BODY, 0.3)
 
 
-def detection(x, y, w, h, class_id="person", score=0.9, old: bool = False):
-    centre = Some(x=x, y=y, theta=0.0) if old else Some(position=Some(x=x, y=y), theta=0.0)
-    hypothesis = Some(class_id=class_id, score=score)
-    results = [hypothesis if old else Some(hypothesis=hypothesis)]
+def detection(x, y, w, h, class_id="person", score=0.9, distro: str = "humble"):
+    centre = Some(position=Some(x=x, y=y), theta=0.0) if distro == "humble" else Some(x=x, y=y, theta=0.0)
+    results = [Some(id=class_id, score=score) if distro == "foxy" else Some(hypothesis=Some(class_id=class_id, score=score))]
     return Some(results=results, bbox=Some(center=centre, size_x=w, size_y=h))
 
 
@@ -104,9 +103,11 @@ def detections(*items, frame_id: str = "optical"):
     return Some(header=Header(frame_id=frame_id), detections=list(items))
 
 
-@pytest.mark.parametrize("old", [False, True])
-def test_boxes(old):
-    items = [detection(30, 20, 10, 16, old=old), detection(9, 9, 4, 4, "dog", old=old), detection(9, 9, 4, 4, score=0.1, old=old)]
+@pytest.mark.parametrize("distro", ["humble", "galactic", "foxy"])
+def test_boxes(distro):
+    """With the message as each of these has it."""
+    found = (dict(x=30, y=20, w=10, h=16), dict(x=9, y=9, w=4, h=4, class_id="dog"), dict(x=9, y=9, w=4, h=4, score=0.1))
+    items = [detection(**d, distro=distro) for d in found]
     boxes = external.boxes_of(detections(*items), "optical", PINHOLE, ("person", "0"), 0.5)
     np.testing.assert_allclose(boxes, [[25, 12, 10, 16]])
     assert len(external.boxes_of(detections(*items), "optical", PINHOLE, (), 0.0)) == 3
@@ -149,7 +150,10 @@ def test_skeletons():
     got = external.skeletons_of([elsewhere, skeleton], "optical", PINHOLE, BODY.landmarks["openpose25"])
     names = BODY.landmarks["openpose25"].names
     assert len(got.uv) == 1 and got.confidence[0, names.index("nose")] == 0 and got.confidence[0, names.index("left_heel")] == 0
-    for i, name in ((4, "right_wrist"), (13, "left_ankle"), (16, "left_ear"), (17, "right_ear")):
+    # As hri_msgs/Skeleton2D.msg numbers them; OpenPose's own 18 have eyes and ears the other way round.
+    standard = "nose neck right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist right_hip right_knee"
+    standard += " right_ankle left_hip left_knee left_ankle left_eye right_eye left_ear right_ear"
+    for i, name in list(enumerate(standard.split()))[1:]:
         np.testing.assert_allclose(got.uv[0, names.index(name)], [32, 48 * (i + 1) / 20], rtol=1e-5)
     with pytest.raises(MessageError, match="3 points, expected 18"):
         external.skeletons_of(

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from harness import Client, NodeProcess, stamps
+from harness import WAIT_S, Client, NodeProcess, stamps
 from other_messages import provide
 
 from densefit_ros.body.assets import load_body
@@ -155,6 +155,6 @@ def test_a_missing_package_is_said_once_and_the_node_works(tmp_path):
 @pytest.mark.ros
 def test_the_node_does_not_follow_its_own_bodies():
     with NodeProcess("-p", "hri.enabled:=true", "-p", "ros.keypoints:=hri", "-p", "ros.autostart:=true") as node:
-        assert node.process.wait(20) == 1
+        assert node.process.wait(2 * WAIT_S) == 1
         node.stop()
         assert "exclude one another" in node.log

@@ -7,7 +7,7 @@ import sys
 from xml.etree import ElementTree
 
 import pytest
-from harness import Client, NodeProcess
+from harness import WAIT_S, Client, NodeProcess
 
 from densefit_ros.ros.policy import Interface, interface_of, policy_xml
 
@@ -43,7 +43,7 @@ def test_policy_is_the_graph_of_the_running_node(variant, tmp_path):
     full = f"{namespace.rstrip('/')}/{name}"
     out = tmp_path / "policy.xml"
     command = [sys.executable, "-m", "densefit_ros.cli", "ros-policy", "--out", str(out), "--", *args]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=6 * WAIT_S)
     assert done.returncode == 0, done.stderr[-1500:]
     rules = allowed(out.read_text())
     assert rules["who"] == {namespace, name, full}
@@ -80,7 +80,7 @@ def test_bodies_of_rep_155_are_allowed_by_pattern():
 @pytest.mark.parametrize("args", [("-p", "ros.markers_rate_hz:=-1.0"), ("-p", "ros.depth:=7"), ("--params-file", "nosuch.yaml")])
 def test_arguments_that_ros_refuses(args):
     command = [sys.executable, "-m", "densefit_ros.cli", "ros-policy", "--", *args]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=6 * WAIT_S)
     assert done.returncode == 2 and "Traceback" not in done.stderr and not done.stdout
     assert args[1].partition(":=")[0] in done.stderr
 
@@ -89,13 +89,13 @@ def test_a_file_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
     for out, code in ((tmp_path / "new" / "p.xml", 0), (tmp_path / "file" / "p.xml", 2)):
         command = [sys.executable, "-m", "densefit_ros.cli", "ros-policy", "--out", str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=6 * WAIT_S)
         assert done.returncode == code and "Traceback" not in done.stderr
     assert (tmp_path / "new" / "p.xml").stat().st_size > 100 and "cannot write" in done.stderr
 
 
 def test_arguments_that_the_node_refuses():
     command = [sys.executable, "-m", "densefit_ros.cli", "ros-policy", "--", "-p", "ros.cameras:=a,a"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=6 * WAIT_S)
     assert done.returncode == 2 and "cannot be activated with these arguments" in done.stderr and not done.stdout
     assert "expected different names" in done.stderr

@@ -69,7 +69,7 @@ def test_a_missing_backend_fails_configure_with_its_reason():
         node.stop()
         assert "cannot configure: no CUDA in the fake engine" in node.log
     with NodeProcess("-p", "device:=cuda", "-p", "ros.autostart:=true") as node:
-        assert node.process.wait(15) == 1
+        assert node.process.wait(WAIT_S) == 1
 
 
 @pytest.mark.parametrize(
