@@ -86,6 +86,8 @@ def read_npz(path: Path) -> dict[str, object]:
 
 
 def _holds_objects(archive: np.lib.npyio.NpzFile, key: str) -> bool:
+    if f"{key}.npy" not in archive.zip.namelist():
+        return False  # something else that lies in the archive
     with archive.zip.open(f"{key}.npy") as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
