@@ -178,9 +178,7 @@ def test_guard_holds_against_sixty_percent_random_displacements(radius):
     fitter = Fitter(b, max_persons=20, max_points=400)
     result = fitter.solve(start, CAMERA, replace(matches, target_uv=uv), anchors=[Anchor(start, 0.05, 0.1, 0.02)])
     before, after = vertex_error_mm(b, start, truth), vertex_error_mm(b, result.params, truth)
-    assert (
-        after.mean() < {15.0: 0.75, 40.0: 0.4, 100.0: 0.3}[radius] * before.mean()
-    )  # the farther off, the easier told
+    assert after.mean() < {15.0: 0.75, 40.0: 0.4, 100.0: 0.3}[radius] * before.mean()  # the farther off, the easier told
 
 
 def test_pure_noise_is_rejected():

@@ -1,14 +1,14 @@
 """Several people through the whole frame, painted into the picture: crossing, leaving and returning, being replaced."""
 
+# ruff: noqa: F401, F811 - fixtures of the helpers
 from __future__ import annotations
 
 import dataclasses
 
 import numpy as np
 import pytest
-from pipeline_helpers import CAMERA, DT_NS, World, make, truth_at
+from pipeline_helpers import CAMERA, DT_NS, World, body, make, parts, truth_at
 
-from densefit_ros.body.assets import load_body
 from densefit_ros.body.model import joint_transforms, pose
 from densefit_ros.body.skin import Skinner
 from densefit_ros.config import Config, with_overrides
@@ -22,17 +22,6 @@ from densefit_ros.steps.find import box_of
 from densefit_ros.types import BodyParams, Detection, Estimate, Frame, TrackingState
 
 RED, BLUE, GREEN = (0.8, 0.15, 0.1), (0.1, 0.2, 0.8), (0.1, 0.7, 0.15)
-
-
-@pytest.fixture(scope="module")
-def body():
-    return load_body()
-
-
-@pytest.fixture(scope="module")
-def parts(body):
-    fitter = Fitter(body, max_persons=2, max_points=1000, options=FitOptions(shape_sigma=float("inf")))
-    return Skinner(body, max_persons=2), WarpRenderer(body), fitter
 
 
 class Street(World):
