@@ -57,10 +57,12 @@ def settle(models: Models, tracks: Sequence[Track], crop: Crop, estimate: Estima
 def recognise(models: Models, state: TrackerState, people: Sequence[Concluded], stamp_ns: int) -> list[Concluded]:
     """Newborn tracks that are somebody lost a moment ago, or coasting elsewhere, take the old name back."""
     newborn = [p for p in people if p.track.state is TrackingState.DETECTED]
+    if not newborn or models.config.track.reidentify_s <= 0:
+        return list(people)
     coasting = [p for p in people if not p.measured]
     present = {p.track.track_id for p in people}  # without the tracks that end with this very frame
     missing = [*tracking.missing(state, present, stamp_ns, models.config.track), *(p.track for p in coasting)]
-    if not newborn or not missing or models.config.track.reidentify_s <= 0:
+    if not missing:
         return list(people)
     known = [_traits(models, tracking.predicted(t, stamp_ns), stamp_ns) for t in missing]
     pairs = identity.match(known, [_traits(models, p.track, stamp_ns) for p in newborn])
