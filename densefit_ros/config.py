@@ -17,40 +17,50 @@ import yaml
 from .errors import ConfigError
 
 
-def _opt(default: Any, description: str, lo: float | None = None, hi: float | None = None, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"description": description, "lo": lo, "hi": hi, "choices": choices})
+def option(
+    default: Any,
+    description: str,
+    lo: float | None = None,
+    hi: float | None = None,
+    choices: tuple[str, ...] = (),
+    live: bool = False,
+) -> Any:
+    """A field of a settings tree; its arguments are those of :class:`Setting`."""
+    return field(default=default, metadata={"description": description, "lo": lo, "hi": hi, "choices": choices, "live": live})
 
 
 @dataclass(frozen=True)
 class BodyConfig:
-    model_path: str = _opt("", "SMPL model file (.pkl or .npz); empty: the free body that ships with the package")
-    densepose_chart: str = _opt(
+    model_path: str = option("", "SMPL model file (.pkl or .npz); empty: the free body that ships with the package")
+    densepose_chart: str = option(
         "", "DensePose's UV_Processed.mat, for maps of the DensePose project on a real SMPL body; empty: a chart of our own"
     )
 
 
 @dataclass(frozen=True)
 class DetectConfig:
-    backend: str = _opt(
+    backend: str = option(
         "auto",
         "person finder for new tracks: the built-in network, MediaPipe's (an optional extra), both, OpenCV's, or none; auto: the "
         "first of both, network and hog that runs here",
         choices=("auto", "both", "network", "mediapipe", "hog", "none"),
     )
-    onnx: str = _opt("", "finder network (.onnx); empty: the weights that ship with the package")
-    interval_s: float = _opt(
+    onnx: str = option("", "finder network (.onnx); empty: the weights that ship with the package")
+    interval_s: float = option(
         1.0,
         "while fewer than track.max_people are tracked, search the image this often (twice as often while nobody is), s",
         0.0,
         3600.0,
+        live=True,
     )
-    min_score: float = _opt(0.2, "detections below this score are dropped", 0.0, 1.0)
-    sure_score: float = _opt(
+    min_score: float = option(0.2, "detections below this score are dropped", 0.0, 1.0, live=True)
+    sure_score: float = option(
         0.8,
         "detections below this score are dropped unless the regressor is sure of them (regress.sure_confidence), or below 0.5 "
         "where it is not asked: custom, external, and keypoints lifted alone",
         0.0,
         1.0,
+        live=True,
     )
 
 
@@ -58,145 +68,168 @@ class DetectConfig:
 class CropNetworkConfig:
     """``regress.backend: custom``: anybody's crop regressor, whose file is ``regress.onnx``.  See docs/REGRESSORS.md."""
 
-    image_input: str = _opt("", "input of the crop's pixels; empty: the only one with four dimensions")
-    input_height: int = _opt(0, "height of the input, px; 0: the file says it", 0, 4096)
-    input_width: int = _opt(
+    image_input: str = option("", "input of the crop's pixels; empty: the only one with four dimensions")
+    input_height: int = option(0, "height of the input, px; 0: the file says it", 0, 4096)
+    input_width: int = option(
         0, "width of the input, px; less than the height: the middle of the crop; 0: the file says it", 0, 4096
     )
-    margin: float = _opt(1.2, "side of the square crop over the longer side of the person's box, as in its training", 1.0, 3.0)
-    layout: str = _opt("nchw", "order of the input's axes", choices=("nchw", "nhwc"))
-    channels: str = _opt("rgb", "order of the colours", choices=("rgb", "bgr"))
-    mean: str = _opt(
+    margin: float = option(1.2, "side of the square crop over the longer side of the person's box, as in its training", 1.0, 3.0)
+    layout: str = option("nchw", "order of the input's axes", choices=("nchw", "nhwc"))
+    channels: str = option("rgb", "order of the colours", choices=("rgb", "bgr"))
+    mean: str = option(
         "0.485 0.456 0.406", "taken off the colours in 0 to 1, in the order of the channels; not for inputs of bytes"
     )
-    std: str = _opt("0.229 0.224 0.225", "the colours are divided by these afterwards")
-    box_input: str = _opt("", "input for the crop's place and size over the focal length, (P,3), as CLIFF has it; empty: none")
-    box_scaling: str = _opt(
+    std: str = option("0.229 0.224 0.225", "the colours are divided by these afterwards")
+    box_input: str = option("", "input for the crop's place and size over the focal length, (P,3), as CLIFF has it; empty: none")
+    box_scaling: str = option(
         "plain", "of box_input: x, y, side over the focal length, or CLIFF's own scaling", choices=("plain", "cliff")
     )
-    pose: str = _opt("pose", "output of the rotations: 24 joints, or 23 where root names an output")
-    root: str = _opt("", "output of the root's rotation; empty: it is the first of pose")
-    rotations: str = _opt(
+    pose: str = option("pose", "output of the rotations: 24 joints, or 23 where root names an output")
+    root: str = option("", "output of the root's rotation; empty: it is the first of pose")
+    rotations: str = option(
         "rotmat",
         "how a rotation is written; rows, columns: the first two of the matrix; interleaved: columns as SPIN stores them",
         choices=("rotmat", "rot6d_rows", "rot6d_columns", "rot6d_interleaved", "rotvec"),
     )
-    betas: str = _opt("betas", "output of the shape, 10 numbers or more")
-    camera: str = _opt("camera", "output of the camera, 3 numbers")
-    camera_kind: str = _opt(
+    betas: str = option("betas", "output of the shape, 10 numbers or more")
+    camera: str = option("camera", "output of the camera, 3 numbers")
+    camera_kind: str = option(
         "weak_perspective",
         "s, tx, ty of the crop, or SMPL's translation in the full image's camera, m",
         choices=("weak_perspective", "full"),
     )
-    focal_px: float = _opt(0.0, "focal length that a full camera is meant for, px; 0: that of the image's camera", 0.0, 100000.0)
-    confidence: str = _opt("", "output of the confidence in 0 to 1; empty: always 1")
-    rot_sigma_rad: float = _opt(0.2, "how far a joint of the regressor may be off, per axis, rad", 0.001, 3.0)
+    focal_px: float = option(
+        0.0, "focal length that a full camera is meant for, px; 0: that of the image's camera", 0.0, 100000.0
+    )
+    confidence: str = option("", "output of the confidence in 0 to 1; empty: always 1")
+    rot_sigma_rad: float = option(0.2, "how far a joint of the regressor may be off, per axis, rad", 0.001, 3.0)
 
 
 @dataclass(frozen=True)
 class RegressConfig:
-    backend: str = _opt(
+    backend: str = option(
         "auto",
         "first estimate: the built-in network, MediaPipe keypoints lifted from it (an optional extra), or external: none of "
         "our own, people come from given estimates or keypoints and are carried from one to the next by the displacements",
         choices=("auto", "network", "mediapipe", "custom", "external"),
     )
-    onnx: str = _opt(
+    onnx: str = option(
         "", "regressor network (.onnx), with backend custom anybody's; empty: the weights that ship with the package"
     )
-    mirrored: str = _opt(
+    mirrored: str = option(
         "new",
         "whose mirrored crop the built-in networks are asked about too, for means that are nearer by 3 % and second passes; "
         "new: people who are not tracked yet",
         choices=("new", "always", "never"),
     )
-    recrop: bool = _opt(
+    recrop: bool = option(
         True,
         "look at newcomers again, in a window cut around the body that the first look saw: for finders' boxes, which are rough",
     )
-    keypoint_prior: bool = _opt(
+    keypoint_prior: bool = option(
         True,
         "lift keypoints, MediaPipe's and given ones, from what the regressor says of the same people; off: from the points alone",
     )
-    mediapipe_task: str = _opt(
+    mediapipe_task: str = option(
         "", "MediaPipe .task file for releases that do not carry the pose model; empty: the packaged model"
     )
-    min_confidence: float = _opt(
-        0.3, "a new track needs at least this confidence of the first estimate, and a tracked person to count as seen", 0.0, 1.0
+    min_confidence: float = option(
+        0.3,
+        "a new track needs at least this confidence of the first estimate, and a tracked person to count as seen",
+        0.0,
+        1.0,
+        live=True,
     )
-    max_joint_sigma: float = _opt(
+    max_joint_sigma: float = option(
         0.08,
         "backend network: a new track needs the surer half of its 2D joints within this standard deviation on average, in "
         "sides of its window: animals and things have none",
         0.001,
         10.0,
+        live=True,
     )
-    sure_confidence: float = _opt(
-        0.9, "confidence of the first estimate that a find needs of which the finder is in doubt (detect.sure_score)", 0.0, 1.0
+    sure_confidence: float = option(
+        0.9,
+        "confidence of the first estimate that a find needs of which the finder is in doubt (detect.sure_score)",
+        0.0,
+        1.0,
+        live=True,
     )
     custom: CropNetworkConfig = field(default_factory=CropNetworkConfig)
 
 
 @dataclass(frozen=True)
 class RenderConfig:
-    backend: str = _opt("auto", "rasteriser", choices=("auto", "warp", "nvdiffrast"))
-    crop_margin: float = _opt(
-        1.05, "the part of a window that our networks read over the person's box, whichever side is the tighter", 1.0, 3.0
+    backend: str = option("auto", "rasteriser", choices=("auto", "warp", "nvdiffrast"))
+    crop_margin: float = option(
+        1.05,
+        "the part of a window that our networks read over the person's box, whichever side is the tighter",
+        1.0,
+        3.0,
+        live=True,
     )
 
 
 @dataclass(frozen=True)
 class DisplaceConfig:
-    enabled: bool = _opt(True, "predict displacements; off: keypoints (if any) and priors alone drive the fit")
-    onnx: str = _opt("", "displacement network (.onnx); empty: the weights that ship with the package")
-    passes: int = _opt(1, "render and displace this many times per frame", 1, 5)
-    max_sigma_px: float = _opt(14.0, "drop displacements whose predicted standard deviation exceeds this, crop px", 0.1, 100.0)
-    sigma_scale: float = _opt(1.0, "factor on the predicted standard deviations", 0.01, 100.0)
-    max_points: int = _opt(300, "displacements used per person at most, an even choice of them", 50, 20000)
-    part_correlation: float = _opt(
+    enabled: bool = option(True, "predict displacements; off: keypoints (if any) and priors alone drive the fit")
+    onnx: str = option("", "displacement network (.onnx); empty: the weights that ship with the package")
+    passes: int = option(1, "render and displace this many times per frame", 1, 5, live=True)
+    max_sigma_px: float = option(
+        14.0, "drop displacements whose predicted standard deviation exceeds this, crop px", 0.1, 100.0, live=True
+    )
+    sigma_scale: float = option(1.0, "factor on the predicted standard deviations", 0.01, 100.0, live=True)
+    max_points: int = option(300, "displacements used per person at most, an even choice of them", 50, 20000)
+    part_correlation: float = option(
         0.85, "correlation of the errors of displacements of one part of the body: n count as n / (1 + (n - 1) * this)", 0.0, 1.0
     )
-    independent_share: float = _opt(1.0, "share of those that count, against other evidence", 0.0001, 1.0)
+    independent_share: float = option(1.0, "share of those that count, against other evidence", 0.0001, 1.0)
 
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    backend: str = _opt(
+    backend: str = option(
         "auto",
         "network runtime; onnxruntime-tensorrt is ONNX Runtime with its TensorRT provider, openvino is for CPUs",
         choices=("auto", "onnxruntime", "onnxruntime-tensorrt", "openvino", "tensorrt", "torch"),
     )
-    precision: str = _opt(
+    precision: str = option(
         "fp16",
         "of TensorRT engines, where int8 needs densefit build-engine first, and of openvino, where fp16 is bfloat16 on CPUs that "
         "multiply it and float32 on others",
         choices=("fp16", "fp32", "int8"),
     )
-    threads: int = _opt(0, "CPU threads per network; 0: 1 of openvino, 2 of the others", 0, 64)
-    device_frame: str = _opt(
+    threads: int = option(0, "CPU threads per network; 0: 1 of openvino, 2 of the others", 0, 64)
+    device_frame: str = option(
         "auto", "frames of known people in one go on the device; auto: on CUDA", choices=("auto", "on", "off")
     )
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    iterations: int = _opt(4, "Levenberg-Marquardt iterations per pass", 1, 100)
-    max_points: int = _opt(1000, "matches of all sources used per person at most", 50, 20000)
-    robust_scale: float = _opt(4.0, "Geman-McClure scale of dense residuals, in standard deviations", 0.5, 100.0)
-    keypoint_sigma_share: float = _opt(
+    iterations: int = option(4, "Levenberg-Marquardt iterations per pass", 1, 100)
+    max_points: int = option(1000, "matches of all sources used per person at most", 50, 20000)
+    robust_scale: float = option(4.0, "Geman-McClure scale of dense residuals, in standard deviations", 0.5, 100.0)
+    keypoint_sigma_share: float = option(
         0.025,
         "standard deviation of a fully confident keypoint, as a share of the diagonal of the person's keypoints",
         0.0005,
         1.0,
     )
-    prediction_rot_sigma_rad: float = _opt(0.15, "how far a joint turns unforeseen within one 30 Hz frame, rad", 0.001, 10.0)
-    prediction_t_sigma_m: float = _opt(0.06, "how far the root moves unforeseen within one 30 Hz frame, m", 0.0001, 10.0)
-    covariance_share: float = _opt(
+    prediction_rot_sigma_rad: float = option(
+        0.15, "how far a joint turns unforeseen within one 30 Hz frame, rad", 0.001, 10.0, live=True
+    )
+    prediction_t_sigma_m: float = option(
+        0.06, "how far the root moves unforeseen within one 30 Hz frame, m", 0.0001, 10.0, live=True
+    )
+    covariance_share: float = option(
         0.05, "share of an image's evidence that the published covariances believe; the fit takes all of it", 0.0001, 1.0
     )
-    estimate_sigma_scale: float = _opt(1.0, "factor on the regressor's own standard deviations", 0.01, 100.0)
-    betas_sigma: float = _opt(1.0, "standard deviation of the shape prior, in units of the body's shape directions", 0.01, 100.0)
-    pose_prior: str = _opt(
+    estimate_sigma_scale: float = option(1.0, "factor on the regressor's own standard deviations", 0.01, 100.0, live=True)
+    betas_sigma: float = option(
+        1.0, "standard deviation of the shape prior, in units of the body's shape directions", 0.01, 100.0, live=True
+    )
+    pose_prior: str = option(
         "gmm",
         "what poses people take: eight Gaussians, VPoser's form, or nothing",
         choices=("gmm", "vposer", "none"),
@@ -205,30 +238,34 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class TrackConfig:
-    max_people: int = _opt(1, "people tracked at once", 1, 16)
-    lost_after_s: float = _opt(0.5, "a person not measured for this long is dropped, s", 0.0, 60.0)
-    reidentify_s: float = _opt(
+    max_people: int = option(1, "people tracked at once", 1, 16)
+    lost_after_s: float = option(0.5, "a person not measured for this long is dropped, s", 0.0, 60.0, live=True)
+    reidentify_s: float = option(
         3.0,
         "a dropped person who comes back within this time keeps the name, if place, shape and colours agree, s; 0: never",
         0.0,
         60.0,
+        live=True,
     )
-    velocity_tau_s: float = _opt(0.1, "time constant of the velocity filter, s; 0 switches prediction off", 0.0, 10.0)
-    min_inliers: float = _opt(
+    velocity_tau_s: float = option(
+        0.1, "time constant of the velocity filter, s; 0 switches prediction off", 0.0, 10.0, live=True
+    )
+    min_inliers: float = option(
         0.25,
         "share of displacement matches that must agree with the fit, or the frame counts as not seen, where they alone speak for "
         "the person: first estimates without keypoints (custom), or carried from one given estimate to the next",
         0.0,
         1.0,
+        live=True,
     )
-    appearance: bool = _opt(True, "learn each person's texture while tracking (personalisation)")
+    appearance: bool = option(True, "learn each person's texture while tracking (personalisation)", live=True)
 
 
 @dataclass(frozen=True)
 class Config:
     """All settings of the core.  ROS-only settings live in densefit_ros/ros/params.py."""
 
-    device: str = _opt("auto", "where kernels and networks run", choices=("auto", "cpu", "cuda"))
+    device: str = option("auto", "where kernels and networks run", choices=("auto", "cpu", "cuda"))
     body: BodyConfig = field(default_factory=BodyConfig)
     detect: DetectConfig = field(default_factory=DetectConfig)
     regress: RegressConfig = field(default_factory=RegressConfig)
@@ -253,6 +290,7 @@ class Setting:
     lo: float | None
     hi: float | None
     choices: tuple[str, ...]
+    live: bool  # read in every frame; all others shape buffers, networks, topics or timers when those are made
 
 
 def settings(config: Any, prefix: str = "") -> Iterator[Setting]:
@@ -263,7 +301,7 @@ def settings(config: Any, prefix: str = "") -> Iterator[Setting]:
             yield from settings(value, f"{prefix}{f.name}.")
         else:
             m = f.metadata
-            yield Setting(prefix + f.name, value, m["description"], m["lo"], m["hi"], m["choices"])
+            yield Setting(prefix + f.name, value, m["description"], m["lo"], m["hi"], m["choices"], m["live"])
 
 
 def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:

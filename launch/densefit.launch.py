@@ -15,8 +15,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from densefit_ros.errors import ConfigError
-from densefit_ros.ros.launching import flag, misspelt, plan
+from densefit_ros.ros.launching import flag, misspelt, parameter_file, plan
 from launch import LaunchDescription
 
 SHARE = FindPackageShare("densefit_ros")
@@ -47,7 +46,11 @@ def generate_launch_description():
             arg("densepose_topic", "", "DensePose maps (Image: part, u, v), or a list; empty: none"),
             arg("initial_topic", "", "first estimates (densefit_ros/SmplBodyArray), or a list; empty: our own"),
             arg("image_transport", "", "raw or compressed; empty: as in params_file (raw by default)"),
-            arg("params_file", PathJoinSubstitution([SHARE, "config", "default.yaml"]), "YAML file of parameters"),
+            arg(
+                "params_file",
+                PathJoinSubstitution([SHARE, "config", "default.yaml"]),
+                "YAML file of parameters, or the name of one that ships (realsense, ...)",
+            ),
             arg("namespace", "", "namespace of the node; a list, as long as image_topic: a process for each camera"),
             arg("node_name", "densefit", "name of the node"),
             arg("use_sim_time", "", "true: take the time from /clock; empty: as in params_file (false by default)"),
@@ -70,8 +73,7 @@ def start(context, names):
     def value(name):
         return LaunchConfiguration(name).perform(context)
 
-    if not os.path.isfile(value("params_file")):  # launch itself would warn and start with the defaults
-        raise ConfigError(f"params_file: no file {os.path.abspath(value('params_file'))}")
+    params_file = parameter_file(value("params_file"), os.path.join(SHARE.perform(context), "config"))
     optional = {n: value(f"{n}_topic") for n in ("depth", "detections", "keypoints", "densepose", "initial")}
     plans = plan(
         value("image_topic"),
@@ -101,7 +103,7 @@ def start(context, names):
             executable="densefit_node",
             name=value("node_name"),
             namespace=p.namespace,
-            parameters=[value("params_file"), {**common, **p.parameters}],
+            parameters=[params_file, {**common, **p.parameters}],
             remappings=list(p.remappings),
             arguments=["--ros-args", "--log-level", value("log_level")],
             output="screen",

@@ -13,6 +13,7 @@ HEAD = """\
 # Every parameter of the densefit node with its default.  Written by scripts/write_default_config.py; do not edit here.
 # Use it as it is, or copy the lines that you change into a file of your own:
 #   ros2 launch densefit_ros densefit.launch.py params_file:=mine.yaml
+# Those marked (live) also change while the node runs, by ros2 param set; all others take effect in configure.
 /**:
   ros__parameters:
 """
@@ -33,11 +34,12 @@ def text() -> str:
 
 
 def _comment(setting: Setting) -> str:
+    text = setting.description
     if setting.choices:
-        return f"{setting.description}; one of: {', '.join(setting.choices)}"
-    if isinstance(setting.value, (int, float)) and not isinstance(setting.value, bool):
-        return f"{setting.description} [{setting.lo:g} .. {setting.hi:g}]"
-    return setting.description
+        text += f"; one of: {', '.join(setting.choices)}"
+    elif isinstance(setting.value, (int, float)) and not isinstance(setting.value, bool):
+        text += f" [{setting.lo:g} .. {setting.hi:g}]"
+    return text + (" (live)" if setting.live else "")
 
 
 if __name__ == "__main__":

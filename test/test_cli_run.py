@@ -69,7 +69,7 @@ class _Pipeline:
             people.append(
                 PersonResult(
                     f"abcd{i}", TrackingState.DETECTED, FitStatus.CONVERGED, refined, first, "network", posed.vertices[0],
-                    posed.joints[0], np.zeros((24, 3, 3)), np.array([1, 2, 3, 4.0]), 0.5, 3, 0.9, "prior",
+                    posed.joints[0], np.zeros(3), np.zeros((24, 3, 3)), np.array([1, 2, 3, 4.0]), 0.5, 3, 0.9, "prior",
                 )
             )  # fmt: skip
         return dataclasses.replace(state, born=state.born + 1), FrameResult(

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from densefit_ros.config import Config, with_overrides
+from densefit_ros.config import Config, settings, with_overrides
 from densefit_ros.geometry.camera import camera_from_fov
-from densefit_ros.ros.engine import LIVE_SETTINGS, PipelineEngine
+from densefit_ros.ros.engine import PipelineEngine
 from densefit_ros.types import BodyParams, Estimate, Frame
 
 CAMERA = camera_from_fov(640, 480, 60.0)
@@ -56,7 +56,7 @@ def test_live_settings_reach_the_pipeline(engine):
     engine.reset()
     config = with_overrides(Config(), {"regress.backend": "external", "regress.min_confidence": 0.95})
     doubtful = dataclasses.replace(somebody(), confidence=np.array([0.9], np.float32))
-    assert "regress.min_confidence" in LIVE_SETTINGS and names(engine, "", 0, doubtful)
+    assert {s.name: s.live for s in settings(config)}["regress.min_confidence"] and names(engine, "", 0, doubtful)
     engine.reset()
     engine.retune(config)
     assert not names(engine, "", 0, doubtful)

@@ -92,11 +92,11 @@ class EllipsoidMarkers:
         return bytes(self._buffer)
 
 
-def delete_markers(ns: str, marker_ids: list[int], frame_id: str, stamp_ns: int) -> MarkerArray:
-    """Takes lost people off the screen at once instead of after their markers' lifetime."""
+def delete_markers(markers: list[tuple[str, int]], frame_id: str, stamp_ns: int) -> MarkerArray:
+    """Takes markers, by namespace and id, off the screen at once instead of after their lifetime."""
     stamp = Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
     header = Header(stamp=stamp, frame_id=frame_id)
-    return MarkerArray(markers=[Marker(header=header, ns=ns, id=n, action=Marker.DELETE) for n in marker_ids])
+    return MarkerArray(markers=[Marker(header=header, ns=ns, id=n, action=Marker.DELETE) for ns, n in markers])
 
 
 def _sentinel_mesh(frame_id: str, lifetime_s: float, ns: str) -> Marker:

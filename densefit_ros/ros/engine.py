@@ -32,34 +32,8 @@ class Engine(Protocol):
         ...
 
     def retune(self, config: Config) -> None:
-        """Take over the settings of LIVE_SETTINGS without loading anything anew."""
+        """Take over the live settings without loading anything anew."""
         ...
-
-
-# Settings that the pipeline reads in every frame; all others shape buffers and networks when they are loaded.
-LIVE_SETTINGS = frozenset(
-    {
-        "detect.interval_s",
-        "detect.min_score",
-        "detect.sure_score",
-        "regress.min_confidence",
-        "regress.max_joint_sigma",
-        "regress.sure_confidence",
-        "render.crop_margin",
-        "displace.passes",
-        "displace.max_sigma_px",
-        "displace.sigma_scale",
-        "fit.prediction_rot_sigma_rad",
-        "fit.prediction_t_sigma_m",
-        "fit.estimate_sigma_scale",
-        "fit.betas_sigma",
-        "track.lost_after_s",
-        "track.reidentify_s",
-        "track.velocity_tau_s",
-        "track.min_inliers",
-        "track.appearance",
-    }
-)
 
 
 class PipelineEngine:

@@ -23,7 +23,7 @@ def bodies(result: FrameResult, topology_id: str) -> Fields:
 def first_estimates(result: FrameResult, body: Any) -> Fields:
     """SmplBodyArray: everybody as first estimated, before refinement.
 
-    Covariance and iterations are zero and the fit error NaN; status and box are those of the refined body."""
+    Velocity, covariance and iterations are zero and the fit error NaN; status and box are those of the refined body."""
     out = []
     if result.people:
         _, joints, _ = joint_transforms(body, BodyParams.stack([p.first_estimate for p in result.people]))
@@ -73,6 +73,7 @@ def _body(person: PersonResult, params: BodyParams, joints: np.ndarray, refined:
         "body_pose": _flat(params.joint_rotvec),
         "transl": _flat(params.t_camera_root),
         "joints": _flat(joints),
+        "velocity": _flat(person.velocity_m_s) if refined else np.zeros(3, np.float32),
         "joint_covariance": _flat(person.joint_covariance) if refined else np.zeros(216, np.float32),
         "box_xywh": _flat(person.box_xywh),
         "fit_error_px": float(person.fit_error_px) if refined else float("nan"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,20 @@ def flag(name: str, text: str) -> bool:
     if word not in _YES + _NO:
         raise ConfigError(f"{name}: expected true or false, got '{text}'")
     return word in _YES
+
+
+def parameter_file(text: str, shipped: str) -> str:
+    """Path of a YAML file: ``text``, or the file of that name in the folder ``shipped``.  Raises ConfigError.
+
+    launch itself would warn of a file that is not there and start with the defaults.
+    """
+    if os.path.isfile(text):
+        return text
+    named = os.path.join(shipped, f"{text}.yaml")
+    if os.path.basename(text) == text and os.path.isfile(named):
+        return named
+    names = ", ".join(sorted(f.removesuffix(".yaml") for f in os.listdir(shipped) if f.endswith(".yaml")))
+    raise ConfigError(f"params_file: no file {os.path.abspath(text)}, and '{text}' is none of those that ship: {names}")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What rviz shows of people: meshes, and an ellipsoid of uncertainty around every joint."""
+"""What rviz shows of people: meshes with names, and an ellipsoid of uncertainty around every joint."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from builtin_interfaces.msg import Duration
+from geometry_msgs.msg import Point
 from scipy.special import gammaincinv
-from std_msgs.msg import Header
+from std_msgs.msg import ColorRGBA, Header
+from visualization_msgs.msg import Marker, MarkerArray
 
+from ..body.joints import JOINT_INDEX
 from ..geometry import so3
-from ..types import NUM_JOINTS, FrameResult, PersonResult
+from ..types import NUM_JOINTS, FrameResult, PersonResult, TrackingState
 from ..viz.decimate import decimated
 from ..viz.overlay import color_of
 from .cdr import EllipsoidMarkers, MeshMarker, delete_markers
 from .params import RosConfig
 
-MESH_NS, JOINT_NS = "densefit_mesh", "densefit_joints"
+MESH_NS, JOINT_NS, LABEL_NS = "densefit_mesh", "densefit_joints", "densefit_labels"
+COASTING_ALPHA = 0.4  # of the opacity, for people whom nobody sees
+LABEL_M, LABEL_ABOVE_HEAD_M = 0.12, 0.3  # height of the letters, and their middle over the head's joint
 
 
 def marker_number(track_id: str) -> int:
@@ -50,10 +56,12 @@ class Markers:
         self._shown: dict[str, set[str]] = {MESH_NS: set(), JOINT_NS: set()}
 
     def publish_meshes(self, publish: Callable[[Any], None], result: FrameResult, header: Header, config: RosConfig) -> None:
-        """One triangle list per person; people who have gone are deleted."""
+        """A name and a triangle list per person; people who have gone are deleted."""
+        if result.people:
+            publish(MarkerArray(markers=[_label(p, header, config) for p in result.people]))
         if self._mesh is None or self._mesh.key != (header.frame_id, config.marker_lifetime_s):
             self._mesh = MeshMarker(self._faces, header.frame_id, config.marker_lifetime_s, MESH_NS)
-        self._delete(publish, MESH_NS, 1, result, header)
+        self._delete(publish, (MESH_NS, LABEL_NS), 1, result, header)
         for person in result.people:
             rgba = _color(person, config.marker_alpha)
             vertices, number = person.vertices[self._vertices], marker_number(person.track_id)
@@ -63,21 +71,36 @@ class Markers:
         """24 ellipsoids per person, each with its joint inside it with probability ros.joint_marker_probability."""
         if self._joints is None or self._joints.key != (header.frame_id, config.marker_lifetime_s):
             self._joints = EllipsoidMarkers(NUM_JOINTS, header.frame_id, config.marker_lifetime_s, JOINT_NS)
-        self._delete(publish, JOINT_NS, NUM_JOINTS, result, header)
+        self._delete(publish, (JOINT_NS,), NUM_JOINTS, result, header)
         for person in result.people:
             quat_xyzw, diameter_m = ellipsoids(person.joint_covariance, config.joint_marker_probability)
             first = NUM_JOINTS * marker_number(person.track_id)
             rgba = _color(person, config.marker_alpha)
             publish(self._joints.render(person.joints, quat_xyzw, diameter_m, result.stamp_ns, first, rgba))
 
-    def _delete(self, publish: Callable[[Any], None], ns: str, each: int, result: FrameResult, header: Header) -> None:
+    def _delete(
+        self, publish: Callable[[Any], None], names: tuple[str, ...], each: int, result: FrameResult, header: Header
+    ) -> None:
         present = {p.track_id for p in result.people}
-        gone, self._shown[ns] = self._shown[ns] - present, present
+        gone, self._shown[names[0]] = self._shown[names[0]] - present, present
         if gone or not present:
-            ids = [each * marker_number(t) + k for t in sorted(gone) for k in range(each)]
-            publish(delete_markers(ns, ids, header.frame_id, result.stamp_ns))
+            ids = [(ns, each * marker_number(t) + k) for ns in names for t in sorted(gone) for k in range(each)]
+            publish(delete_markers(ids, header.frame_id, result.stamp_ns))
+
+
+def _label(person: PersonResult, header: Header, config: RosConfig) -> Marker:
+    """Name and distance of the pelvis, above the head in the picture."""
+    x, y, z = (person.joints[JOINT_INDEX["head"]] - (0.0, LABEL_ABOVE_HEAD_M, 0.0)).tolist()
+    lifetime_s = config.marker_lifetime_s
+    marker = Marker(header=header, ns=LABEL_NS, id=marker_number(person.track_id), type=Marker.TEXT_VIEW_FACING)
+    marker.pose.position, marker.pose.orientation.w, marker.scale.z = Point(x=x, y=y, z=z), 1.0, LABEL_M
+    marker.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
+    marker.lifetime = Duration(sec=int(lifetime_s), nanosec=int(lifetime_s % 1 * 1e9))
+    unseen = ", not seen" if person.tracking_state is TrackingState.PREDICTED else ""
+    marker.text = f"{person.track_id} {np.linalg.norm(person.joints[0]):.1f} m{unseen}"
+    return marker
 
 
 def _color(person: PersonResult, alpha: float) -> tuple[float, float, float, float]:
     r, g, b = (color_of(person.track_id) / 255.0).tolist()
-    return r, g, b, alpha
+    return r, g, b, alpha * (COASTING_ALPHA if person.tracking_state is TrackingState.PREDICTED else 1.0)

@@ -26,7 +26,7 @@ from std_srvs.srv import SetBool, Trigger
 from ..config import Config
 from ..errors import BackendUnavailable, ConfigError, DensefitError
 from . import params
-from .engine import LIVE_SETTINGS, Engine, PipelineEngine
+from .engine import Engine, PipelineEngine
 from .handler import Job
 from .hri import HriTopics
 from .inputs import check_installed
@@ -34,27 +34,6 @@ from .stream import Stream
 from .worker import Worker
 
 _OK, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-# Read from configure on; changing them later would need new subscriptions, publishers or timers.
-_FIXED_WHILE_CONFIGURED = frozenset(
-    f"ros.{n}"
-    for n in (
-        "autostart",
-        "cameras",
-        "image_transport",
-        "image_reliability",
-        "image_depth",
-        "rectified",
-        "depth",
-        "initial",
-        "detections",
-        "keypoints",
-        "densepose",
-        "output_reliability",
-        "output_depth",
-        "marker_faces",
-        "diagnostics_period_s",
-    )
-)
 
 
 class DensefitNode(LifecycleNode):
@@ -205,7 +184,7 @@ class DensefitNode(LifecycleNode):
                 successful=False, reason=f"{', '.join(fixed)}: takes effect in configure; deactivate and clean up first"
             )
         try:
-            config, ros = params.merged(self._config, self._ros, {n: v for n, v in values.items() if _is_ours(n)})
+            config, ros = params.merged(self._config, self._ros, {n: v for n, v in values.items() if n in _OURS})
         except ConfigError as e:
             return SetParametersResult(successful=False, reason=str(e))
         self._config, self._ros = config, ros
@@ -214,9 +193,7 @@ class DensefitNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
     def _is_fixed_now(self, name: str) -> bool:
-        if not _is_ours(name) or self._engine is None:
-            return False
-        return name in _FIXED_WHILE_CONFIGURED or not (name.startswith(params.PREFIX) or name in LIVE_SETTINGS)
+        return self._engine is not None and name in _OURS and not _OURS[name].live
 
     def _on_diagnostics(self) -> None:
         for stream in self._streams.values():
@@ -263,11 +240,7 @@ def _where(error: Exception) -> str:
     return f" at {last[0].filename.rsplit('/', 1)[-1]}:{last[0].lineno}" if last else ""
 
 
-def _is_ours(name: str) -> bool:
-    return name in _OUR_NAMES
-
-
-_OUR_NAMES = frozenset(s.name for s in params.all_settings(Config(), params.RosConfig()))
+_OURS = {s.name: s for s in params.all_settings(Config(), params.RosConfig())}
 
 
 def main(argv: list[str] | None = None, make_engine: Callable[[Config], Engine] = PipelineEngine) -> int:

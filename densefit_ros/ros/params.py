@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..config import Config, Setting, settings, with_overrides
+from ..config import Config, Setting, option, settings, with_overrides
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,15 +17,11 @@ PREFIX = "ros."
 HRI_PREFIX = "hri."
 
 
-def _opt(default: Any, description: str, lo: float | None = None, hi: float | None = None, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"description": description, "lo": lo, "hi": hi, "choices": choices})
-
-
 @dataclass(frozen=True)
 class HriConfig:
     """REP-155, the conventions of ROS for human-robot interaction; parameter names start with ``hri.``."""
 
-    enabled: bool = _opt(
+    enabled: bool = option(
         False, "publish /humans/bodies/tracked and of each body roi, skeleton2d and joint_states; needs the package hri_msgs"
     )
 
@@ -34,73 +30,85 @@ class HriConfig:
 class RosConfig:
     """Settings of the node itself; their parameter names start with ``ros.``."""
 
-    autostart: bool = _opt(False, "configure and activate without being asked to, or end; the launch file sets it")
-    cameras: str = _opt(
+    autostart: bool = option(False, "configure and activate without being asked to, or end; the launch file sets it")
+    cameras: str = option(
         "",
         "names of the cameras that this process serves, separated by commas; each has topics <camera>/image, "
         "<camera>/camera_info, ~/<camera>/bodies, ...; empty: one camera, with image, camera_info, ~/bodies, ...",
     )
-    image_transport: str = _opt("raw", "how images come: <image> or <image>/compressed", choices=("raw", "compressed"))
-    image_reliability: str = _opt(
+    image_transport: str = option("raw", "how images come: <image> or <image>/compressed", choices=("raw", "compressed"))
+    image_reliability: str = option(
         "best_effort", "QoS of the image subscriptions; best_effort matches every publisher", choices=("best_effort", "reliable")
     )
-    image_depth: int = _opt(1, "QoS queue depth of the image subscriptions; the newest image is the one processed", 1, 100)
-    rectified: str = _opt(
+    image_depth: int = option(1, "QoS queue depth of the image subscriptions; the newest image is the one processed", 1, 100)
+    rectified: str = option(
         "auto",
         "images are rectified already (camera_info P holds); auto: when their topic name says rect",
         choices=("auto", "yes", "no"),
     )
-    fov_deg: float = _opt(
-        0.0, "diagonal field of view to assume without a calibration, degrees; 0: wait for camera_info", 0.0, 170.0
+    fov_deg: float = option(
+        0.0, "diagonal field of view to assume without a calibration, degrees; 0: wait for camera_info", 0.0, 170.0, live=True
     )
-    depth: bool = _opt(False, "use the aligned depth image of topic 'depth' for metric scale")
-    depth_slop_s: float = _opt(0.02, "depth belongs to an image when their stamps differ by less than this, s", 0.0, 1.0)
-    depth_wait_s: float = _opt(0.02, "wait this long for the depth of an image, then go on without, s", 0.0, 1.0)
-    initial: bool = _opt(
+    depth: bool = option(False, "use the aligned depth image of topic 'depth' for metric scale")
+    depth_slop_s: float = option(
+        0.02, "depth belongs to an image when their stamps differ by less than this, s", 0.0, 1.0, live=True
+    )
+    depth_wait_s: float = option(0.02, "wait this long for the depth of an image, then go on without, s", 0.0, 1.0, live=True)
+    initial: bool = option(
         False, "refine the first estimates of topic ~/initial (SmplBodyArray, any regressor) instead of the built-in ones"
     )
-    initial_sigma_rad: float = _opt(0.2, "how far a joint of ~/initial may be off, rad", 0.001, 3.0)
-    detections: bool = _opt(
+    initial_sigma_rad: float = option(0.2, "how far a joint of ~/initial may be off, rad", 0.001, 3.0, live=True)
+    detections: bool = option(
         False, "take people from topic 'detections' (vision_msgs/Detection2DArray) instead of the built-in finder"
     )
-    detection_classes: str = _opt("person", "class ids of detections that are people, separated by commas; empty: all")
-    detection_min_score: float = _opt(0.5, "detections below this score are dropped", 0.0, 1.0)
-    keypoints: str = _opt(
+    detection_classes: str = option(
+        "person", "class ids of detections that are people, separated by commas; empty: all", live=True
+    )
+    detection_min_score: float = option(0.5, "detections below this score are dropped", 0.0, 1.0, live=True)
+    keypoints: str = option(
         "none",
         "fit people to the keypoints of another program: topic 'keypoints' (KeypointsArray), or hri: the skeleton2d "
         "(hri_msgs/Skeleton2D) of every body in /humans/bodies/tracked",
         choices=("none", "keypoints", "hri"),
     )
-    densepose: bool = _opt(
+    densepose: bool = option(
         False, "use the DensePose map of topic 'densepose' (Image of three bytes a pixel: part, u, v) as evidence"
     )
-    external_slop_s: float = _opt(
-        0.001, "what other programs say of an image must carry its stamp, to within this, s (depth has its own)", 0.0, 1.0
+    external_slop_s: float = option(
+        0.001,
+        "what other programs say of an image must carry its stamp, to within this, s (depth has its own)",
+        0.0,
+        1.0,
+        live=True,
     )
-    external_wait_s: float = _opt(
-        0.2, "an image waits this long for what other programs say of it, then goes on without, s", 0.0, 5.0
+    external_wait_s: float = option(
+        0.2, "an image waits this long for what other programs say of it, then goes on without, s", 0.0, 5.0, live=True
     )
-    output_reliability: str = _opt("reliable", "QoS of the published topics", choices=("best_effort", "reliable"))
-    output_depth: int = _opt(10, "QoS queue depth of the published topics", 1, 1000)
-    tf: bool = _opt(True, "publish body_<id> on /tf")
-    tf_links: bool = _opt(True, "publish the REP-155 links (head_<id>, l_elbow_<id>, ...) on /tf")
-    tf_smpl_joints: bool = _opt(False, "publish the 24 SMPL joints (smpl_<joint>_<id>) on /tf as well")
-    markers_rate_hz: float = _opt(
-        10.0, "mesh markers at most this often, Hz; they are only made while somebody subscribes", 0.1, 120.0
+    output_reliability: str = option("reliable", "QoS of the published topics", choices=("best_effort", "reliable"))
+    output_depth: int = option(10, "QoS queue depth of the published topics", 1, 1000)
+    tf: bool = option(True, "publish body_<id> on /tf", live=True)
+    tf_links: bool = option(True, "publish the REP-155 links (head_<id>, l_elbow_<id>, ...) on /tf", live=True)
+    tf_smpl_joints: bool = option(False, "publish the 24 SMPL joints (smpl_<joint>_<id>) on /tf as well", live=True)
+    markers_rate_hz: float = option(
+        10.0, "mesh markers at most this often, Hz; they are only made while somebody subscribes", 0.1, 120.0, live=True
     )
-    marker_lifetime_s: float = _opt(0.5, "markers vanish after this long without an update, s", 0.0, 60.0)
-    marker_alpha: float = _opt(0.9, "opacity of the mesh markers", 0.0, 1.0)
-    marker_faces: int = _opt(
+    marker_lifetime_s: float = option(0.5, "markers vanish after this long without an update, s", 0.0, 60.0, live=True)
+    marker_alpha: float = option(0.9, "opacity of the mesh markers", 0.0, 1.0, live=True)
+    marker_faces: int = option(
         0, "triangles of a mesh marker at most; a few thousand look well and are drawn faster; 0: all of the body", 0, 1000000
     )
-    joint_marker_probability: float = _opt(
-        0.95, "the true joint lies in its ellipsoid of ~/joint_markers with this probability, if the fit is right", 0.1, 0.999
+    joint_marker_probability: float = option(
+        0.95,
+        "the true joint lies in its ellipsoid of ~/joint_markers with this probability, if the fit is right",
+        0.1,
+        0.999,
+        live=True,
     )
-    overlay_rate_hz: float = _opt(
-        10.0, "overlay images at most this often, Hz; they are only made while somebody subscribes", 0.1, 120.0
+    overlay_rate_hz: float = option(
+        10.0, "overlay images at most this often, Hz; they are only made while somebody subscribes", 0.1, 120.0, live=True
     )
-    diagnostics_period_s: float = _opt(1.0, "period of /diagnostics, s", 0.1, 60.0)
-    log_period_s: float = _opt(10.0, "the same fault is logged at most this often, s", 0.0, 3600.0)
+    diagnostics_period_s: float = option(1.0, "period of /diagnostics, s", 0.1, 60.0)
+    log_period_s: float = option(10.0, "the same fault is logged at most this often, s", 0.0, 3600.0, live=True)
     hri: HriConfig = field(default_factory=HriConfig)
 
 
@@ -142,8 +150,8 @@ def descriptor(setting: Setting) -> ParameterDescriptor:
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
     d = ParameterDescriptor(description=setting.description)
-    if setting.choices:
-        d.additional_constraints = "one of: " + ", ".join(setting.choices)
+    choices = [f"one of: {', '.join(setting.choices)}"] if setting.choices else []
+    d.additional_constraints = "; ".join([*choices, f"takes effect {'at once' if setting.live else 'in configure'}"])
     if setting.lo is not None and setting.hi is not None:
         if isinstance(setting.value, bool):
             return d

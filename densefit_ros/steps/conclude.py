@@ -120,6 +120,7 @@ def _result(models: Models, track: Track, i: int, seen: bool, measured: Measured
         source=estimate.source_of(i),
         vertices=np.array(vertices),
         joints=np.array(joints),
+        velocity_m_s=track.velocity.t_m_s,
         joint_covariance=np.array(covariance),
         box_xywh=box_of(project(frame.camera, vertices)),
         fit_error_px=_median_residual_px(models, posed, measured.matches, i, frame.camera),

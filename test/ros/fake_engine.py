@@ -79,6 +79,7 @@ class FakeEngine:
             source="fake",
             vertices=self.posed.vertices[0],
             joints=self.posed.joints[0],
+            velocity_m_s=np.array([0.5, 0.0, -0.25], np.float32),
             joint_covariance=np.tile(np.eye(3, dtype=np.float32) * 1e-4, (24, 1, 1)),
             box_xywh=np.array([10, 20, 100, 200], np.float32),
             fit_error_px=0.5,

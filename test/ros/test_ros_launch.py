@@ -110,6 +110,7 @@ def stand_ins(values: dict[str, str]) -> dict[str, types.ModuleType]:
     modules["launch.logging"] = types.ModuleType("launch.logging")
     modules["launch.logging"].get_logger = logging.getLogger
     modules["launch.substitutions"].LaunchConfiguration = LaunchConfiguration
+    modules["launch_ros.substitutions"].FindPackageShare.perform = lambda self, context: str(ROOT)
     return modules
 
 
@@ -170,8 +171,15 @@ def test_a_profile_of_the_robot_s_own_stays(monkeypatch):
 
 
 def test_a_parameter_file_that_is_missing(monkeypatch):
-    with pytest.raises(ConfigError, match="params_file: no file .*mine.yaml"):
-        run_file({"params_file": "mine.yaml"}, monkeypatch)
+    for missing in ("mine.yaml", "config/realsense"):
+        with pytest.raises(ConfigError, match=f"params_file: no file .*{missing}.* cpu, default, gpu, jetson, realsense"):
+            run_file({"params_file": missing}, monkeypatch)
+
+
+def test_a_shipped_parameter_file_by_its_name(monkeypatch):
+    actions, _ = run_file({"params_file": "realsense"}, monkeypatch)
+    (tracker,) = [a.kwargs for a in actions if type(a).__name__ == "Node" and a.kwargs["executable"] == "densefit_node"]
+    assert tracker["parameters"][0] == str(ROOT / "config" / "realsense.yaml")
 
 
 def test_misspelt_arguments_are_named():

@@ -1,5 +1,7 @@
 """Markers: fewer triangles of the same body, ellipsoids that hold what they promise, and messages as ROS would write them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
@@ -17,8 +19,10 @@ from densefit_ros.ros.cdr import EllipsoidMarkers
 from densefit_ros.ros.markers import JOINT_NS, Markers, ellipsoids, marker_number
 from densefit_ros.ros.params import RosConfig
 from densefit_ros.track.association import track_name
-from densefit_ros.types import Frame, FrameResult
+from densefit_ros.types import Frame, FrameResult, TrackingState
 from densefit_ros.viz.decimate import decimated
+
+HEADER = Header(frame_id="optical")
 
 
 @pytest.fixture(scope="module")
@@ -96,15 +100,33 @@ def test_the_lost_are_deleted_once(body):
     frame = Frame(np.full((48, 64, 3), 120, np.uint8), 5, camera_from_fov(64, 48, 60.0))
     somebody, nobody = engine.process(frame), FrameResult(6, frame.camera, (), {})
     markers, sent = Markers(engine.body, 2000), []
-    for publish, each in ((markers.publish_meshes, 1), (markers.publish_joints, 24)):
+    for publish, each in ((markers.publish_meshes, 2), (markers.publish_joints, 24)):  # two: mesh and name
         sent.clear()
         for result in (somebody, nobody, nobody):
-            publish(sent.append, result, Header(frame_id="optical"), RosConfig())
-        added = deserialize_message(sent[0], MarkerArray).markers
-        deleted = sent[1].markers
-        assert len(added) == each and {(m.ns, m.id) for m in deleted} == {(m.ns, m.id) for m in added}
-        assert all(m.action == m.DELETE for m in deleted) and sent[2].markers == []
-    assert len(added) == 24
+            publish(
+                lambda m: sent.append(deserialize_message(m, MarkerArray) if isinstance(m, bytes) else m),
+                result,
+                HEADER,
+                RosConfig(),
+            )
+        *added, deleted, nothing = sent
+        added = [m for message in added for m in message.markers]
+        assert len(added) == each and {(m.ns, m.id) for m in deleted.markers} == {(m.ns, m.id) for m in added}
+        assert all(m.action == m.DELETE for m in deleted.markers) and nothing.markers == []
+
+
+def test_whom_nobody_sees_is_faint_and_said_to_be_unseen(body):
+    engine = FakeEngine(Config())
+    seen = engine.process(Frame(np.full((48, 64, 3), 120, np.uint8), 5, camera_from_fov(64, 48, 60.0)))
+    unseen = dataclasses.replace(seen.people[0], tracking_state=TrackingState.PREDICTED)
+    alpha, text = [], []
+    for person in (seen.people[0], unseen):
+        sent = []
+        Markers(engine.body, 2000).publish_meshes(sent.append, dataclasses.replace(seen, people=(person,)), HEADER, RosConfig())
+        alpha.append(deserialize_message(sent[1], MarkerArray).markers[0].color.a)
+        text.append(sent[0].markers[0].text)
+        assert sent[0].markers[0].pose.position.y < person.joints[15, 1] - 0.2, "above the head, y points down"
+    assert 0 < alpha[1] < 0.5 * alpha[0] and text == ["abcde 3.0 m", "abcde 3.0 m, not seen"]
 
 
 @pytest.mark.ros
@@ -121,7 +143,8 @@ def test_over_dds_rate_lifetime_and_deletion():
         before, start = client.count(joints), client.count("/densefit/bodies")
         client.until(lambda: False, 3.0, each=client.send)
         assert client.count(joints) - before <= 3.0 * rate_hz + 2 and client.count("/densefit/bodies") > start
-        (mesh,), spheres = client.got["/densefit/markers"][-1].markers, client.got[joints][-1].markers
+        mesh = [m for a in client.got["/densefit/markers"] for m in a.markers if m.type == m.TRIANGLE_LIST][-1]
+        spheres = client.got[joints][-1].markers
         assert 1000 < len(mesh.points) // 3 <= 2000 and len(spheres) == 24
         assert (mesh.lifetime.nanosec, mesh.id) == (250_000_000, marker_number("abcde"))
         nobody = lambda: client.send(client.image(0))  # noqa: E731

@@ -59,7 +59,13 @@ def test_every_topic(pair):
 
     first = client.got["/densefit/first_estimate"][-1].bodies[0]
     np.testing.assert_allclose(first.joints, body.joints, atol=1e-5)
-    marker = client.got["/densefit/markers"][-1].markers[0]
+    shown = {m.markers[0].ns: m.markers[0] for m in client.got["/densefit/markers"]}
+    assert client.until(
+        lambda: len(shown) == 2 or shown.update({m.markers[0].ns: m.markers[0] for m in client.got["/densefit/markers"]})
+    )
+    marker, label = shown["densefit_mesh"], shown["densefit_labels"]
+    assert label.text == "abcde 3.0 m" and label.type == label.TEXT_VIEW_FACING
+    np.testing.assert_allclose([body.velocity, first.velocity], [[0.5, 0, -0.25], [0, 0, 0]])
     assert (marker.header.frame_id, marker.ns, marker.type) == ("optical", "densefit_mesh", marker.TRIANGLE_LIST)
     points = np.array([[p.x, p.y, p.z] for p in marker.points[:300]])
     np.testing.assert_allclose(points, vertices[faces.reshape(-1)[:300]], atol=1e-6)
@@ -154,6 +160,7 @@ def test_parameters(pair):
     ).descriptors
     assert all(d.description for d in described)
     assert described[0].integer_range and described[2].floating_point_range and "cuda" in described[1].additional_constraints
+    assert [d.additional_constraints.split("takes effect ")[-1] for d in described] == ["in configure", "in configure", "at once"]
 
     def change(name, **value):
         kinds = {"integer_value": 2, "double_value": 3, "string_value": 4}
