@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .config import ADMIT_EVERYBODY, Config, with_overrides
+from .config import ADMIT_EVERYBODY, Config
+from .settings import with_overrides
 from .types import BodyParams, Camera, Crop, Estimate
 
 

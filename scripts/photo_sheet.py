@@ -26,7 +26,7 @@ import numpy as np
 
 from densefit_ros.body.joints import COCO17, KEYPOINT_SETS, landmark_positions
 from densefit_ros.body.model import pose
-from densefit_ros.config import load_config, parse_overrides
+from densefit_ros.config import load_config
 from densefit_ros.evidence.keypoint_files import KeypointFiles
 from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.geometry.crop import extract, square_around
@@ -37,6 +37,7 @@ from densefit_ros.offline.sources import open_source
 from densefit_ros.pipeline import initial_state, process
 from densefit_ros.render.warp_renderer import WarpRenderer
 from densefit_ros.runtime.picture import SIZE_PX
+from densefit_ros.settings import parse_overrides
 from densefit_ros.steps.find import first_estimate
 from densefit_ros.types import BodyParams, Camera, Frame, FrameResult, Keypoints
 from densefit_ros.viz import overlay

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from densefit_ros.config import Config, Setting
+from densefit_ros.config import Config
 from densefit_ros.ros.params import RosConfig, all_settings
+from densefit_ros.settings import Setting
 
 HEAD = """\
 # Every parameter of the densefit node with its default.  Written by scripts/write_default_config.py; do not edit here.

@@ -10,13 +10,14 @@ import pytest
 from densefit_ros.body.assets import load_body
 from densefit_ros.body.model import pose
 from densefit_ros.body.skin import Skinner
-from densefit_ros.config import Config, with_overrides
+from densefit_ros.config import Config
 from densefit_ros.fit.solver import FitOptions, Fitter
 from densefit_ros.geometry.camera import camera_from_fov, crop_camera, project
 from densefit_ros.models import Models
 from densefit_ros.pipeline import initial_state, process
 from densefit_ros.regress.lifting import make_lifting
 from densefit_ros.render.warp_renderer import WarpRenderer
+from densefit_ros.settings import with_overrides
 from densefit_ros.types import BodyParams, Crop, Detection, DisplacementField, Estimate, Frame
 
 CAMERA = camera_from_fov(640, 480, 60.0)

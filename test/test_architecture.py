@@ -13,13 +13,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "densefit_ros"
 
 # Each room and the rooms it may import.  A room may always import itself.
-BASE = {"types", "errors", "config", "warp_setup", "arena", "geometry"}
+BASE = {"types", "errors", "settings", "config", "warp_setup", "arena", "geometry"}
 STAGES = {"render", "regress", "displace", "evidence", "fit", "track", "runtime", "detect", "weights"}
 FRAME = BASE | STAGES | {"body", "models", "steps", "device_frame", "pipeline"}
 ALLOWED = {
     "types": {"errors"},
     "errors": set(),
-    "config": {"errors"},
+    "settings": {"errors"},
+    "config": {"errors", "settings"},
     "warp_setup": set(),
     "arena": set(),
     "geometry": {"types", "errors"},

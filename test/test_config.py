@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from densefit_ros.config import Config, load_config, settings, with_overrides
+from densefit_ros.config import Config, load_config
 from densefit_ros.errors import ConfigError
+from densefit_ros.settings import settings, with_overrides
 
 
 def test_every_setting_is_described_and_its_default_is_legal():

@@ -10,7 +10,7 @@ import warp as wp
 
 from densefit_ros import pipeline
 from densefit_ros.body.model import pose
-from densefit_ros.config import ADMIT_EVERYBODY, load_config, with_overrides
+from densefit_ros.config import ADMIT_EVERYBODY, load_config
 from densefit_ros.device_frame import mirror_kernels, pose_kernels
 from densefit_ros.device_frame.frame import DeviceFrame
 from densefit_ros.displace.decode import decode
@@ -24,6 +24,7 @@ from densefit_ros.models import load_models
 from densefit_ros.regress.mirrored import FLIP, OPPOSITE_TRACE, ROW_SIGNS, merged, opposite
 from densefit_ros.render.protocol import Appearance
 from densefit_ros.runtime.picture import SIZE_PX
+from densefit_ros.settings import with_overrides
 from densefit_ros.steps import find, priors
 from densefit_ros.synth.sequence import demo_sequence
 from densefit_ros.track import state as tracking

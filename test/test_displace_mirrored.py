@@ -8,7 +8,7 @@ import pytest
 from densefit_ros import pipeline
 from densefit_ros.body.joints import SMPL_FLIP
 from densefit_ros.body.model import pose
-from densefit_ros.config import ADMIT_EVERYBODY, load_config, with_overrides
+from densefit_ros.config import ADMIT_EVERYBODY, load_config
 from densefit_ros.displace.contract import GRID
 from densefit_ros.displace.displacer import pack_rendering
 from densefit_ros.displace.mirrored import merged, mirror_rendering
@@ -16,6 +16,7 @@ from densefit_ros.geometry import crop as crops
 from densefit_ros.geometry.camera import camera_from_fov
 from densefit_ros.models import load_models
 from densefit_ros.render.appearance import neutral_appearance
+from densefit_ros.settings import with_overrides
 from densefit_ros.synth.sequence import demo_sequence
 from densefit_ros.types import BodyParams, Estimate, Frame, ImageFeatures
 

@@ -14,7 +14,7 @@ from densefit_ros.body.assets import load_body
 from densefit_ros.body.joints import KEYPOINT_SETS, landmark_positions
 from densefit_ros.body.model import pose
 from densefit_ros.cli import main
-from densefit_ros.config import Config, with_overrides
+from densefit_ros.config import Config
 from densefit_ros.errors import AssetError
 from densefit_ros.eval import metrics
 from densefit_ros.evidence.keypoint_files import KeypointFiles
@@ -26,6 +26,7 @@ from densefit_ros.models import load_models
 from densefit_ros.offline.cameras import CameraChoice
 from densefit_ros.pipeline import initial_state, process
 from densefit_ros.regress.lifting import make_lifting
+from densefit_ros.settings import with_overrides
 from densefit_ros.synth.poses import sample
 from densefit_ros.types import BodyParams, Frame, Keypoints, TrackingState
 

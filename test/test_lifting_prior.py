@@ -11,13 +11,14 @@ from densefit_ros import models as loading
 from densefit_ros.body.assets import load_body
 from densefit_ros.body.joints import landmark_positions
 from densefit_ros.body.model import pose, rest_joints
-from densefit_ros.config import Config, with_overrides
+from densefit_ros.config import Config
 from densefit_ros.errors import BackendUnavailable
 from densefit_ros.eval import metrics
 from densefit_ros.geometry import so3
 from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.pipeline import initial_state, process
 from densefit_ros.regress.lifting import LiftingRegressor
+from densefit_ros.settings import with_overrides
 from densefit_ros.synth.perturb import disturb
 from densefit_ros.synth.poses import sample
 from densefit_ros.types import BodyParams, Crop, Estimate, Frame, ImageFeatures, Keypoints

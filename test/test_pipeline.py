@@ -11,7 +11,7 @@ from pipeline_helpers import CAMERA, DT_NS, GarbageDisplacer, body, make, parts,
 
 from densefit_ros.body.model import pose
 from densefit_ros.body.skin import Skinner
-from densefit_ros.config import Config, with_overrides
+from densefit_ros.config import Config
 from densefit_ros.errors import ShapeError
 from densefit_ros.geometry.camera import project
 from densefit_ros.geometry.crop import extract, square_around
@@ -20,6 +20,7 @@ from densefit_ros.pipeline import initial_state, process
 from densefit_ros.render.protocol import Appearance
 from densefit_ros.render.warp_renderer import WarpRenderer
 from densefit_ros.runtime.picture import SIZE_PX
+from densefit_ros.settings import with_overrides
 from densefit_ros.steps.priors import scale_to_depth
 from densefit_ros.track import motion
 from densefit_ros.types import Detection, Frame, Keypoints, TrackingState

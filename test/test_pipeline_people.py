@@ -11,13 +11,14 @@ from pipeline_helpers import CAMERA, DT_NS, World, body, make, parts, truth_at
 
 from densefit_ros.body.model import joint_transforms, pose
 from densefit_ros.body.skin import Skinner
-from densefit_ros.config import Config, with_overrides
+from densefit_ros.config import Config
 from densefit_ros.fit.solver import FitOptions, Fitter
 from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.pipeline import initial_state, process
 from densefit_ros.render.protocol import Appearance
 from densefit_ros.render.warp_renderer import WarpRenderer
 from densefit_ros.runtime.picture import SIZE_PX
+from densefit_ros.settings import with_overrides
 from densefit_ros.steps.find import box_of
 from densefit_ros.types import BodyParams, Detection, Estimate, Frame, TrackingState
 

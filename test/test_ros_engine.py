@@ -7,9 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from densefit_ros.config import Config, settings, with_overrides
+from densefit_ros.config import Config
 from densefit_ros.geometry.camera import camera_from_fov
 from densefit_ros.ros.engine import PipelineEngine
+from densefit_ros.settings import settings, with_overrides
 from densefit_ros.types import BodyParams, Estimate, Frame
 
 CAMERA = camera_from_fov(640, 480, 60.0)

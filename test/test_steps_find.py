@@ -11,11 +11,12 @@ import pytest
 from densefit_ros.body.assets import load_body
 from densefit_ros.body.model import pose
 from densefit_ros.body.skin import Skinner
-from densefit_ros.config import ADMIT_EVERYBODY, load_config, with_overrides
+from densefit_ros.config import ADMIT_EVERYBODY, load_config
 from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.models import load_models
 from densefit_ros.pipeline import initial_state, process
 from densefit_ros.runtime.picture import SIZE_PX
+from densefit_ros.settings import with_overrides
 from densefit_ros.steps import find
 from densefit_ros.synth.sequence import demo_sequence
 from densefit_ros.track.state import TrackerState

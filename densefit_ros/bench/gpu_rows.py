@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ..body.model import BodyModel, pose
-from ..config import ADMIT_EVERYBODY, Config, with_overrides
+from ..config import ADMIT_EVERYBODY, Config
 from ..fit import baselines
 from ..fit.solver import Fitter
 from ..geometry.camera import project
@@ -22,6 +22,7 @@ from ..models import load_models
 from ..pipeline import initial_state, process
 from ..render.appearance import neutral_appearance
 from ..render.factory import make_renderer
+from ..settings import with_overrides
 from ..synth.sequence import demo_sequence
 from ..types import Camera, Frame
 from . import fit_problems

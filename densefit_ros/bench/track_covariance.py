@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import Config, parse_overrides, with_overrides
+from ..config import Config
 from ..errors import ConfigError, DensefitError
 from ..eval.sample import Sample
 from ..eval.synthetic import VIDEO_FRAMES, SyntheticVideo
 from ..models import Models, load_models
 from ..pipeline import initial_state, process
+from ..settings import parse_overrides, with_overrides
 from ..track.state import TrackerState
 from ..types import Frame, TrackingState
 

@@ -132,10 +132,11 @@ def _add_run_arguments(parser: argparse.ArgumentParser, without_camera: str) -> 
 
 
 def _run(args: argparse.Namespace, source: Path, boxes: Path | None, independent: bool) -> int:
-    from ..config import Config, load_config, parse_overrides, read_settings, settings
+    from ..config import Config, load_config, read_settings
     from ..offline.cameras import CameraChoice, read_camera
     from ..offline.given import NOMINAL_SIGMA_DEG, GivenFiles
     from ..offline.run import RunOptions, run
+    from ..settings import parse_overrides, settings
 
     overrides = parse_overrides(args.set)
     if args.fov is not None and not 1 < args.fov < 179:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ..body.joints import SMPL_PARENTS
-from ..config import Config, load_config, parse_overrides, settings
+from ..config import Config, load_config
 from ..errors import AssetError, ConfigError
 from ..fit.priors import NAMES as PRIORS
 from ..models import load_models
+from ..settings import parse_overrides, settings
 from ..weights import weights_path
 from . import parallel, report
 from .evidence import NAMES, EvidenceOptions

@@ -14,9 +14,10 @@ from typing import Any
 
 import cv2
 
-from ..config import Config, with_overrides
+from ..config import Config
 from ..errors import AssetError, ConfigError
 from ..models import Models, load_models
+from ..settings import with_overrides
 from .evidence import EvidenceOptions
 from .harness import Harness, HarnessOptions, Row
 from .sample import Dataset

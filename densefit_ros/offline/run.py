@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 
 from ..body.model import BodyModel
-from ..config import ADMIT_EVERYBODY, Config, with_overrides
+from ..config import ADMIT_EVERYBODY, Config
 from ..errors import AssetError
 from ..evidence.keypoint_files import KeypointFiles
 from ..evidence.keypoints import projected
 from ..models import Models
 from ..pipeline import initial_state, load_models, process
 from ..render.warp_renderer import WarpRenderer
+from ..settings import with_overrides
 from ..types import BodyParams, Camera, Frame, FrameResult, Keypoints, PosedBody
 from ..viz import overlay
 from ..viz.video import VideoWriter

@@ -7,8 +7,9 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..config import Config, Setting, option, settings, with_overrides
+from ..config import Config
 from ..errors import ConfigError
+from ..settings import Setting, option, settings, with_overrides
 
 if TYPE_CHECKING:
     from rcl_interfaces.msg import ParameterDescriptor

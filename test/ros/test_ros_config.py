@@ -50,8 +50,9 @@ def test_every_file_is_what_command_line_and_node_take_it_for(path):
     """Read as ``--config`` of the command line, and as the parameter file of a real node."""
     import rclpy
 
-    from densefit_ros.config import load_config, settings
+    from densefit_ros.config import load_config
     from densefit_ros.ros.node import DensefitNode
+    from densefit_ros.settings import settings
 
     values = dict(flatten(yaml.safe_load(path.read_text())["/**"]["ros__parameters"]))
     core = {s.name: s.value for s in settings(load_config(path))}

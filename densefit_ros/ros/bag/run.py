@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ...config import Config, parse_overrides, read_settings
+from ...config import Config, read_settings
 from ...errors import AssetError, ConfigError
 from ...offline.cameras import CameraChoice, read_camera
 from ...render.warp_renderer import WarpRenderer
+from ...settings import parse_overrides
 from ...types import FrameResult
 from ...viz.overlay import color_of, draw_mesh
 from ..diagnostics import Faults, Stats
