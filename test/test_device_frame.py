@@ -19,7 +19,7 @@ from densefit_ros.errors import BackendUnavailable, ConfigError
 from densefit_ros.fit.priors import make_prior
 from densefit_ros.fit.solver import Fitter
 from densefit_ros.geometry import crop as crops
-from densefit_ros.geometry.camera import project
+from densefit_ros.geometry.camera import camera_from_fov, mesh_box
 from densefit_ros.models import load_models
 from densefit_ros.regress.mirrored import FLIP, OPPOSITE_TRACE, ROW_SIGNS, merged, opposite
 from densefit_ros.render.protocol import Appearance
@@ -28,7 +28,7 @@ from densefit_ros.settings import with_overrides
 from densefit_ros.steps import find, priors
 from densefit_ros.synth.sequence import demo_sequence
 from densefit_ros.track import state as tracking
-from densefit_ros.types import FitStatus, Frame, TrackingState
+from densefit_ros.types import BodyParams, FitStatus, Frame, TrackingState
 
 DT_NS = 33_000_000
 # The networks are replaced whenever better ones are trained: nothing here depends on how good they are.
@@ -54,7 +54,7 @@ def sequence(models):
 def boxes_at(models, sequence, index: int) -> np.ndarray:
     """The person, and a wrong box that makes a second track of it."""
     rgb, truth = sequence.frame(index)
-    box = find.box_of(project(sequence.camera, pose(models.body, truth).vertices[0]))
+    box = mesh_box(sequence.camera, pose(models.body, truth).vertices[0])
     return np.stack([box, box + np.float32([70, 20, 30, -40])])
 
 
@@ -247,6 +247,26 @@ def test_named_and_impossible_is_an_error_and_auto_is_off_on_the_cpu():
         load_models(load_config(None, {**SETTINGS, "displace.enabled": False}))
     with pytest.raises(ConfigError, match="sometimes"):
         load_config(None, {"runtime.device_frame": "sometimes"})
+
+
+def test_boxes_of_the_device_are_the_host_s(models):
+    """Also of somebody whose hand is at the camera, or behind it."""
+    import warp as wp
+
+    from densefit_ros.device_frame.image_kernels import PARTS, box_parts
+
+    reaching = BodyParams.rest(1)
+    reaching.root_rotvec[:, 0], reaching.joint_rotvec[0, 16, 1] = np.pi, 1.5
+    camera = camera_from_fov(640, 480, 70.0)
+    for distance_m in (3.0, 0.7, 0.5):
+        reaching.t_camera_root[:, 2] = distance_m
+        vertices = pose(models.body, reaching).vertices[0]
+        out = wp.zeros(PARTS, wp.vec4, device="cpu")
+        inputs = [wp.array(vertices, wp.vec3, device="cpu"), len(vertices), wp.array(np.arange(len(vertices)), int, device="cpu")]
+        k = wp.array([[camera.fx, camera.fy, camera.cx, camera.cy]], wp.vec4, device="cpu")
+        wp.launch(box_parts, PARTS, [*inputs, len(vertices), k, out], device="cpu")
+        low, high = out.numpy()[:, :2].min(0), out.numpy()[:, 2:].max(0)
+        np.testing.assert_allclose([*low, *(high - low)], mesh_box(camera, vertices), atol=0.05)
 
 
 def test_kernels_compile_for_cuda(tmp_path):

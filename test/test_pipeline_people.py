@@ -13,13 +13,12 @@ from densefit_ros.body.model import joint_transforms, pose
 from densefit_ros.body.skin import Skinner
 from densefit_ros.config import Config
 from densefit_ros.fit.solver import FitOptions, Fitter
-from densefit_ros.geometry.camera import camera_from_fov, project
+from densefit_ros.geometry.camera import box_of, camera_from_fov, mesh_box, project
 from densefit_ros.pipeline import initial_state, process
 from densefit_ros.render.protocol import Appearance
 from densefit_ros.render.warp_renderer import WarpRenderer
 from densefit_ros.runtime.picture import SIZE_PX
 from densefit_ros.settings import with_overrides
-from densefit_ros.steps.find import box_of
 from densefit_ros.types import BodyParams, Detection, Estimate, Frame, TrackingState
 
 RED, BLUE, GREEN = (0.8, 0.15, 0.1), (0.1, 0.2, 0.8), (0.1, 0.7, 0.15)
@@ -191,3 +190,16 @@ def test_boxes_span_the_points_that_are_known():
     uv = np.array([[3.0, 8.0], [np.nan, 2.0], [-1.0, 5.0], [7.0, np.inf], [2.0, 20.0]], np.float32)
     np.testing.assert_allclose(box_of(uv), [-1, 5, 4, 15])
     np.testing.assert_array_equal(box_of(np.full((4, 2), np.nan)), 0)
+
+
+def test_a_hand_at_the_camera_does_not_blow_up_the_box(body):
+    """Somebody reaches for the camera: what is nearer than a few centimetres would lie thousands of pixels away."""
+    reaching = BodyParams.rest(1)
+    reaching.root_rotvec[:, 0], reaching.joint_rotvec[0, 16, 1] = np.pi, 1.5
+    camera = camera_from_fov(640, 480, 70.0)
+    for distance_m in (0.8, 0.7, 0.6, 0.5):
+        reaching.t_camera_root[:, 2] = distance_m
+        box = mesh_box(camera, pose(body, reaching).vertices[0])
+        assert 400 < box[3] and box[2:].max() < 10 * 640, (distance_m, box)
+    reaching.t_camera_root[:, 2] = -2
+    np.testing.assert_array_equal(mesh_box(camera, pose(body, reaching).vertices[0]), 0)

@@ -12,7 +12,7 @@ from densefit_ros.body.assets import load_body
 from densefit_ros.body.model import pose
 from densefit_ros.body.skin import Skinner
 from densefit_ros.config import ADMIT_EVERYBODY, load_config
-from densefit_ros.geometry.camera import camera_from_fov, project
+from densefit_ros.geometry.camera import camera_from_fov, mesh_box
 from densefit_ros.models import load_models
 from densefit_ros.pipeline import initial_state, process
 from densefit_ros.runtime.picture import SIZE_PX
@@ -59,7 +59,7 @@ def models_of(skinner, regressor, source=None, **overrides):
 def box_around(body, place_m):
     params = dataclasses.replace(BodyParams.rest(1), t_camera_root=np.array([place_m], np.float32))
     params.root_rotvec[:, 0] = np.pi
-    return find.box_of(project(CAMERA, pose(body, params).vertices[0]))
+    return mesh_box(CAMERA, pose(body, params).vertices[0])
 
 
 def frame(**more):
@@ -191,7 +191,7 @@ def test_the_network_has_no_place_for_joints_in_a_wall():
     models = load_models(config)
     sequence = demo_sequence(models.body)
     rgb, truth = sequence.frame(0)
-    box = find.box_of(project(sequence.camera, models.skinner.pose(truth).vertices[0]))
+    box = mesh_box(sequence.camera, models.skinner.pose(truth).vertices[0])
     wall = np.random.default_rng(1).normal(128, 20, rgb.shape).clip(0, 255).astype(np.uint8)
     wall[:, ::16] = 40
 

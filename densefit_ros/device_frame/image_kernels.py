@@ -1,13 +1,16 @@
-"""Where people are in the image, and their windows of it.  The same numbers as geometry/crop.py and steps/find.py."""
+"""Where people are in the image, and their windows of it.  The same numbers as geometry/crop.py and geometry/camera.py."""
 
 from __future__ import annotations
 
 import warp as wp
 
+from ..geometry.camera import NEAR_M
+
 wp.set_module_options({"enable_backward": False})
 
 PARTS = 64  # threads that share a sum over one person
 _PARTS = wp.constant(PARTS)
+_NEAR_M = wp.constant(NEAR_M)
 _FAR = wp.constant(1.0e30)
 vec3ub = wp.vec3ub
 
@@ -28,7 +31,7 @@ def box_parts(
     box = wp.vec4(_FAR, _FAR, -_FAR, -_FAR)
     for j in range(i - p * _PARTS, count, _PARTS):
         x = vertices[p * num_vertices + outline[j]]
-        if x[2] > 0.0 and wp.isfinite(x[0]) and wp.isfinite(x[1]):
+        if x[2] > _NEAR_M and wp.isfinite(x[0]) and wp.isfinite(x[1]):
             u = k[0] * x[0] / x[2] + k[2]
             w = k[1] * x[1] / x[2] + k[3]
             box = wp.vec4(wp.min(box[0], u), wp.min(box[1], w), wp.max(box[2], u), wp.max(box[3], w))

@@ -13,6 +13,9 @@ from ..errors import CameraError
 from ..types import Camera
 
 ROS_PIXEL_SHIFT_PX = 0.5
+# What of a body is nearer to the camera's plane takes no part in its box: with a hand at a centimetre, 250,000 px of box hold
+# a person of a 640 px image, and the window's pixels are as large as the image.
+NEAR_M = 0.1
 
 
 def camera_from_k(k: np.ndarray, width: int, height: int, pixel_shift_px: float = ROS_PIXEL_SHIFT_PX) -> Camera:
@@ -48,6 +51,24 @@ def project(camera: Camera, xyz_m: np.ndarray) -> np.ndarray:
     uv[..., 0] = camera.fx * xyz_m[..., 0] / z + camera.cx
     uv[..., 1] = camera.fy * xyz_m[..., 1] / z + camera.cy
     return uv
+
+
+def mesh_box(camera: Camera, xyz_m: np.ndarray) -> np.ndarray:
+    """Box x, y, w, h px around camera-frame points (N,3) m farther than NEAR_M; zeros where there is none."""
+    return box_of(project(camera, xyz_m[xyz_m[:, 2] > NEAR_M]))
+
+
+def box_of(uv: np.ndarray) -> np.ndarray:
+    """Smallest box x, y, w, h around points (N,2) px, NaN ignored; all NaN gives zeros."""
+    # Column by column: over pairs NumPy took 0.5 ms a mesh.
+    u, v = np.ascontiguousarray(uv[:, 0]), np.ascontiguousarray(uv[:, 1])
+    known = np.isfinite(u) & np.isfinite(v)
+    if not known.all():
+        u, v = u[known], v[known]
+    if not len(u):
+        return np.zeros(4, np.float32)
+    left, top = u.min(), v.min()
+    return np.array([left, top, u.max() - left, v.max() - top], np.float32)
 
 
 def crop_camera(camera: Camera, image_from_crop: np.ndarray, size: int) -> Camera:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..config import Config
-from ..geometry.camera import project
+from ..geometry.camera import mesh_box, project
 from ..models import Models
 from ..render.appearance import update_appearance
 from ..track import state as tracking
@@ -30,7 +30,6 @@ from ..types import (
     PosedBody,
     TrackingState,
 )
-from .find import box_of
 
 # How fast somebody unseen leaves the prediction, per axis: of held-out people who move, the errors of joints grew by 41, 74 and
 # 137 mm within 100, 200 and 400 ms.  The motion sigmas of the fit, which are wide on purpose, would make 104, 147 and 208 of it.
@@ -122,7 +121,7 @@ def _result(models: Models, track: Track, i: int, seen: bool, measured: Measured
         joints=np.array(joints),
         velocity_m_s=track.velocity.t_m_s,
         joint_covariance=np.array(covariance),
-        box_xywh=box_of(project(frame.camera, vertices)),
+        box_xywh=mesh_box(frame.camera, vertices),
         fit_error_px=_median_residual_px(models, posed, measured.matches, i, frame.camera),
         iterations=int(fit.accepted[i]),
         confidence=float(estimate.confidence[i]) if seen else 0.0,

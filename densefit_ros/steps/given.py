@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import ShapeError
 from ..evidence import densepose
 from ..evidence.keypoints import of_boxes, rows_of
-from ..geometry.camera import project
+from ..geometry.camera import mesh_box
 from ..models import Models
 from ..track import association
 from ..track.state import Track
@@ -28,7 +28,7 @@ def mesh_boxes(models: Models, estimates: Estimate, camera: Camera) -> np.ndarra
     if not finite or estimates.confidence.shape != (len(params),):
         raise ShapeError(f"expected {len(params)} finite bodies with a confidence each, got {estimates.confidence.shape}")
     outlines = [models.skinner.outline(params.person(i))[0] for i in range(len(params))]  # may be more than we track
-    return np.reshape([find.box_of(project(camera, v)) for v in outlines], (-1, 4)).astype(np.float32)
+    return np.reshape([mesh_box(camera, v) for v in outlines], (-1, 4)).astype(np.float32)
 
 
 def proposals(boxes_xywh: np.ndarray | None, estimate_boxes: np.ndarray, confidence: np.ndarray) -> np.ndarray:
@@ -89,7 +89,7 @@ def iuv_matches(models: Models, frame: Frame, params: BodyParams) -> Corresponde
     if frame.iuv is None:
         return Correspondences.empty()
     posed = models.skinner.pose(params)
-    boxes = np.stack([find.box_of(project(frame.camera, v)) for v in posed.vertices])
+    boxes = np.stack([mesh_box(frame.camera, v) for v in posed.vertices])
     # The start may be off: a box a little larger still finds the person's hands.
     margin = IUV_MARGIN * boxes[:, 2:].max(1)
     grown = boxes + margin[:, None] * [-1, -1, 2, 2]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..body.model import joint_transforms
-from ..geometry.camera import project
+from ..geometry.camera import mesh_box
 from ..models import Models
 from ..render.appearance import neutral_appearance, update_appearance
 from ..render.look import seen_colors
@@ -18,7 +18,7 @@ from ..track.identity import Look, Traits
 from ..track.state import Track, TrackerState
 from ..types import BodyParams, Crop, Estimate, Frame, TrackingState
 from .conclude import Concluded
-from .find import box_of, take_crop, take_estimate
+from .find import take_crop, take_estimate
 
 OVERLAP = 0.2  # estimates whose boxes overlap less are surely of different people, each in the own window
 
@@ -34,7 +34,7 @@ def settle(models: Models, tracks: Sequence[Track], crop: Crop, estimate: Estima
     if len(seen) < 2:
         return crop, estimate
     _, joints, _ = joint_transforms(models.body, estimate.params)
-    boxes = np.stack([box_of(project(frame.camera, joints[i])) for i in seen])
+    boxes = np.stack([mesh_box(frame.camera, joints[i]) for i in seen])
     overlap = association.iou(boxes, boxes)
     crowded = np.flatnonzero((overlap > OVERLAP).sum(1) > 1)
     if not len(crowded):
