@@ -215,7 +215,7 @@ def test_a_calibration_can_be_given(tmp_path):
     options = BagOptions(bag, tmp_path / "out", camera=CameraChoice(fov_deg=60.0), progress=False)
     options = dataclasses.replace(options, ros=dataclasses.replace(options.ros, fov_deg=60.0))
     assert run(options, FakeEngine).answered == 2
-    choice = CameraChoice({"width": 64, "height": 48, "k": K, "d": np.zeros(5)}, None, "file")
+    choice = CameraChoice({"width": 64, "height": 48, "k": K, "d": np.zeros(5), "distortion_model": ""}, None, "file")
     assert run(BagOptions(bag, tmp_path / "out2", camera=choice, progress=False), FakeEngine).answered == 2
 
 

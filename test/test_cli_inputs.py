@@ -13,6 +13,7 @@ import yaml
 
 from densefit_ros.errors import AssetError, CameraError
 from densefit_ros.geometry.camera import camera_from_fov, project
+from densefit_ros.geometry.lens import lens_of
 from densefit_ros.offline.cameras import CameraChoice, read_camera
 from densefit_ros.offline.results import _plain, read_boxes
 from densefit_ros.offline.sources import open_source
@@ -115,11 +116,17 @@ def test_ros_calibration_shifts_pixel_centres(tmp_path):
     assert read_camera(_write(tmp_path / "flat.yaml", flat)).for_size(640, 480).camera == camera
 
 
+def _matrix(camera):
+    """K with centres at integers."""
+    return np.array([[camera.fx, 0, camera.cx - 0.5], [0, camera.fy, camera.cy - 0.5], [0, 0, 1]])
+
+
 def test_boxes_and_given_estimates_pass_the_lens(tmp_path):
     from densefit_ros.offline.cameras import Calibrated
     from densefit_ros.offline.results import _box_in_picture
 
-    bent = Calibrated(camera_from_fov(640, 480, 70.0), np.array([-0.3, 0.08, 0.0, 0.0, 0.0]), False)
+    bent = Calibrated(camera_from_fov(640, 480, 70.0), None, False)
+    bent = dataclasses.replace(bent, lens=lens_of("plumb_bob", [-0.3, 0.08, 0.0, 0.0, 0.0], _matrix(bent.camera)))
     rng = np.random.default_rng(0)
     xyz = rng.uniform([-1.2, -0.9, 2.0], [1.2, 0.9, 2.4], (500, 3))
     taken, plain = bent.to_picture(xyz), project(bent.camera, xyz)
@@ -128,7 +135,7 @@ def test_boxes_and_given_estimates_pass_the_lens(tmp_path):
     assert x <= plain[:, 0].min() + 1 and y <= plain[:, 1].min() + 1
     assert x + w >= plain[:, 0].max() - 1 and y + h >= plain[:, 1].max() - 1 and w > box[0, 2] + 10
     np.testing.assert_allclose(_box_in_picture(SimpleNamespace(vertices=xyz), bent), box[0], atol=0.1)
-    straight = dataclasses.replace(bent, distortion=None)
+    straight = dataclasses.replace(bent, lens=None)
     np.testing.assert_array_equal(straight.boxes_from_picture(box), box)
 
 
@@ -137,7 +144,7 @@ def test_a_camera_file_as_ros2_topic_echo_writes_it(tmp_path):
     path.write_text(yaml.safe_dump(_calibration()) + "---\n")
     assert read_camera(path).calibration["width"] > 0
     path.write_text(yaml.safe_dump({**_calibration(), "distortion_coefficients": 0.1}))
-    with pytest.raises(CameraError, match="distortion_coefficients"):
+    with pytest.raises(CameraError, match="camera.yaml: distortion model .* 1 numbers"):
         read_camera(path)
 
 
@@ -170,7 +177,7 @@ def test_without_a_calibration_a_field_of_view_is_assumed_and_said():
         ({"camera_matrix": {"data": [0.0] * 9}}, "all zero"),
         ({"camera_matrix": {"data": [500, 0, 1]}}, "9 finite numbers"),
         ({"camera_matrix": {"data": "none"}}, "numbers"),
-        ({"distortion_model": "equidistant", "distortion_coefficients": {"data": [0.1, 0, 0, 0]}}, "equidistant"),
+        ({"distortion_model": "mystery", "distortion_coefficients": {"data": [0.1, 0, 0, 0]}}, "mystery"),
         ({"image_width": 0}, "image_width"),
     ],
 )

@@ -22,6 +22,7 @@ from densefit_ros.evidence.keypoints import boxes_of_keypoints, of_boxes, projec
 from densefit_ros.geometry import so3
 from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.geometry.crop import square_around
+from densefit_ros.geometry.lens import lens_of
 from densefit_ros.models import load_models
 from densefit_ros.offline.cameras import CameraChoice
 from densefit_ros.pipeline import initial_state, process
@@ -231,7 +232,9 @@ def test_a_single_openpose_file_and_a_person_without_points(tmp_path):
 
 def test_the_lens_is_taken_out_of_keypoints_as_out_of_the_picture():
     plain = CameraChoice(fov_deg=60.0).for_size(640, 480)
-    bent = dataclasses.replace(plain, distortion=np.array([-0.25, 0.06, 0.001, -0.002, 0.0]))
+    c = plain.camera
+    k = np.array([[c.fx, 0, c.cx - 0.5], [0, c.fy, c.cy - 0.5], [0, 0, 1]])
+    bent = dataclasses.replace(plain, lens=lens_of("plumb_bob", [-0.25, 0.06, 0.001, -0.002, 0.0], k))
     xyz = np.random.default_rng(0).uniform([-0.9, -0.6, 2.5], [0.9, 0.6, 4.0], (1, 17, 3))
     taken = bent.to_picture(xyz[0])[None].astype(np.float32)
     assert np.abs(taken - project(bent.camera, xyz)).max() > 3

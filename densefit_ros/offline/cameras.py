@@ -11,12 +11,12 @@ import numpy as np
 import yaml
 
 from ..errors import CameraError
-from ..geometry.camera import ROS_PIXEL_SHIFT_PX, camera_from_fov, camera_from_k
+from ..geometry.camera import camera_from_fov, camera_from_k
+from ..geometry.lens import Lens, lens_of
 from ..types import Camera
 
 # Between a phone's main camera (about 75) and the lenses that people are photographed with (about 45).
 ASSUMED_FOV_DEG = 60.0
-MODELS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,18 +24,14 @@ class Calibrated:
     """The pinhole camera in which bodies are fitted, and the lens between it and the picture."""
 
     camera: Camera
-    distortion: np.ndarray | None  # OpenCV's coefficients, or None
+    lens: Lens | None
     assumed: bool
 
     def rectify(self, rgb: np.ndarray, nearest: bool = False) -> np.ndarray:
         """The picture as the pinhole would have taken it; ``nearest`` for pictures of labels."""
-        if self.distortion is None:
+        if self.lens is None:
             return rgb
-        k = _k(self.camera)
-        if not nearest:
-            return cv2.undistort(rgb, k, self.distortion)
-        maps = cv2.initUndistortRectifyMap(k, self.distortion, None, k, rgb.shape[1::-1], cv2.CV_32FC1)
-        return cv2.remap(rgb, *maps, cv2.INTER_NEAREST)
+        return cv2.remap(rgb, *self.lens.maps(*rgb.shape[1::-1]), cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR)
 
     def to_picture(self, xyz_m: np.ndarray) -> np.ndarray:
         """Camera-frame points (N,3) m to pixels (N,2) of the picture as it was taken, centres at half-integers.
@@ -43,29 +39,16 @@ class Calibrated:
         NaN behind the camera.
         """
         c, points = self.camera, np.asarray(xyz_m, np.float64)
-        if self.distortion is None:
-            uv = points[:, :2] / np.where(points[:, 2:] > 0, points[:, 2:], np.nan)
-            return uv * [c.fx, c.fy] + [c.cx, c.cy]
-        uv = cv2.projectPoints(points[:, None], np.zeros(3), np.zeros(3), _k(c), self.distortion)[0][:, 0]
-        return np.where(points[:, 2:] > 0, uv + ROS_PIXEL_SHIFT_PX, np.nan)
+        slopes = points[:, :2] / np.where(points[:, 2:] > 0, points[:, 2:], np.nan)
+        return slopes * [c.fx, c.fy] + [c.cx, c.cy] if self.lens is None else self.lens.distort(slopes)
 
     def from_picture(self, uv: np.ndarray) -> np.ndarray:
-        """Pixels (...,2) of the picture as it was taken to pixels of the pinhole's picture; NaN stays NaN."""
-        if self.distortion is None or not uv.size:
-            return uv
-        taken = np.asarray(uv, np.float64).reshape(-1, 1, 2) - ROS_PIXEL_SHIFT_PX
-        plain = cv2.undistortPoints(taken, _k(self.camera), self.distortion, P=_k(self.camera))
-        return (plain + ROS_PIXEL_SHIFT_PX).reshape(uv.shape).astype(uv.dtype)
+        """Pixels (...,2) of the picture as it was taken to pixels of the pinhole's picture, NaN where that has none."""
+        return uv if self.lens is None else self.lens.undistort(uv)
 
     def boxes_from_picture(self, boxes_xywh: np.ndarray) -> np.ndarray:
         """Boxes (N,4) of the picture as it was taken: the smallest around where the lens's pinhole sees their borders."""
-        if self.distortion is None or not len(boxes_xywh):
-            return boxes_xywh
-        along = np.linspace(0, 1, 9)
-        ends = np.concatenate([np.zeros(9), np.ones(9)])
-        border = np.concatenate([np.stack([np.tile(along, 2), ends], 1), np.stack([ends, np.tile(along, 2)], 1)])  # (36,2)
-        uv = self.from_picture(boxes_xywh[:, None, :2] + border * boxes_xywh[:, None, 2:])
-        return np.concatenate([uv.min(1), np.ptp(uv, axis=1)], 1)
+        return boxes_xywh if self.lens is None else self.lens.undistort_boxes(boxes_xywh)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +80,7 @@ class CameraChoice:
         # Pixel centres at integers: position p of the calibrated size is (p + .5) s - .5 of this one.
         k[[0, 2]] = k[0] * sx, (k[2] + 0.5) * sx - 0.5
         k[[4, 5]] = k[4] * sy, (k[5] + 0.5) * sy - 0.5
-        d = np.array(info["d"], np.float64)
-        return Calibrated(camera_from_k(k, width, height), d if d.any() else None, False)
+        return Calibrated(camera_from_k(k, width, height), lens_of(info["distortion_model"], info["d"], k.reshape(3, 3)), False)
 
 
 def read_camera(path: str | Path) -> CameraChoice:
@@ -118,16 +100,15 @@ def read_camera(path: str | Path) -> CameraChoice:
     model = tree.get("distortion_model", "plumb_bob") or "plumb_bob"
     d = tree.get("distortion_coefficients", tree.get("d", tree.get("D", [])))
     d = d.get("data", []) if isinstance(d, dict) else d
-    if np.any(_numbers(d, path, "distortion_coefficients", tuple(range(15)))):
-        if model not in MODELS:
-            raise CameraError(f"{path}: expected distortion_model {' or '.join(MODELS)}, got {model}: rectify the pictures first")
-        d = _numbers(d, path, "distortion_coefficients", MODELS[model])
-    else:
-        d = np.zeros(5)
+    d = _numbers(d, path, "distortion_coefficients", tuple(range(15)))
     if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):
         raise CameraError(f"{path}: expected a positive image_width and image_height, got {width} and {height}")
-    camera_from_k(k, width, height)  # a clear error now, not at the first picture
-    return CameraChoice({"width": width, "height": height, "k": k, "d": d}, None, str(path))
+    try:  # a clear error now, not at the first picture
+        camera_from_k(k, width, height)
+        lens_of(str(model), d, k.reshape(3, 3))
+    except CameraError as e:
+        raise CameraError(f"{path}: {e}") from e
+    return CameraChoice({"width": width, "height": height, "k": k, "d": d, "distortion_model": str(model)}, None, str(path))
 
 
 def _first(tree: dict[str, Any], path: Path, *names: str) -> Any:
@@ -146,8 +127,3 @@ def _numbers(value: Any, path: Path, name: str, counts: tuple[int, ...]) -> np.n
     if numbers.size not in counts or not np.isfinite(numbers).all():
         raise CameraError(f"{path}: expected {' or '.join(map(str, counts))} finite numbers in '{name}', got {numbers.tolist()}")
     return numbers
-
-
-def _k(camera: Camera) -> np.ndarray:
-    shift = ROS_PIXEL_SHIFT_PX
-    return np.array([[camera.fx, 0, camera.cx - shift], [0, camera.fy, camera.cy - shift], [0, 0, 1]])

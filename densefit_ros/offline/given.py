@@ -90,7 +90,7 @@ class InitialEstimates:
             x, y, z = person.params.t_camera_root[0].astype(np.float64) + pelvis
             if z > 0:
                 uv = np.array([source.fx * x / z + source.cx, source.fy * y / z + source.cy])
-                du, dv = calibrated.from_picture(uv) - uv
+                du, dv = np.nan_to_num(calibrated.from_picture(uv) - uv)  # a pelvis out of the pinhole's picture stays
                 source = dataclasses.replace(source, cx=source.cx + du, cy=source.cy + dv)
             bodies.append(in_camera(person.params, source, camera, pelvis))
         count = len(bodies)

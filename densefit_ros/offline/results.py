@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import AssetError
+from ..geometry.camera import NEAR_M, box_of
 from ..types import BodyParams, FitStatus, PersonResult
 from .cameras import Calibrated
 
@@ -52,11 +53,9 @@ def person_record(file: str, frame: int, person: PersonResult, first_joints_m: n
 
 
 def _box_in_picture(person: PersonResult, camera: Calibrated) -> np.ndarray:
-    if camera.distortion is None:
+    if camera.lens is None:
         return person.box_xywh
-    uv = camera.to_picture(person.vertices)
-    uv = uv[np.isfinite(uv).all(1)]
-    return np.concatenate([uv.min(0), np.ptp(uv, axis=0)]) if len(uv) else np.zeros(4)
+    return box_of(camera.to_picture(person.vertices[person.vertices[:, 2] > NEAR_M]))
 
 
 def read_boxes(path: str | Path, names: set[str]) -> dict[str, np.ndarray]:

@@ -13,11 +13,9 @@ import cv2
 import numpy as np
 
 from ..errors import CameraError
-from ..geometry.camera import ROS_PIXEL_SHIFT_PX, camera_from_fov, camera_from_k
+from ..geometry.camera import camera_from_fov, camera_from_k
+from ..geometry.lens import Lens, lens_of
 from ..types import Camera
-
-_COUNTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,), "fisheye": (4,)}
-_FISHEYE = ("equidistant", "fisheye")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +25,7 @@ class Calibration:
     camera: Camera
     maps: tuple[np.ndarray, np.ndarray] | None  # for cv2.remap: int16 positions and interpolation indices
     state: str  # one word for diagnostics: "pinhole", "rectified", "undistorting", "assumed"
-    lens: tuple[np.ndarray, np.ndarray, bool] | None = None  # K (3,3) as in ROS, D, fisheye: where maps are not None
+    lens: Lens | None = None  # where maps are not None
 
     def undistort(self, image: np.ndarray, labels: bool = False) -> np.ndarray:
         """Image, depth or labels as the pinhole camera would have seen them; the same array where there is no distortion."""
@@ -40,16 +38,12 @@ class Calibration:
         return cv2.remap(image, *self.maps, flags, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
 
     def undistort_points(self, uv_px: np.ndarray) -> np.ndarray:
-        """Points (...,2) px of the image as it came -> px of the undistorted image; centres at half-integers in both."""
-        if self.lens is None or not uv_px.size:
-            return uv_px
-        k, d, fisheye = self.lens
-        points = np.asarray(uv_px, np.float64).reshape(-1, 1, 2) - ROS_PIXEL_SHIFT_PX
-        if fisheye:
-            out = cv2.fisheye.undistortPoints(points, k, d.reshape(4, 1), P=k)
-        else:
-            out = cv2.undistortPoints(points, k, d, P=k)
-        return (out + ROS_PIXEL_SHIFT_PX).reshape(uv_px.shape).astype(uv_px.dtype)
+        """Points (...,2) px of the image as it came -> px of the undistorted image, NaN where it has none."""
+        return uv_px if self.lens is None else self.lens.undistort(uv_px)
+
+    def undistort_boxes(self, boxes_xywh: np.ndarray) -> np.ndarray:
+        """Boxes (N,4) px likewise, without those of whom the undistorted image shows nothing."""
+        return boxes_xywh if self.lens is None else self.lens.undistort_boxes(boxes_xywh)
 
 
 def assumed(width: int, height: int, fov_deg: float) -> Calibration:
@@ -72,11 +66,10 @@ def calibration(info: Any, width: int, height: int, rectified: bool) -> Calibrat
         )
     if rectified:
         return Calibration(camera, None, "rectified")
-    d = np.asarray(info.d, np.float64)
-    if d.size == 0 or not d.any():
+    lens = lens_of(str(info.distortion_model), info.d, k)
+    if lens is None:
         return Calibration(camera, None, "pinhole")
-    model = str(info.distortion_model)
-    return Calibration(camera, _maps(k, d, model, width, height), "undistorting", (k, d, model in _FISHEYE))
+    return Calibration(camera, lens.maps(width, height), "undistorting", lens)
 
 
 def _scaled_k(info: Any, width: int, height: int, rectified: bool) -> tuple[np.ndarray, tuple[int, int]]:
@@ -101,15 +94,3 @@ def _scaled_k(info: Any, width: int, height: int, rectified: bool) -> tuple[np.n
             k[axis, 2] = (k[axis, 2] + 0.5) / b - 0.5
         full = (full[0] // bins[0], full[1] // bins[1])
     return k, full
-
-
-def _maps(k: np.ndarray, d: np.ndarray, model: str, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    model = model or "plumb_bob"
-    if model not in _COUNTS or d.size not in _COUNTS[model] or not np.all(np.isfinite(d)):
-        known = "; ".join(f"{m} with {' or '.join(map(str, n))} numbers" for m, n in _COUNTS.items())
-        raise CameraError(f"camera_info distortion {model[:32]!r} with {d.size} numbers is unknown; expected {known}")
-    if model in _FISHEYE:
-        maps = cv2.fisheye.initUndistortRectifyMap(k, d.reshape(4, 1), np.eye(3), k, (width, height), cv2.CV_16SC2)
-    else:
-        maps = cv2.initUndistortRectifyMap(k, d, None, k, (width, height), cv2.CV_16SC2)
-    return maps[0], maps[1]

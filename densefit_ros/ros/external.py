@@ -39,15 +39,17 @@ def estimates_of(message: Any, frame_id: str, body: BodyModel, sigma_rad: float)
     _check_frame(message, frame_id, "estimates", required=True)
     bodies = _people(message.bodies, "bodies")
     ours = message.topology_id in ("", body.topology_id)
-    people = [_person(b, f"body {i + 1} of {len(bodies)}", body, ours) for i, b in enumerate(bodies)]
-    sure = [(p, c) for p, c in people if c > 0]
-    if people and not sure:
+    names = [f"body {i + 1} of {len(bodies)}" for i in range(len(bodies))]
+    confidence = [_numbers([b.confidence], 1, f"confidence of {n}", MAX_VALUE)[0] for b, n in zip(bodies, names)]
+    # Who is left out may be a placeholder: zeros lie behind the camera.
+    people = [_person(b, n, body, ours) for b, n, c in zip(bodies, names, confidence) if c > 0]
+    if bodies and not people:
         raise MessageError("the confidence of every estimate is 0: it must say how sure the regressor is, up to 1")
     return Estimate(
-        BodyParams.stack([p for p, _ in sure]),
-        np.array([c for _, c in sure], np.float32),
+        BodyParams.stack(people),
+        np.clip([c for c in confidence if c > 0], 0.0, 1.0).astype(np.float32),
         source="external",
-        rot_sigma_rad=np.full((len(sure), NUM_JOINTS), sigma_rad, np.float32),
+        rot_sigma_rad=np.full((len(people), NUM_JOINTS), sigma_rad, np.float32),
     )
 
 
@@ -64,7 +66,13 @@ def boxes_of(message: Any, frame_id: str, calib: Calibration, classes: Sequence[
         if w <= 0 or h <= 0:
             raise MessageError(f"box {i + 1} is {w:g} x {h:g} px: expected a positive size")
         boxes.append((x - w / 2, y - h / 2, w, h))
-    return _undistorted_boxes(np.reshape(boxes, (-1, 4)).astype(np.float32), calib)
+    return calib.undistort_boxes(np.reshape(boxes, (-1, 4)).astype(np.float32))
+
+
+def classes_of(message: Any) -> list[str]:
+    """The class ids that the detections of a vision_msgs/Detection2DArray name, each once."""
+    hypotheses = [getattr(r, "hypothesis", r) for d in message.detections for r in d.results]
+    return list(dict.fromkeys(_class_id(h) for h in hypotheses))
 
 
 def keypoints_of(message: Any, frame_id: str, calib: Calibration, sets: dict[str, Landmarks]) -> Keypoints:
@@ -106,7 +114,7 @@ def skeletons_of(messages: Sequence[Any], frame_id: str, calib: Calibration, lan
     return _keypoints("openpose25", rows, len(names), calib)
 
 
-def _person(message: Any, name: str, body: BodyModel, ours: bool) -> tuple[BodyParams, float]:
+def _person(message: Any, name: str, body: BodyModel, ours: bool) -> BodyParams:
     def field(field_name: str, count: int) -> np.ndarray:
         return _numbers(getattr(message, field_name), count, f"{field_name} of {name}", MAX_VALUE).astype(np.float32)
 
@@ -124,8 +132,7 @@ def _person(message: Any, name: str, body: BodyModel, ours: bool) -> tuple[BodyP
     )
     if rest_joints(body, betas[None])[0, 0, 2] + transl[2] < MIN_DEPTH_M:
         raise MessageError(f"{name} lies behind the camera: transl must be in the optical frame, z forward, in metres")
-    (confidence,) = _numbers([message.confidence], 1, f"confidence of {name}", MAX_VALUE)
-    return params, float(np.clip(confidence, 0.0, 1.0))
+    return params
 
 
 def _keypoints(name: str, rows: list[np.ndarray], count: int, calib: Calibration) -> Keypoints:
@@ -136,20 +143,8 @@ def _keypoints(name: str, rows: list[np.ndarray], count: int, calib: Calibration
         raise MessageError("keypoints are not finite, or far outside the image; a missing point has confidence 0")
     uv = np.where(seen[..., None], points[..., :2], 0.0)
     uv = np.where(seen[..., None], calib.undistort_points(uv), 0.0)
-    uv, seen = np.nan_to_num(uv, posinf=0.0, neginf=0.0), seen & np.isfinite(uv).all(-1)
+    uv, seen = np.nan_to_num(uv), seen & np.isfinite(uv).all(-1)
     return Keypoints(name, uv.astype(np.float32), np.where(seen, np.clip(confidence, 0, 1), 0).astype(np.float32))
-
-
-def _undistorted_boxes(boxes: np.ndarray, calib: Calibration) -> np.ndarray:
-    """The box around what each box's outline becomes."""
-    if calib.lens is None or not len(boxes):
-        return boxes
-    steps = np.array([(u, v) for u in (0, 0.5, 1) for v in (0, 0.5, 1)])
-    outline = calib.undistort_points(boxes[:, None, :2] + steps * boxes[:, None, 2:])
-    if not np.isfinite(outline).all():
-        raise MessageError("a box lies where the lens model has no picture")
-    low = outline.min(1)
-    return np.concatenate([low, outline.max(1) - low], axis=1).astype(np.float32)
 
 
 def _is_wanted(results: Sequence[Any], classes: Sequence[str], min_score: float) -> bool:
@@ -157,10 +152,11 @@ def _is_wanted(results: Sequence[Any], classes: Sequence[str], min_score: float)
     if not len(results):
         return True
     hypotheses = [getattr(r, "hypothesis", r) for r in results]
-    return any(
-        float(h.score) >= min_score and (not classes or str(getattr(h, "class_id", getattr(h, "id", ""))) in classes)
-        for h in hypotheses
-    )
+    return any(float(h.score) >= min_score and (not classes or _class_id(h) in classes) for h in hypotheses)
+
+
+def _class_id(hypothesis: Any) -> str:
+    return str(getattr(hypothesis, "class_id", getattr(hypothesis, "id", "")))  # "id" before Humble
 
 
 def _people(items: Sequence[Any], what: str) -> list[Any]:

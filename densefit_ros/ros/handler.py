@@ -57,6 +57,7 @@ class Handler:
         self._reset = threading.Event()
         self._last_ns = -1
         self._known: tuple[Any, Calibration] | None = None
+        self._asks_for_classes = True
 
     def request_reset(self) -> None:
         """Forget all tracks before the next image; from any thread."""
@@ -124,9 +125,24 @@ class Handler:
     def _boxes_of(self, job: Job, calib: Calibration) -> np.ndarray | None:
         ros, frame_id = self._ros(), job.image.header.frame_id
         classes = words(ros.detection_classes)
-        return self._companion(
-            "detections", job, lambda m: external.boxes_of(m, frame_id, calib, classes, ros.detection_min_score)
-        )
+
+        def value_of(message: Any) -> np.ndarray:
+            self._check_classes(message, classes)
+            return external.boxes_of(message, frame_id, calib, classes, ros.detection_min_score)
+
+        return self._companion("detections", job, value_of)
+
+    def _check_classes(self, message: Any, classes: tuple[str, ...]) -> None:
+        """Say once, before the first person, that detections are of other classes: many detectors number them."""
+        named = external.classes_of(message) if self._asks_for_classes and classes else []
+        if named:
+            self._asks_for_classes = False
+            if not set(classes) & set(named):
+                self._faults.report(
+                    "detections",
+                    f"detections are of classes {', '.join(map(repr, named[:5]))}, ros.detection_classes is "
+                    f"'{', '.join(classes)}': whoever numbers people needs '0' or the like there",
+                )
 
     def _estimates_of(self, job: Job) -> Estimate | None:
         frame_id, sigma = job.image.header.frame_id, self._ros().initial_sigma_rad

@@ -10,7 +10,7 @@ import pytest
 from densefit_ros.msg import Keypoints, KeypointsArray, SmplBody, SmplBodyArray
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from densefit_ros.body.assets import load_body
@@ -18,9 +18,14 @@ from densefit_ros.body.model import rest_joints
 from densefit_ros.errors import DensefitError, MessageError
 from densefit_ros.ros import external
 from densefit_ros.ros.camera_info import calibration
+from densefit_ros.ros.diagnostics import Faults, Stats
+from densefit_ros.ros.handler import Handler, Job
+from densefit_ros.ros.params import RosConfig
+from densefit_ros.types import FrameResult
 
 BODY = load_body()
 FRAME = Header(frame_id="optical")
+NAN = float("nan")
 K = [60.0, 0.0, 31.5, 0.0, 60.0, 23.5, 0.0, 0.0, 1.0]
 PINHOLE = calibration(CameraInfo(width=64, height=48, k=K), 64, 48, False)
 LENSES = {
@@ -53,6 +58,9 @@ def test_estimates():
     np.testing.assert_allclose(got.params.joint_rotvec[1], 0.01, rtol=1e-6)
     assert got.params.betas[0, 0] == 0.5 and (got.rot_sigma_rad == np.float32(0.3)).all()
     assert len(estimates().params) == 0
+    # Placeholders need not be bodies: zeros lie behind the camera.
+    for left_out in (SmplBody(), body_message(confidence=0.0, transl=[NAN] * 3)):
+        assert len(estimates(left_out, body_message()).params) == 1
 
 
 def test_betas_of_another_body_are_dropped_and_its_pelvis_stays():
@@ -65,7 +73,6 @@ def test_betas_of_another_body_are_dropped_and_its_pelvis_stays():
     np.testing.assert_array_equal(estimates(body_message(), topology_id=BODY.topology_id).params.betas[0, 0], 0.5)
 
 
-NAN = float("nan")
 BAD_BODIES = {
     "transl of body 1 of 1: expected finite": body_message(transl=[0.0, NAN, 3.0]),
     "betas of body 1 of 1: expected finite": body_message(betas=[float("inf")] * 10),
@@ -115,6 +122,26 @@ def test_boxes(distro):
     for bad, words in ((detection(1, 1, 0, 5), "positive size"), (detection(NAN, 1, 2, 2), "finite")):
         with pytest.raises(MessageError, match=words):
             external.boxes_of(detections(bad), "optical", PINHOLE, (), 0.0)
+
+
+def test_detectors_that_number_their_classes_are_named():
+    """Without a word nobody would ever be found, and diagnostics would be content."""
+    image = Image(header=Header(frame_id="optical"), height=48, width=64, encoding="rgb8", step=192, data=bytes(48 * 192))
+    numbered, people = (
+        detections(detection(30, 20, 10, 16, "0"), detection(9, 9, 4, 4, "56")),
+        detections(detection(30, 20, 10, 16)),
+    )
+    for messages, expected in (((numbered,) * 3, 1), ((detections(), people, numbered), 0)):
+        said, boxes = [], []
+        engine = Some(body=BODY, process=lambda f, b, *_, to=boxes: to.append(b) or FrameResult(f.stamp_ns, f.camera, (), {}))
+        companion = Some(match=lambda *_, left=list(messages): left.pop(0))
+        handler = Handler(
+            engine, lambda: ros, lambda *_: None, Faults(said.append, lambda: 0.0), Stats(), False, {"detections": companion}
+        )
+        for n in range(3):
+            image.header.stamp.sec = n + 1
+            handler(Job(image, None, 0.0))
+        assert len(boxes) == 3 and [line for line in said if "'0'" in line] == said and len(said) == expected, said
 
 
 def points(uv, confidence=None, set_name="coco17"):

@@ -133,8 +133,7 @@ class _Loop:
 def _as_info(calibration: dict[str, Any]) -> SimpleNamespace:
     """A calibration file in the form of a CameraInfo message."""
     roi = SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0)
-    model = "plumb_bob" if len(calibration["d"]) <= 5 else "rational_polynomial"
-    return SimpleNamespace(**calibration, distortion_model=model, p=[0.0] * 12, binning_x=0, binning_y=0, roi=roi)
+    return SimpleNamespace(**calibration, p=[0.0] * 12, binning_x=0, binning_y=0, roi=roi)
 
 
 def _progress(items: Any, total: int, options: BagOptions) -> Any:

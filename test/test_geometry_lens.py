@@ -1,0 +1,69 @@
+"""Lenses: positions go where the picture's maps put them, and what the model cannot have put there is nowhere."""
+
+import cv2
+import numpy as np
+import pytest
+
+from densefit_ros.errors import CameraError
+from densefit_ros.geometry.lens import lens_of
+
+
+def matrix(f: float, width: int, height: int) -> np.ndarray:
+    return np.array([[f, 0, (width - 1) / 2], [0, f, (height - 1) / 2], [0, 0, 1.0]])
+
+
+WIDE = {
+    "rational_polynomial": ([5.0, 3.0, 0, 0, 0.1, 5.4, 4.4, 0.7], 252.0, 512, 512),
+    "plumb_bob": ([-0.25, 0.03, 0.0005, -0.0005, 0.0], 420.0, 1280, 800),
+    "equidistant": ([-0.006, 0.04, -0.04, 0.007], 285.0, 848, 800),
+}
+
+
+@pytest.mark.parametrize("model", list(WIDE))
+def test_wide_lenses_are_inverted_exactly(model):
+    """OpenCV's usual five steps are off by tens of pixels towards the rim of the first two."""
+    d, f, width, height = WIDE[model]
+    lens = lens_of(model, d, matrix(f, width, height))
+    slopes = np.stack(np.meshgrid(np.linspace(-1.1, 1.1, 15), np.linspace(-0.9, 0.9, 13)), -1).reshape(-1, 2)
+    taken = lens.distort(slopes)
+    inside = (taken > 0).all(1) & (taken < (width, height)).all(1)
+    plain = lens.undistort(taken[inside])
+    expected = slopes[inside] * f + lens.k[:2, 2] + 0.5
+    assert inside.sum() > 100 and np.abs(taken[inside] - expected).max() > 20, "these lenses bend"
+    known = np.isfinite(plain).all(1)
+    assert known.mean() > 0.9
+    np.testing.assert_allclose(plain[known], expected[known], atol=0.2)
+
+
+@pytest.mark.parametrize("d", [WIDE["equidistant"][0], [-0.1, 0, 0, 0]])
+def test_what_no_pinhole_shows_is_nowhere(d):
+    """Beyond 90 degrees OpenCV flips a fisheye's point to the other side, or says -1,000,000."""
+    lens = lens_of("equidistant", d, matrix(285.0, 848, 800))
+    uv = np.array([[424.0, 400.0], [820.0, 400.0], [840.0, 400.0], [1400.0, 400.0], [np.nan, 4.0]])
+    plain = lens.undistort(uv)
+    np.testing.assert_allclose(plain[0], uv[0], atol=1e-6)
+    assert np.isnan(plain[1:]).all()
+    boxes = lens.undistort_boxes(np.float32([[600, 300, 240, 200], [838, 2, 8, 9], [300, 300, 100, 100]]))
+    assert len(boxes) == 2 and np.isfinite(boxes).all() and (boxes[:, 2:] > 90).all() and boxes.max() < 2000
+    assert lens.undistort_boxes(np.zeros((0, 4), np.float32)).shape == (0, 4)
+
+
+def test_a_fisheye_of_zeros_is_no_pinhole():
+    """At 60 degrees off the axis it puts a point at 1.05 f, a pinhole at 1.73 f."""
+    for d in ([], [0, 0, 0, 0]):
+        lens = lens_of("equidistant", d, matrix(200.0, 640, 480))
+        assert lens.distort([[np.tan(np.pi / 3), 0]])[0, 0] - lens.k[0, 2] - 0.5 == pytest.approx(200 * np.pi / 3)
+        assert lens_of("plumb_bob", d, matrix(200.0, 640, 480)) is None
+
+
+def test_the_corner_of_k_is_one():
+    k = matrix(200.0, 64, 48)
+    k[2, 2] = 0.0
+    lens = lens_of("plumb_bob", [-0.2, 0.05, 0, 0, 0], k)
+    assert cv2.remap(np.full((48, 64, 3), 255, np.uint8), *lens.maps(64, 48), cv2.INTER_LINEAR).mean() > 200
+
+
+@pytest.mark.parametrize("model, d", [("mystery", [0.1] * 5), ("plumb_bob", [0.1] * 3), ("fisheye", [np.nan, 0, 0, 0])])
+def test_lenses_that_are_none(model, d):
+    with pytest.raises(CameraError, match="distortion model"):
+        lens_of(model, d, matrix(200.0, 64, 48))
