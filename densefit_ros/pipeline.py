@@ -52,7 +52,7 @@ def process(
     """
     find.check_frame(frame, models.body.landmarks)
     times, config = _Stopwatch(), models.config
-    state = find.restart_if_clock_went_back(state, frame.stamp_ns)
+    state = find.still_valid(state, frame.stamp_ns, config.track)
     before = {t.track_id: t for t in state.tracks}
 
     # The tracks, moved on to this frame.  On a CUDA device all steps run at once while nothing has to be decided between them.

@@ -13,6 +13,7 @@ from densefit_ros.fit.guard import Support, keeps_result, support
 from densefit_ros.fit.options import Anchor, FitOptions
 from densefit_ros.fit.outcome import Squared
 from densefit_ros.fit.solver import Fitter
+from densefit_ros.fit.stage import keypoint_weights
 from densefit_ros.geometry.camera import project
 from densefit_ros.types import BodyParams, Correspondences, DepthPoints, FitStatus, Keypoints
 
@@ -126,6 +127,23 @@ def test_bad_keypoints_depth_and_anchors_are_ignored(scene):
     result = fitter.solve(start, CAMERA, matches, keypoints=keypoints, depth=depth, anchors=[Anchor(broken, 0.1, 0.1, 0.1)])
     assert _finite(result)
     assert vertex_error_mm(b, result.params, plain.params).max() < 0.5
+
+
+def test_a_sure_face_does_not_make_the_body_count_for_more():
+    """The size that a keypoint's standard deviation is a share of is the person's, however sure its parts are."""
+    uv = np.array([[[300, 100], [310, 105], [280, 200], [330, 205], [290, 460], [320, 470]]], np.float32)
+    placed, options = np.ones(6, bool), FitOptions()
+
+    def weights(body):
+        confidence = np.array([[0.9, 0.9, body, body, body, body]], np.float32)
+        return keypoint_weights(Keypoints("coco17", uv, confidence), placed, options)[0]
+
+    least = [weights(c) for c in (0.9, 0.46, 0.44, 0.2, 0.12)]
+    for more, less in zip(least, least[1:]):
+        assert (less <= more + 1e-9).all()
+    sigma_px = options.keypoint_sigma_share * np.hypot(50, 370)
+    np.testing.assert_allclose(least[2], np.array([0.9, 0.9, 0.44, 0.44, 0.44, 0.44]) / sigma_px, rtol=1e-5)
+    assert (keypoint_weights(Keypoints("coco17", uv, np.full((1, 6), 0.05)), placed, options) > 0).all()
 
 
 def depth_of(b, truth, matches) -> DepthPoints:

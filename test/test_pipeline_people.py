@@ -110,6 +110,18 @@ def test_after_a_pause_of_the_stream_the_name_stays(parts, body, room):
     assert results[-1].people and {p.track_id for r in results for p in r.people} == {name}
 
 
+def test_after_minutes_without_an_image_nobody_inherits_a_name(parts, body):
+    """Somebody else stands in the same place: no frame between says that the first has gone."""
+    models, world = street(parts, body, 1)
+    world.start_m = (0.0, 0.0)
+    state, results = walk(models, world, body, range(8))
+    name = results[-1].people[0].track_id
+    world.colors = [BLUE]
+    _, results = walk(models, world, body, range(20_000, 20_006), state)
+    (person,) = results[-1].people
+    assert person.track_id != name
+
+
 def test_after_the_window_even_the_same_person_is_new(parts, body):
     models, world = street(parts, body, 1, **{"track.lost_after_s": 0.2, "track.reidentify_s": 0.3})
     state, results = walk(models, world, body, range(6))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warp as wp
 
 from ..fit.blocks import common
+from ..fit.stage import DOUBTFUL
 
 wp.set_module_options({"enable_backward": False})
 
@@ -17,6 +18,7 @@ vec3, vec10, mat33, mat310 = _T.V3, _T.V10, _T.M33, _T.M310
 exp_so3, log_so3 = _T.exp_so3, _T.log_so3
 _CONFIDENCE, _SIGMA_SCALE, _ROT_SIGMA, _T_SIGMA = (wp.constant(i) for i in range(4))
 _KEYPOINTS = wp.constant(24)
+_DOUBTFUL = wp.constant(DOUBTFUL)
 
 
 @wp.func
@@ -146,11 +148,14 @@ def read_keypoints(
         fit_uv[i] = uv
         out_confidence[i] = c
         most = wp.max(most, c)
+    limit = float(0.0)
+    if most > _DOUBTFUL:
+        limit = _DOUBTFUL
     low = wp.vec2(1.0e30, 1.0e30)
     high = wp.vec2(-1.0e30, -1.0e30)
     for j in range(_KEYPOINTS):
         i = p * _KEYPOINTS + j
-        if out_confidence[i] > 0.0 and out_confidence[i] >= 0.5 * most:
+        if out_confidence[i] > limit:
             uv = out_uv[i]
             low = wp.vec2(wp.min(low[0], uv[0]), wp.min(low[1], uv[1]))
             high = wp.vec2(wp.max(high[0], uv[0]), wp.max(high[1], uv[1]))

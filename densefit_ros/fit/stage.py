@@ -14,6 +14,7 @@ from .layout import MAX_ANCHORS, MAX_LIMBS
 from .limbs import limbs_of
 from .options import Anchor, Claim, FitOptions
 
+DOUBTFUL = 0.1  # keypoints of less confidence do not say how large a person is, where others do
 MAX_VALUE = 1e7  # px, m or 1/px: beyond any camera; squares of it still fit float32
 
 
@@ -74,9 +75,11 @@ def keypoint_weights(keypoints: Keypoints, placed: np.ndarray, options: FitOptio
         return confidence / options.keypoint_sigma_px
     out = np.zeros_like(confidence)
     for p in range(len(uv)):
-        sure = good[p] & (confidence[p] >= 0.5 * confidence[p].max(initial=0.0))
-        if sure.any():
-            size = np.ptp(uv[p][sure], axis=0)
+        # Not those with half of the best confidence: a sure face alone, at the edge of that, made body points count 8 times more.
+        seen = confidence[p] > DOUBTFUL
+        seen = seen if seen.any() else good[p]
+        if seen.any():
+            size = np.ptp(uv[p][seen], axis=0)
             out[p] = confidence[p] / max(options.keypoint_sigma_share * float(np.hypot(size[0], size[1])), 1.0)
     return out
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..body.joints import Landmarks
-from ..config import Config
+from ..config import Config, TrackConfig
 from ..errors import ShapeError
 from ..evidence.keypoints import boxes_of_keypoints, rows_of
 from ..geometry import crop as crops
@@ -65,11 +65,17 @@ def check_frame(frame: Frame, landmarks: Mapping[str, Landmarks]) -> None:
         raise ShapeError(f"expected a DensePose map {rgb.shape} uint8 of this image, got {frame.iuv.shape} {frame.iuv.dtype}")
 
 
-def restart_if_clock_went_back(state: TrackerState, stamp_ns: int) -> TrackerState:
-    """Drop all tracks when stamps do not advance; names go on counting."""
-    if state.stamp_ns is None or stamp_ns > state.stamp_ns:
-        return state
-    return TrackerState(born=state.born)
+def still_valid(state: TrackerState, stamp_ns: int, config: TrackConfig) -> TrackerState:
+    """Without tracks when stamps do not advance, and without those whose names have run out; names go on counting.
+
+    A stream that paused for minutes shows somebody else in the same place: a name outlasts track.lost_after_s and
+    track.reidentify_s, not more.
+    """
+    if state.stamp_ns is not None and stamp_ns <= state.stamp_ns:
+        return TrackerState(born=state.born)
+    window_s = config.lost_after_s + config.reidentify_s
+    known = tuple(t for t in state.tracks if (stamp_ns - t.measured_ns) * 1e-9 <= window_s)
+    return state if len(known) == len(state.tracks) else dataclasses.replace(state, tracks=known)
 
 
 def mesh_boxes(models: Models, tracks: Sequence[Track], camera: Camera) -> np.ndarray:

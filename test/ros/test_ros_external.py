@@ -131,6 +131,7 @@ def test_detectors_that_number_their_classes_are_named():
         detections(detection(30, 20, 10, 16, "0"), detection(9, 9, 4, 4, "56")),
         detections(detection(30, 20, 10, 16)),
     )
+    ros = RosConfig(fov_deg=70.0, external_slop_s=1.0)
     for messages, expected in (((numbered,) * 3, 1), ((detections(), people, numbered), 0)):
         said, boxes = [], []
         engine = Some(body=BODY, process=lambda f, b, *_, to=boxes: to.append(b) or FrameResult(f.stamp_ns, f.camera, (), {}))
