@@ -34,6 +34,7 @@ LIFTING_OPTIONS = FitOptions(
     iterations=14, robust_scale=3.0, robust_start=12.0, keypoint_sigma_share=0.012, direction_sigma=0.2, guard=False
 )
 MAX_LIFTED = 8
+WINDOW_MARGIN = 1.05  # side of a window over the person's, as render.crop_margin has it by default
 # A regressor's answer is a prior from this confidence on; it is doubted where the fitted body is this far (of the diagonal of the
 # points' box) from the points on average, and left where points alone come to half of that: it had the person facing away.
 MIN_PRIOR_CONFIDENCE = 0.3
@@ -131,8 +132,8 @@ class LiftingRegressor:
         """A person of mean shape who stands in the middle of a window (2,3), as tall as a window's person usually is."""
         scale = float(image_from_crop[0, 0])
         centre = image_from_crop[:, 2] + 0.5 * size * scale
-        # 1.2 is the margin that windows are cut with; the head, hands and feet of a mean body span 1.7 m.
-        depth = camera.fy * 1.7 / (scale * size / 1.2)
+        # The head, hands and feet of a mean body span 1.7 m.
+        depth = camera.fy * 1.7 / (scale * size / WINDOW_MARGIN)
         middle = np.array([(centre[0] - camera.cx) / camera.fx, (centre[1] - camera.cy) / camera.fy, 1.0]) * depth
         # The pelvis of a standing person is about the middle of its height.
         t = middle - self._body.joint_template[0]

@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 
 from ..body.joints import JOINT_INDEX, Landmarks, landmark_positions
-from ..body.model import BodyModel, pose
+from ..body.model import BodyModel, pose, thinned
 from ..geometry import so3
 from ..types import NUM_JOINTS, BodyParams, Camera, Keypoints
 
@@ -50,13 +50,13 @@ class StartFinder:
         """The translation (3,) m that projects one body's points onto ``uv`` (K,2), in the least-squares sense."""
         unmoved = dataclasses.replace(_to64(params), t_camera_root=np.zeros((1, 3)))
         points = landmark_positions(self._points, pose(self._body, unmoved))[0]
-        weight = np.where(self._placed & np.isfinite(uv).all(1), confidence, 0.0)
+        weight = np.where(self._placed & np.isfinite(uv).all(1), np.nan_to_num(confidence), 0.0)
         return _solve_translation(points, np.nan_to_num(uv), weight, camera)
 
     def reprojection_px(self, params: BodyParams, uv: np.ndarray, confidence: np.ndarray, camera: Camera) -> float:
         """Confidence-weighted mean distance of one body's points to ``uv``, px; inf when it lies behind the camera."""
         points = landmark_positions(self._points, pose(self._body, _to64(params)))[0]
-        weight = np.where(self._placed & np.isfinite(uv).all(1), confidence, 0.0)
+        weight = np.where(self._placed & np.isfinite(uv).all(1), np.nan_to_num(confidence), 0.0)
         if points[:, 2].min() <= 0.05 or weight.sum() <= 0:
             return float("inf")
         at = points[:, :2] / points[:, 2:] * [camera.fx, camera.fy] + [camera.cx, camera.cy]
@@ -66,7 +66,7 @@ class StartFinder:
         uv = np.asarray(keypoints.uv[i], np.float64)
         confidence = np.where(np.isfinite(uv).all(1), np.nan_to_num(keypoints.confidence[i]), 0.0)
         hints = None if keypoints.direction_xyz is None else np.asarray(keypoints.direction_xyz[i], np.float64)
-        planar = hints is None
+        planar = hints is None or not np.isfinite(hints).all(1).any()
         seen = _Seen(self._index, confidence, _flat(uv) if planar else hints, planar)
         if planar:
             self._foreshorten(seen)
@@ -195,7 +195,8 @@ class _Seen:
         self.deeper: dict[tuple[str, str], float] = {}
 
     def has(self, name: str) -> bool:
-        return name in self.index and self.confidence[self.index[name]] > MIN_CONFIDENCE
+        i = self.index.get(name)
+        return i is not None and self.confidence[i] > MIN_CONFIDENCE and bool(np.isfinite(self.xyz[i]).all())
 
     def at(self, name: str) -> np.ndarray:
         return self.xyz[self.index[name]]
@@ -224,23 +225,8 @@ def landmark_body(body: BodyModel, points: Landmarks) -> tuple[BodyModel, Landma
     It has no faces; joints, shape and pose blendshapes are those of the whole body.
     """
     ids, compact = np.unique(points.vertex_index, return_inverse=True)
-    posedirs = None
-    if body.posedirs is not None:
-        posedirs = np.ascontiguousarray(body.posedirs.reshape(207, -1, 3)[:, ids].reshape(207, -1))
-    small = dataclasses.replace(
-        body,
-        v_template=body.v_template[ids],
-        shapedirs=body.shapedirs[ids],
-        posedirs=posedirs,
-        j_regressor=body.j_regressor[:, ids],
-        skin_joint=body.skin_joint[ids],
-        skin_weight=body.skin_weight[ids],
-        faces=np.zeros((0, 3), np.int32),
-        uv=None,
-        uv_faces=None,
-        landmarks={},
-    )
-    return small, dataclasses.replace(points, vertex_index=compact.reshape(points.vertex_index.shape).astype(np.int32))
+    index = compact.reshape(points.vertex_index.shape).astype(np.int32)
+    return thinned(body, ids), dataclasses.replace(points, vertex_index=index)
 
 
 def _flat(uv: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import AssetError, BackendUnavailable
 from ..types import Camera, Crop, Keypoints
 from . import mediapipe_graph
+from .decode import crop_intrinsics, ray_rotation
 
 NUM_LANDMARKS = 33
 SET_NAME = "mediapipe33"
@@ -170,6 +171,8 @@ def _to_keypoints(found: list[np.ndarray | None], crop: Crop, camera: Camera) ->
     uv = np.zeros((persons, NUM_LANDMARKS, 2), np.float32)
     confidence = np.zeros((persons, NUM_LANDMARKS), np.float32)
     direction = np.zeros((persons, NUM_LANDMARKS, 3), np.float32)
+    # A network that sees a window thinks it looks along its middle.
+    rays = ray_rotation(crop_intrinsics(camera, crop.image_from_crop, crop.size).astype(np.float64))
     for i, rows in enumerate(found):
         if rows is None:
             continue
@@ -177,18 +180,5 @@ def _to_keypoints(found: list[np.ndarray | None], crop: Crop, camera: Camera) ->
         # Shares of the window are positions, not pixel indices: half-integer centres come out by themselves.
         uv[i] = rows[:, :2] * crop.size @ affine[:, :2].T + affine[:, 2]
         confidence[i] = np.clip(np.minimum(rows[:, 5], rows[:, 6]), 0, 1)
-        centre = affine[:, :2] @ [crop.size / 2, crop.size / 2] + affine[:, 2]
-        direction[i] = rows[:, 2:5] @ ray_rotation(camera, centre).T
+        direction[i] = rows[:, 2:5] @ rays[i].T
     return Keypoints(SET_NAME, uv, confidence, direction)
-
-
-def ray_rotation(camera: Camera, uv: np.ndarray) -> np.ndarray:
-    """(3,3) smallest rotation that takes the optical axis to the viewing ray of a pixel.
-
-    A network that sees a window thinks it looks along its middle; ``x_camera = ray_rotation @ x_window``.
-    """
-    ray = np.array([(uv[0] - camera.cx) / camera.fx, (uv[1] - camera.cy) / camera.fy, 1.0])
-    x, y, z = ray / np.linalg.norm(ray)
-    # Rodrigues' formula for the axis e_z x ray, written without dividing by its length.
-    k = 1.0 / (1.0 + z)
-    return np.array([[1 - k * x * x, -k * x * y, x], [-k * x * y, 1 - k * y * y, y], [-x, -y, z]])
