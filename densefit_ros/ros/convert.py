@@ -6,6 +6,7 @@ Whatever a camera may send, the outcome is an array or a DensefitError of one li
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +78,7 @@ _ENCODINGS: dict[str, _Encoding] = {
     **{f"bayer_{k}16": _Encoding(np.uint16, 1, _from_16(_cv(c))) for k, c in _BAYER.items()},
 }
 IMAGE_ENCODINGS = tuple(_ENCODINGS)
+_DEPTH_HEADER = struct.Struct("<iff")  # of the transport compressedDepth
 _DEPTH = {"16UC1": np.uint16, "mono16": np.uint16, "32FC1": np.float32}
 
 
@@ -119,6 +121,31 @@ def depth_m(msg: Any) -> np.ndarray:
     if dtype is np.uint16:
         depth *= np.float32(1e-3)
     depth[~(np.isfinite(depth) & (depth > 0))] = np.nan
+    return depth
+
+
+def compressed_depth_m(msg: Any) -> np.ndarray:
+    """sensor_msgs/CompressedImage of the transport compressedDepth, as PNG, to (H,W) float32 metres, NaN where nothing was seen.
+
+    The bytes before the PNG are an int32 and two float32, with which 32FC1 was quantised by its inverse
+    (ros-perception/image_transport_plugins at 0b0e019, codec.cpp).  Raises ImageError.
+    """
+    encoding, _, coding = str(msg.format).partition(";")
+    if encoding not in ("16UC1", "32FC1") or "compressedDepth" not in coding or "rvl" in coding:
+        raise ImageError(f"depth of format {str(msg.format)[:48]!r}: expected '16UC1; compressedDepth png' or 32FC1 of the same")
+    data = bytes(msg.data)
+    _check_compressed(data[_DEPTH_HEADER.size :], str(msg.format)[:32])
+    _, a, b = _DEPTH_HEADER.unpack_from(data)
+    png = np.frombuffer(data, np.uint8, offset=_DEPTH_HEADER.size)
+    stored = _guarded(lambda d: cv2.imdecode(d, cv2.IMREAD_UNCHANGED), png, f"compressed depth of {len(data)} bytes")
+    if stored is None or stored.dtype != np.uint16 or stored.ndim != 2:
+        raise ImageError(f"compressed depth of {len(data)} bytes is damaged, or no picture of one 16-bit channel")
+    if encoding == "16UC1":
+        depth = stored * np.float32(1e-3)
+    else:
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            depth = np.float32(a) / (stored.astype(np.float32) - np.float32(b))
+    depth[(stored == 0) | ~(np.isfinite(depth) & (depth > 0))] = np.nan
     return depth
 
 

@@ -206,7 +206,7 @@ class Handler:
 
 
 def _depth(message: Any, shape: tuple[int, ...], calib: Calibration) -> np.ndarray:
-    depth = convert.depth_m(message)
+    depth = convert.depth_m(message) if hasattr(message, "encoding") else convert.compressed_depth_m(message)
     if depth.shape != shape:
         raise ImageError(
             f"depth is {depth.shape[1]}x{depth.shape[0]}, the image {shape[1]}x{shape[0]}: use the depth aligned to colour"

@@ -1,6 +1,7 @@
 """Image messages to arrays: every encoding against a reference, and anything at all without a crash."""
 
 import array
+import struct
 import time
 
 import cv2
@@ -132,6 +133,37 @@ def test_compressed(extension):
     assert np.abs(got.astype(int) - SMOOTH).mean() < (4 if extension == ".jpg" else 0.001)
     with pytest.raises(ImageError, match="truncated"):
         convert.compressed_rgb(CompressedImage(format="jpeg", data=array.array("B", data[: len(data) // 2])))
+
+
+def compressed_depth(metres: np.ndarray, encoding: str, z0: float = 100.0, most_m: float = 10.0) -> CompressedImage:
+    """As compressed_depth_image_transport writes it: its quantisation of 32FC1 steps by the inverse of the depth."""
+    a = z0 * (z0 + 1.0)
+    b = 1.0 - a / most_m
+    with np.errstate(divide="ignore"):
+        numbers = np.where(metres < most_m, a / metres + b, 0) if encoding == "32FC1" else metres * 1000
+    png = cv2.imencode(".png", np.nan_to_num(numbers, posinf=0).astype(np.uint16))[1].tobytes()
+    data = array.array("B", struct.pack("<iff", 1, a, b) + png)
+    return CompressedImage(format=f"{encoding}; compressedDepth png", data=data)
+
+
+@pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
+def test_compressed_depth(encoding):
+    metres = np.linspace(0.4, 6.0, 48 * 64).reshape(48, 64)
+    metres[3, 4:9] = 0.0 if encoding == "16UC1" else np.nan
+    seen = np.isfinite(metres) & (metres > 0)
+    whole = compressed_depth(metres, encoding)
+    got = convert.compressed_depth_m(whole)
+    assert got.dtype == np.float32 and np.isnan(got[~seen]).all()
+    np.testing.assert_allclose(got[seen], metres[seen], atol=0.006)
+    for cut in (0, 5, 12, 40, len(whole.data) - 8):
+        with pytest.raises(ImageError):
+            convert.compressed_depth_m(CompressedImage(format=whole.format, data=whole.data[:cut]))
+    for kind in ("rgb8; jpeg compressed bgr8", "16UC1; compressedDepth rvl", ""):
+        with pytest.raises(ImageError, match="expected '16UC1; compressedDepth png'"):
+            convert.compressed_depth_m(CompressedImage(format=kind, data=whole.data))
+    colour = array.array("B", bytes(12) + cv2.imencode(".png", SMOOTH)[1].tobytes())
+    with pytest.raises(ImageError, match="one 16-bit channel"):
+        convert.compressed_depth_m(CompressedImage(format=whole.format, data=colour))
 
 
 def test_depth():
