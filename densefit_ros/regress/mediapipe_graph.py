@@ -16,7 +16,10 @@ from typing import Any
 from ..errors import BackendUnavailable
 
 MODEL_FILES = ("pose_detection/pose_detection.tflite", "pose_landmark/pose_landmark_full.tflite")
-INSTALL_HINT = "pip install 'densefit_ros[mediapipe]' (Python 3.10 to 3.12)"
+INSTALL_HINT = (
+    "pip install absl-py attrs flatbuffers 'protobuf<5' matplotlib && pip install --no-deps mediapipe==0.10.21 "
+    "(Python 3.10 to 3.12, x86-64)"
+)
 
 
 def require() -> Any:
