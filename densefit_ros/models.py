@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from .config import ADMIT_EVERYBODY, Config
+from .errors import BackendUnavailable, ConfigError
 from .settings import with_overrides
 from .types import BodyParams, Camera, Crop, Estimate
+
+if TYPE_CHECKING:
+    from .body.model import BodyModel
+    from .body.skin import Skinner
+    from .detect.protocol import Detector
+    from .device_frame.frame import DeviceFrame
+    from .displace.displacer import Displacer
+    from .evidence.densepose import Chart
+    from .fit.options import FitOptions
+    from .fit.solver import Fitter
+    from .regress.lifting import LiftingRegressor
+    from .regress.mediapipe_keypoints import KeypointSource
+    from .render.protocol import Renderer
+
+log = logging.getLogger("densefit")
 
 
 class FirstEstimator(Protocol):
@@ -31,18 +48,18 @@ class Models:
     """What one frame needs.  The parts keep preallocated buffers, so one thread at a time may use them."""
 
     config: Config
-    body: Any  # body.BodyModel
-    skinner: Any  # body.Skinner
-    renderer: Any  # render.Renderer
-    finder: Any  # detect.Detector, or None
+    body: BodyModel
+    skinner: Skinner
+    renderer: Renderer
+    finder: Detector | None
     estimator: FirstEstimator
-    displacer: Any  # displace.Displacer, or None when switched off
-    fitter: Any  # fit.Fitter
-    lifting: Any  # regress.lifting.LiftingRegressor, for keypoints of the source or that come with a frame
+    displacer: Displacer | None  # None when switched off
+    fitter: Fitter
+    lifting: LiftingRegressor  # for keypoints of the source or that come with a frame
     backends: dict[str, str]  # what really runs, for diagnostics: {"render": "warp:cpu", ...}
-    keypoint_source: Any = None  # regress.mediapipe_keypoints.KeypointSource whose points are lifted; None: there is none
-    chart: Any = None  # evidence.densepose.Chart: what the DensePose maps that come with frames mean
-    device_frame: Any = None  # device_frame.DeviceFrame: steady frames at once on the device; None: step by step
+    keypoint_source: KeypointSource | None = None  # whose points are lifted
+    chart: Chart | None = None  # what the DensePose maps that come with frames mean
+    device_frame: DeviceFrame | None = None  # steady frames at once on the device; None: step by step
 
 
 def load_models(config: Config) -> Models:
@@ -77,16 +94,16 @@ def load_models(config: Config) -> Models:
     finder = _make_finder(config, device)
     device_frame = _make_device_frame(config, body, fitter, estimator, displacer, device, keypoint_source)
     models = Models(
-        config,
-        body,
-        Skinner(body, device=device, max_persons=people),
-        renderer,
-        finder,
-        estimator,
-        displacer,
-        fitter,
-        make_lifting(body, config.track.max_people, device),
-        {
+        config=config,
+        body=body,
+        skinner=Skinner(body, device=device, max_persons=people),
+        renderer=renderer,
+        finder=finder,
+        estimator=estimator,
+        displacer=displacer,
+        fitter=fitter,
+        lifting=make_lifting(body, people, device),
+        backends={
             "device": device,
             "body": body.name,
             "render": f"{renderer.name}:{device}",
@@ -96,15 +113,15 @@ def load_models(config: Config) -> Models:
             "fit": f"warp:{device}",
             "device_frame": device_frame.name if device_frame else "off",
         },
-        keypoint_source,
-        _make_chart(config, body),
-        device_frame,
+        keypoint_source=keypoint_source,
+        chart=_make_chart(config, body),
+        device_frame=device_frame,
     )
     _warm_up(models)
     return models
 
 
-def fit_options(config: Config) -> Any:
+def fit_options(config: Config) -> FitOptions:
     """The fitter's options as the tracker uses them."""
     from .fit.options import FitOptions
 
@@ -125,13 +142,12 @@ def resolve_device(name: str) -> str:
     import warp as wp
 
     from . import warp_setup
-    from .errors import BackendUnavailable
 
     warp_setup.init()
     if name == "auto":
         if wp.is_cuda_available():
             return "cuda"
-        _log().info("device auto: no CUDA device here, everything runs on the CPU")
+        log.info("device auto: no CUDA device here, everything runs on the CPU")
         return "cpu"
     if name == "cuda" and not wp.is_cuda_available():
         raise BackendUnavailable(
@@ -141,14 +157,13 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def _make_chart(config: Config, body: Any) -> Any:
+def _make_chart(config: Config, body: BodyModel) -> Chart:
     from .evidence.densepose import body_chart, read_chart
 
     return read_chart(config.body.densepose_chart, body) if config.body.densepose_chart else body_chart(body)
 
 
-def _make_keypoint_source(config: Config) -> Any:
-    from .errors import BackendUnavailable
+def _make_keypoint_source(config: Config) -> KeypointSource | None:
 
     # As with the finder: somebody who names a network wants it.
     backend = "network" if config.regress.backend == "auto" and config.regress.onnx else config.regress.backend
@@ -161,24 +176,23 @@ def _make_keypoint_source(config: Config) -> Any:
     except BackendUnavailable as e:
         if backend == "mediapipe":
             raise
-        _log().info("first estimate: built-in network (%s)", e)
+        log.info("first estimate: built-in network (%s)", e)
         return None
 
 
-def _first_estimate_name(config: Config, estimator: FirstEstimator, keypoint_source: Any) -> str:
+def _first_estimate_name(config: Config, estimator: FirstEstimator, keypoint_source: KeypointSource | None) -> str:
     if keypoint_source is None:
         return estimator.name
     start = f" from {estimator.name}" if config.regress.keypoint_prior else ""
     return f"{keypoint_source.name}+lifting{start}"
 
 
-def _make_estimator(config: Config, body: Any, device: str) -> FirstEstimator:
+def _make_estimator(config: Config, body: BodyModel, device: str) -> FirstEstimator:
     backend = config.regress.backend
     if backend == "external":
         from .regress.carried import CarriedEstimator
 
         return CarriedEstimator()
-    from .errors import ConfigError
     from .regress.crop_network import CropNetwork
     from .regress.network_regressor import NetworkRegressor
     from .weights import weights_path
@@ -191,7 +205,7 @@ def _make_estimator(config: Config, body: Any, device: str) -> FirstEstimator:
     return NetworkRegressor(body, runtime, mirrored=config.regress.mirrored)
 
 
-def _make_displacer(config: Config, device: str, estimator: FirstEstimator) -> Any:
+def _make_displacer(config: Config, device: str, estimator: FirstEstimator) -> Displacer:
     from .displace.displacer import Displacer
     from .regress.network_regressor import NetworkRegressor
     from .runtime.picture import check_pair
@@ -215,10 +229,15 @@ def _runtime(config: Config, path: Any, device: str) -> Any:
 
 
 def _make_device_frame(
-    config: Config, body: Any, fitter: Any, estimator: FirstEstimator, displacer: Any, device: str, keypoint_source: Any
-) -> Any:
+    config: Config,
+    body: BodyModel,
+    fitter: Fitter,
+    estimator: FirstEstimator,
+    displacer: Displacer | None,
+    device: str,
+    keypoint_source: KeypointSource | None,
+) -> DeviceFrame | None:
     from .device_frame.frame import DeviceFrame
-    from .errors import BackendUnavailable
     from .regress.network_regressor import NetworkRegressor
 
     wanted = config.runtime.device_frame
@@ -237,11 +256,11 @@ def _make_device_frame(
     except BackendUnavailable as e:
         if wanted == "on":
             raise
-        _log().warning("frames run step by step: %s", e)
+        log.warning("frames run step by step: %s", e)
         return None
 
 
-def _make_finder(config: Config, device: str) -> Any:
+def _make_finder(config: Config, device: str) -> Detector | None:
     from .detect.factory import make_detector
 
     runtime = config.runtime
@@ -266,9 +285,3 @@ def _warm_up(models: Models) -> None:
         state, _ = process(models, state, Frame(rgb, i * 33_000_000, camera), boxes)
     if models.device_frame is not None:
         process(dataclasses.replace(models, finder=None), state, Frame(rgb, 66_000_000, camera))
-
-
-def _log() -> Any:
-    import logging
-
-    return logging.getLogger("densefit")

@@ -33,7 +33,7 @@ WIDTH = 88
 GROUP = 16
 GROUPS = 6
 ROW = GROUP * GROUPS
-LIMBS = ((1, 4, 7, 10, 15), (2, 5, 8, 11), (13, 16, 18, 20, 22), (14, 17, 19, 21, 23), (0, 3, 6, 9, 12))  # joints by group
+GROUP_JOINTS = ((1, 4, 7, 10, 15), (2, 5, 8, 11), (13, 16, 18, 20, 22), (14, 17, 19, 21, 23), (0, 3, 6, 9, 12))  # joints by group
 SHARED = GROUPS - 1  # the group that every point fills
 # Within the shared group.
 SHARED_T = NUM_BETAS
@@ -45,7 +45,7 @@ HALVES = 2 * PAIRS  # the Gram matrix is made of blocks of 8 x 16
 def row_of_joint() -> np.ndarray:
     """(24,) the first of the three columns of each joint in a row."""
     out = np.zeros(NUM_JOINTS, np.int32)
-    for group, joints in enumerate(LIMBS):
+    for group, joints in enumerate(GROUP_JOINTS):
         for place, joint in enumerate(joints):
             out[joint] = GROUP * group + 3 * place
     return out

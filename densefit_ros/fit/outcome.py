@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -76,16 +77,12 @@ def noise_variance(r2: np.ndarray, scale: float, unknowns: float) -> float:
     return variance
 
 
-_RATIO: dict[float, float] = {}
-
-
+@functools.cache
 def _gaussian_ratio(scale: float) -> float:
-    if scale not in _RATIO:
-        r2 = np.linspace(0.0, 80.0, 8001)
-        density = np.exp(-r2 / 2)
-        w = (scale**2 / (scale**2 + r2)) ** 2
-        _RATIO[scale] = float((w * r2 * density).sum() / (2.0 * (w * density).sum()))
-    return _RATIO[scale]
+    r2 = np.linspace(0.0, 80.0, 8001)
+    density = np.exp(-r2 / 2)
+    w = (scale**2 / (scale**2 + r2)) ** 2
+    return float((w * r2 * density).sum() / (2.0 * (w * density).sum()))
 
 
 class Squared(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import warp as wp
 
@@ -42,12 +43,7 @@ def build(kernels, body, b, shape: Shape, landmarks, joints_set, options: FitOpt
     """Record every launch for one shape."""
     k, p = kernels, shape.persons
     f = k.types.F
-    d = {name: (m.device if hasattr(m, "pull") else m) for name, m in vars(b).items()}
-
-    class B:
-        __getattr__ = staticmethod(d.__getitem__)
-
-    b = B()
+    b = SimpleNamespace(**{name: (m.device if hasattr(m, "pull") else m) for name, m in vars(b).items()})
 
     def rec(kernel, dim, *args):
         return wp.launch(kernel, dim=dim, inputs=list(args), device=device, record_cmd=True)

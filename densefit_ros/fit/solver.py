@@ -14,13 +14,15 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import warp as wp
 
 from .. import warp_setup
 from ..errors import BackendUnavailable, ShapeError
 from ..types import BodyParams, Camera, Correspondences, DepthPoints, FitResult, FitStatus, Keypoints
-from . import guard, linear, outcome, points, stage
+from . import buffers, guard, linear, outcome, points, stage
 from .layout import CHUNK_POINTS, CHUNK_ROWS, COL_RESIDUAL, EXTRA_CHUNKS, MAX_LANDMARKS, WIDTH
 from .options import Anchor, FitOptions, PoseGaussian
+from .plan import Shape, build
 
 _JOINTS = SimpleNamespace(joint_weights=np.eye(24), vertex_index=np.zeros((24, 0), np.int32), vertex_weight=np.zeros((24, 0)))
 HISTORY = 256  # most iterations of one solve
@@ -37,11 +39,6 @@ class Fitter:
     def __init__(self, body, device: str = "cpu", max_persons: int = 16, max_points: int = 1024,
                  options: FitOptions | None = None, pose_prior=None):  # fmt: skip
         warp_setup.init()
-        import warp as wp
-
-        from . import buffers
-
-        self._wp = wp
         self.body = body
         self.options = options or FitOptions()
         self.pose_prior = pose_prior
@@ -128,8 +125,6 @@ class Fitter:
 
     def _landmark_set(self, name: str):
         if name not in self._landmarks:
-            from . import buffers
-
             if name not in self.body.landmarks:
                 raise ShapeError(f"expected one of the keypoint sets {sorted(self.body.landmarks)}, got {name!r}")
             table = buffers.upload_landmarks(self.body.landmarks[name], self._kernels.types, self._device)
@@ -138,8 +133,6 @@ class Fitter:
         return self._landmarks[name]
 
     def _plan(self, staged: stage.Staged, keypoints, gaussian: PoseGaussian | None):
-        from . import plan
-
         b, p = self._b, staged.persons
         if gaussian is not None:
             shapes = np.shape(gaussian.mean), np.shape(gaussian.precision)
@@ -152,9 +145,9 @@ class Fitter:
         rounded = -(-staged.most_points // CHUNK_POINTS) * CHUNK_POINTS
         name = keypoints.set_name if keypoints is not None else None
         rows = 0 if staged.landmarks is None else 2 * staged.landmarks.count + 3 * staged.limbs
-        key = plan.Shape(p, rounded, name, staged.limbs, -(-rows // CHUNK_ROWS), gaussian is not None)
+        key = Shape(p, rounded, name, staged.limbs, -(-rows // CHUNK_ROWS), gaussian is not None)
         if key not in self._plans:
-            self._plans[key] = plan.build(
+            self._plans[key] = build(
                 self._kernels, self._constants, b, key, staged.landmarks, self._joints, self.options, self.max_persons,
                 self.max_persons * self.max_points, self.max_persons * MAX_LANDMARKS, HISTORY, self._device,
                 self.linear == "tile",
@@ -182,7 +175,6 @@ class Fitter:
         self._replay(plan, "end", plan.end)
 
     def _replay(self, plan, name, launches: list) -> None:
-        wp = self._wp
         if name not in plan.graphs:
             plan.graphs[name] = self._record(launches)
         graph = plan.graphs[name]
@@ -194,7 +186,6 @@ class Fitter:
 
     def _record(self, launches: list):
         """A graph of the launches; None on a CPU whose Warp records graphs on CUDA only: the same launches, one by one."""
-        wp = self._wp
         try:
             with wp.ScopedCapture(device=self._device) as capture:
                 for launch in launches:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from ..types import NUM_JOINTS
-from .layout import GROUP, GROUPS, LIMBS, PAIRS, ROW, SHARED, WIDTH, column_in_row
+from .layout import GROUP, GROUP_JOINTS, GROUPS, PAIRS, ROW, SHARED, WIDTH, column_in_row
 
 
 def place_of_block() -> np.ndarray:
@@ -41,7 +41,7 @@ def face_tables(body) -> SimpleNamespace:
     above = carries.copy()
     for k in range(NUM_JOINTS - 1, 0, -1):
         above[:, body.parents[k]] |= above[:, k]
-    groups = (1 << SHARED) + sum(above[:, joints].any(1).astype(np.int32) << g for g, joints in enumerate(LIMBS))
+    groups = (1 << SHARED) + sum(above[:, joints].any(1).astype(np.int32) << g for g, joints in enumerate(GROUP_JOINTS))
     order = np.argsort(groups, kind="stable")
     rank = np.argsort(order)
     of_class, class_joint = np.nonzero(carries[order])
