@@ -17,7 +17,7 @@ from densefit_ros import cli
 from densefit_ros.body.assets import load_body
 from densefit_ros.body.model import pose
 from densefit_ros.config import Config
-from densefit_ros.errors import AssetError
+from densefit_ros.errors import AssetError, ConfigError
 from densefit_ros.geometry.camera import project
 from densefit_ros.offline import run as offline
 from densefit_ros.regress import mediapipe_graph
@@ -174,6 +174,18 @@ def test_a_video_makes_a_video(tmp_path, pipeline):
     capture = cv2.VideoCapture(str(summary.overlay))
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10) and capture.get(cv2.CAP_PROP_FRAME_COUNT) == 4
     assert capture.get(cv2.CAP_PROP_FRAME_WIDTH) == 160 + 4 + 160
+
+
+@pytest.mark.parametrize("name", ["overlay.mp4", "overlays", "overlays/a.jpg"])
+def test_the_input_is_not_written_over(tmp_path, pipeline, name):
+    out = tmp_path / "out"
+    _pictures(out, ()), _pictures(out / "overlays", ("a.jpg",))
+    with VideoWriter(out / "overlay.mp4", 10.0) as video:
+        video.write(np.full((120, 160, 3), 90, np.uint8))
+    before = {p: p.read_bytes() for p in (out / "overlay.mp4", out / "overlays" / "a.jpg")}
+    with pytest.raises(ConfigError, match="--out would write over the input"):
+        _run(pipeline, out / name, out)
+    assert {p: p.read_bytes() for p in before} == before and not (out / "results.jsonl").exists()
 
 
 def test_damaged_pictures_are_reported_and_skipped(tmp_path, pipeline, caplog):

@@ -29,9 +29,10 @@ from . import given
 from .cameras import ASSUMED_FOV_DEG, Calibrated, CameraChoice
 from .given import GivenFiles, InitialEstimates
 from .results import CONVENTION, person_record, read_boxes
-from .sources import Item, Source, open_source
+from .sources import Item, Source, check_apart, open_source
 
 log = logging.getLogger("densefit")
+OUTPUTS = ("results.jsonl", "run.json", "overlay.mp4", "overlays")
 OVERLAY_JPEG_QUALITY = 92
 MAX_PANEL_PX = 1600  # a photograph of 12 megapixels would take a gigabyte to render whole
 
@@ -72,6 +73,8 @@ def run(options: RunOptions, load: Callable[[Config], Models] = load_models) -> 
     A damaged picture among good ones is skipped with a warning.  Where nobody is found there is no line.
     """
     source = open_source(options.source)
+    read = (options.source, options.boxes, options.keypoints, options.given.init, options.given.densepose)
+    check_apart(read, (options.out / name for name in OUTPUTS))
     names = {source.path.name} if source.is_video else {f.name for f in getattr(source, "files", ())}
     boxes = read_boxes(options.boxes, names) if options.boxes else None
     keypoints = _read_keypoints(options, names, source) if options.keypoints else None

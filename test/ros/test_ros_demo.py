@@ -14,6 +14,7 @@ from harness import WAIT_S
 from rosbags.rosbag2 import Reader
 
 from densefit_ros.demo import camera as camera_process
+from densefit_ros.demo.main import main
 
 pytestmark = pytest.mark.ros
 FAKE = f"{sys.executable} {Path(__file__).parent / 'fake_engine.py'}"
@@ -82,3 +83,23 @@ def test_bad_input(tmp_path, name, words):
     (tmp_path / "empty").mkdir()
     done = demo(tmp_path / "out", "--input", str(tmp_path / name))
     assert done.returncode == 1 and words in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["input.mp4", "preview.jpg", "bag/1.png", "bag", ""])
+def test_the_input_is_not_among_the_files_of_the_demo_before(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.setattr("densefit_ros.demo.main.open_source", lambda *_: None)
+    (tmp_path / "bag").mkdir()
+    held = [tmp_path / n for n in ("input.mp4", "preview.jpg", "recorder.log", "bag/1.png")]
+    for path in held:
+        path.write_text("mine")
+    assert main(["--out", str(tmp_path), "--input", str(tmp_path / "bag" / ".." / name)]) == 1
+    assert "--out would write over the input" in capsys.readouterr().err and all(p.read_text() == "mine" for p in held)
+
+
+@pytest.mark.parametrize("name", ["bag/metadata.yaml", "overlay.mp4"])
+def test_files_of_something_else_are_left_alone(tmp_path, capsys, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("theirs")
+    assert main(["--out", str(tmp_path)]) == 1
+    assert "was not written by a demo" in capsys.readouterr().err and path.read_text() == "theirs"
