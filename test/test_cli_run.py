@@ -6,6 +6,8 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -249,6 +251,36 @@ def test_every_listed_command_has_help(capsys):
             cli.main([name, "--help"])
         assert stop.value.code == 0, name
         assert "usage" in capsys.readouterr().out
+
+
+_WITHOUT = """
+import sys
+sys.modules |= dict.fromkeys(("torch", "smplx", "onnx", "matplotlib", "sklearn"))
+from densefit_ros import cli
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("export",),
+        ("train",),
+        *(("train", name) for name in ("joint", "average", "restore", "evaluate", "card")),
+        ("bench", "fit"),
+    ],
+    ids=" ".join,
+)
+def test_help_needs_no_training_packages(arguments):
+    done = subprocess.run([sys.executable, "-c", _WITHOUT, *arguments, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+
+
+def test_missing_packages_are_named_with_their_extra(tmp_path):
+    command = [sys.executable, "-c", _WITHOUT, "train", "joint", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert 'needs torch, which is not installed: pip install ".[train]"' in done.stderr
 
 
 def test_an_interrupt_is_no_traceback(monkeypatch, capsys):

@@ -21,8 +21,8 @@ from densefit_ros.train.data import Loader, SourceSpec
 
 torch = pytest.importorskip("torch")
 
+from densefit_ros.train.commands import export  # noqa: E402
 from densefit_ros.train.export import load_trained  # noqa: E402
-from densefit_ros.train.export import main as export_main  # noqa: E402
 from densefit_ros.train.joint import JointTask  # noqa: E402
 from densefit_ros.train.loop import Trainer, load_weights  # noqa: E402
 from densefit_ros.train.plots import plot_run, read_csv  # noqa: E402
@@ -224,11 +224,15 @@ def test_a_run_leaves_its_records(tmp_path):
 def test_export_of_the_best_weights(tmp_path, capsys):
     network = {"regressor": {"widths": [8, 32, 8, 8, 8], "hidden": 16}}  # as wide as the contract where it says so
     trainer(tmp_path, steps=2, network=network).run()
-    assert export_main([str(tmp_path / "best.pt"), "--out", str(tmp_path)]) == 0
+    assert export([str(tmp_path / "best.pt"), "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("agree to") == 2
-    assert export_main([str(tmp_path / "best.pt"), "--part", "regressor", "--out", str(tmp_path / "alone.onnx")]) == 0
+    assert export([str(tmp_path / "best.pt"), "--part", "regressor", "--out", str(tmp_path / "alone.onnx")]) == 0
     check_pair(tmp_path / "alone.onnx", tmp_path / "displacement.onnx")
     check_pair(tmp_path / "regressor.onnx", tmp_path / "displacement.onnx")
+    assert export([str(tmp_path / "best.pt"), "--part", "displacement", "--out", str(tmp_path / "folder")]) == 0
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["displacement.onnx"]
+    with pytest.raises(ConfigError, match="say which with --part"):
+        export([str(tmp_path / "best.pt"), "--out", str(tmp_path / "both.onnx")])
     nets = {part: load_trained(tmp_path / "best.pt", part) for part in ("regressor", "displacement")}
     for _, record in nets.values():
         assert record["seed"] == 1 and record["metrics"]["score"] > 0

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import ConfigError
 
 TASKS = ("joint", "displacement", "regressor", "finder")
+BOTH = ("regressor", "displacement")  # networks of a run of both
 
 
 @dataclass(frozen=True)
