@@ -21,6 +21,7 @@ from ..synth.backgrounds import packaged_pictures
 from ..synth.scenes import PERSON, make_scenes
 from ..synth.sequence import demo_sequence, heldout_engine
 from .finder_metrics import match, overlaps
+from .sources import EVALUATION_SUBJECT
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # picture, boxes (M,4), kind (M,)
 _EVAL_SEED = 900_000_119
@@ -31,9 +32,9 @@ _EMPTY_PICTURES = ("coffee.png", "chelsea.png", "rocket.jpg", "china.jpg", "flow
 
 
 def heldout_scenes(body: BodyModel, count: int, directories: Sequence[str] | None = None) -> Iterator[Sample]:
-    """640 x 480 scenes of held-out subjects on held-out photographs."""
+    """640 x 480 scenes of subjects that nothing was trained on or chosen with, on held-out photographs."""
     engine = heldout_engine(body, WarpRenderer(body), directories)
-    engine.subjects = 150
+    engine.first_subject, engine.subjects = EVALUATION_SUBJECT, 150
     for start in range(0, count, 8):
         scenes = make_scenes(np.random.default_rng([_EVAL_SEED, start]), engine, min(8, count - start), 640, 480)
         yield from zip(scenes.rgb, scenes.boxes_xywh, scenes.kind)
