@@ -188,6 +188,36 @@ def test_another_seed_does_not_resume(tmp_path):
         trainer(tmp_path, seed=2)
 
 
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"task": "regressor"}, "task 'displacement', now 'regressor'"),
+        ({"lr": 1e-4, "batch": 2}, "batch 4, now 2; lr 0.005, now 0.0001"),
+        ({"network": {**SMALL, "displacement": {"rendering": (8, 8, 8, 8, 16)}}}, "network"),
+        ({"data": {"subjects": 3}}, "data {}, now {'subjects': 3}"),
+    ],
+)
+def test_other_settings_do_not_resume(tmp_path, changes, said):
+    trainer(tmp_path).save()
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(AssetError, match="holds a run of other settings") as raised:
+        trainer(tmp_path, **changes)
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_resumed_run_may_be_longer_and_keeps_its_first_commit(tmp_path, monkeypatch):
+    from densefit_ros.train import loop
+
+    for n, step in (("first", 5), ("second", 6), ("first", 7)):
+        monkeypatch.setattr(loop, "commit", lambda n=n: n)
+        t = trainer(tmp_path, minutes=float(step), log_steps=step)
+        t.step = step
+        t.save()
+    record = json.loads((tmp_path / "provenance.json").read_text())
+    assert (record["commit"], record["resumed_by"]) == ("first", ["second"]) and record["config"]["minutes"] == 7.0
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path):
     (tmp_path / "last.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
     with pytest.raises(AssetError, match="last.pt"):
