@@ -70,7 +70,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--card", type=Path, default=Path("docs/MODEL_CARD.md"))
     args = parser.parse_args(argv)
     text = args.card.read_text()
-    measured = card(args.runs, json.loads(args.evaluation.read_text()), text if args.more else "")
+    try:
+        evaluation = json.loads(args.evaluation.read_text())
+    except ValueError as error:
+        raise AssetError(f"{args.evaluation}: expected the JSON that densefit train evaluate writes ({error})") from error
+    measured = card(args.runs, evaluation, text if args.more else "")
     args.card.write_text(insert(text, measured))
     print(f"wrote the measured part of {args.card}")
     return 0

@@ -53,11 +53,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ConfigError(f"train task expects one of {', '.join(TASKS)}, got {self.task!r}")
-        if self.made % self.batch:
-            raise ConfigError(f"train expects made to be a multiple of batch, got {self.made} and {self.batch}")
         if self.batch < 2 or self.minutes <= 0 or self.device not in ("cpu", "cuda"):
             got = f"{self.batch}, {self.minutes}, {self.device}"
             raise ConfigError(f"train expects batch >= 2, minutes > 0, device cpu|cuda; got {got}")
+        if self.made < 1 or self.made % self.batch:
+            raise ConfigError(f"train expects made to be a multiple of batch, got {self.made} and {self.batch}")
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import AssetError, BackendUnavailable
+from ..errors import AssetError, BackendUnavailable, ConfigError
 from .config import TrainConfig, commit
 from .data import Batch, Loader, SourceSpec
 from .grow import take_over
@@ -50,7 +50,7 @@ class Trainer:
     """One run in one directory.  Construct and call :meth:`run`; constructing over an interrupted run resumes it.
 
     Raises AssetError when the directory holds a run of other settings (its length and reports may change), and
-    BackendUnavailable without the device.
+    BackendUnavailable without the device, ConfigError for arguments that the network does not take.
 
     Files: config.json, log.csv (training), validation.csv, last.pt (complete state, written atomically), best.pt
     (averaged weights with the lowest validation score), provenance.json (commits, settings).  ``peers``: the processes that
@@ -63,12 +63,16 @@ class Trainer:
         self.config, self.task, self._say, self._peers = config, task, say, peers
         self._first = peers is None or peers.rank == 0
         self.out = Path(config.out)
-        self.out.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.net = task.network(config.network).to(config.device, memory_format=torch.channels_last)
+        try:
+            net = task.network(config.network)
+        except TypeError as error:
+            raise ConfigError(f"--network {json.dumps(config.network)}: {error}") from error
+        self.net = net.to(config.device, memory_format=torch.channels_last)
         for name in filter(None, config.init.split(",")):
-            take_over(self.net, load_weights(Path(name)))
+            _start_from(Path(name), self.net, config.task)
+        self.out.mkdir(parents=True, exist_ok=True)
         self.average = copy.deepcopy(self.net).eval()
         self._forward = torch.compile(self.net) if config.compile else self.net
         decay = [p for p in self.net.parameters() if p.ndim > 1]
@@ -264,6 +268,15 @@ def to_tensors(batch: Batch, device: str) -> dict[str, Tensor]:
         tensor = torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
         out[name] = tensor.float() if tensor.dtype in (torch.float16, torch.float64) else tensor
     return out
+
+
+def _start_from(path: Path, net: nn.Module, task: str) -> None:
+    weights = load_weights(path)
+    try:
+        take_over(net, weights)
+    except (ValueError, LookupError, AttributeError, RuntimeError) as error:  # torch names missing weights with the last
+        reason = str(error).splitlines()[0]
+        raise AssetError(f"--init {path}: expected weights of a {task} network, as large or smaller ({reason})") from error
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -76,7 +76,9 @@ def train(config: TrainConfig, peers: Peers | None = None) -> None:
     from .plots import plot_run
     from .tasks import make_task
 
-    trainer = Trainer(config, make_task(config), say=_say, peers=peers)
+    task = make_task(config)
+    task.spec.check()
+    trainer = Trainer(config, task, say=_say, peers=peers)
     if peers is not None and peers.rank:
         trainer.run()
         return
@@ -95,6 +97,8 @@ def config_from_args(args: argparse.Namespace) -> TrainConfig:
             values[name] = json.loads(values.get(name, "{}"))
         except ValueError as error:
             raise ConfigError(f"--{name} expects a JSON object, got {values[name]!r}") from error
+        if not isinstance(values[name], dict):
+            raise ConfigError(f"--{name} expects a JSON object, got {values[name]!r}")
     values.setdefault("out", f"runs/{args.task}")
     return TrainConfig(**values)
 
