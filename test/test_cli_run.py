@@ -23,6 +23,7 @@ from densefit_ros.errors import AssetError, ConfigError
 from densefit_ros.geometry.camera import project
 from densefit_ros.offline import run as offline
 from densefit_ros.regress import mediapipe_graph
+from densefit_ros.settings import settings
 from densefit_ros.types import BodyParams, FitStatus, FrameResult, PersonResult, TrackingState
 from densefit_ros.viz.video import VideoWriter
 
@@ -118,7 +119,14 @@ def test_one_line_per_picture_and_person_with_the_documented_keys(tmp_path, pipe
     assert line["status"] == "CONVERGED"
     assert sorted(p.name for p in (tmp_path / "out" / "overlays").iterdir()) == ["a.jpg", "b.jpg", "c.jpg"]
     about = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert about["camera_assumed"] and "half-integers" in about["coordinates"] and about["stage_ms_median"] == {"fit": 2.0}
+    assert about["settings"] == {s.name: s.value for s in settings(pipeline.config)}
+    nothing = dict.fromkeys(("boxes", "keypoints", "densepose", "format", "sigma_deg"))
+    assert (
+        about["given"] == nothing
+        and about["camera_assumed"]
+        and "half-integers" in about["coordinates"]
+        and about["stage_ms_median"] == {"fit": 2.0}
+    )
 
 
 def test_pictures_follow_one_another_unless_independent(tmp_path, pipeline):
@@ -200,6 +208,28 @@ def test_damaged_pictures_are_reported_and_skipped(tmp_path, pipeline, caplog):
         (folder / name).write_bytes(b"")
     with pytest.raises(AssetError, match="nothing could be read"):
         _run(pipeline, folder, tmp_path / "out")
+
+
+def test_results_of_before_stay_until_the_first_answer(tmp_path, pipeline, monkeypatch):
+    folder, out = _pictures(tmp_path / "in"), tmp_path / "out"
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"a.jpg": [[1, 2, 30, 60]]}))
+    _run(pipeline, folder, out, boxes=boxes)
+    assert json.loads((out / "run.json").read_text())["given"]["boxes"] == str(boxes)
+    before = {name: (out / name).read_text() for name in ("results.jsonl", "run.json")}
+
+    def process(*_):
+        raise AssetError("no luck")
+
+    monkeypatch.setattr(offline, "process", process)
+    with pytest.raises(AssetError, match="no luck"):
+        _run(pipeline, folder, out)
+    assert {name: (out / name).read_text() for name in before} == before
+    answers = iter([pipeline.process])
+    monkeypatch.setattr(offline, "process", lambda *a: next(answers, process)(*a))
+    with pytest.raises(AssetError, match="no luck"):
+        _run(pipeline, folder, out)
+    assert len(_lines(out)) == 1 and not (out / "run.json").exists()
 
 
 def test_pictures_of_one_stem_keep_their_overlays(tmp_path, pipeline):
