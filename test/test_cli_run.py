@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -304,6 +305,16 @@ sys.exit(cli.main(sys.argv[1:]))
 def test_help_needs_no_training_packages(arguments):
     done = subprocess.run([sys.executable, "-c", _WITHOUT, *arguments, "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+
+
+def test_a_home_that_cannot_be_written_is_one_line(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k not in ("WARP_CACHE_PATH", "XDG_CACHE_HOME")} | {"HOME": "/proc/x"}
+    arguments = ("run", str(_pictures(tmp_path / "in", ("a.jpg",))), "--out", str(tmp_path / "out"))
+    command = [sys.executable, "-m", "densefit_ros.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("densefit run: error: Warp cannot keep its kernels: ")
+    assert "WARP_CACHE_PATH" in done.stderr
 
 
 def test_missing_packages_are_named_with_their_extra(tmp_path):
