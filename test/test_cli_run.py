@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -324,12 +325,17 @@ def test_missing_packages_are_named_with_their_extra(tmp_path):
     assert 'needs torch, which is not installed: pip install ".[train]"' in done.stderr
 
 
-def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_no_traceback(monkeypatch, capsys, number):
     def stop(_):
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
 
     monkeypatch.setattr(cli, "available_commands", lambda: {"run": stop})
-    assert cli.main(["run"]) == cli.EXIT_INTERRUPTED
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert cli.main(["run"]) == cli.EXIT_INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert "interrupted" in capsys.readouterr().err
 
 

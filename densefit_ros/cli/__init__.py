@@ -6,7 +6,9 @@ import argparse
 import importlib
 import importlib.util
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -47,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return EXIT_ERROR
     logging.basicConfig(level=logging.INFO, format="[densefit] %(message)s", stream=sys.stderr)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a video gets its index, a bag its end
     try:
         return int(command(rest) or 0)
     except DensefitError as e:

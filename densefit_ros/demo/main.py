@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -137,6 +138,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-video", action="store_true", help="numbers only")
     parser.add_argument("--node-command", default="", help="another node to run instead of ours")
     args = parser.parse_args(argv)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # node and recorder end with the demo
     try:
         if args.input:
             open_source(args.input, args.fov)  # a wrong name is said before anything starts

@@ -53,6 +53,28 @@ def test_a_process_that_dies(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("demo: error: the node ended early with status 1: no luck")
 
 
+def test_the_node_ends_with_a_demo_that_is_terminated(tmp_path):
+    pid = tmp_path / "pid"
+    node = f"sh -c 'echo $$ > {pid}; exec sleep 60'"
+    command = [sys.executable, "-m", "densefit_ros.demo.main", "--out", str(tmp_path / "out"), "--node-command", node]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _until(lambda: pid.exists() and pid.read_text().strip(), WAIT_S)
+        process = Path("/proc") / pid.read_text().strip()
+        assert process.exists()
+        running.terminate()
+        assert _until(lambda: not process.exists(), 10.0)
+    finally:
+        running.wait(2 * WAIT_S)
+
+
+def _until(true, wait_s: float) -> bool:
+    end = time.monotonic() + wait_s
+    while not true() and time.monotonic() < end:
+        time.sleep(0.1)
+    return bool(true())
+
+
 def test_an_output_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("in the way")
     done = demo(tmp_path / "file" / "out")
