@@ -25,12 +25,13 @@ from threadpoolctl import threadpool_limits
 from ..body.assets import load_body
 from ..body.model import BodyModel
 from ..errors import BackendUnavailable, ConfigError
+from ..eval.provenance import commit
 from ..fit.options import FitOptions
 from ..fit.solver import Fitter
 from ..models import resolve_device
 from ..types import FitStatus
 from . import fit_problems
-from .hardware import commit, describe
+from .hardware import describe
 
 POINTS = ("300", "600", "1000", "all")
 PERSONS = (1, 4, 8)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AssetError
+from ..eval.provenance import BEGIN, insert
 from ..runtime.picture import SIZE_PX
 from .reliability import calibration_error
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 _FLAGS = ("seed", "minutes", "batch", "made", "chunk", "reuse", "lr", "lr_floor", "warmup", "ema", "processes", "init")
 
 
@@ -51,14 +51,6 @@ def _runs_of(text: str) -> tuple[list[Sequence[str]], list[str]]:
     lines = text.split(BEGIN)[-1].split("### Held-out numbers")[0].splitlines()
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     return [row for row in cells if row[-1].replace(",", "").isdigit()], [x for x in lines if x.startswith("densefit train ")]
-
-
-def insert(text: str, measured: str) -> str:
-    """``text`` with everything between the two markers replaced.  Raises AssetError when they are missing."""
-    if BEGIN not in text or END not in text:
-        raise AssetError(f"the model card has no '{BEGIN}' and '{END}' lines to write between")
-    head, tail = text.split(BEGIN)[0], text.split(END)[1]
-    return f"{head}{BEGIN}\n{measured}{END}{tail}"
 
 
 def main(argv: list[str] | None = None) -> int:

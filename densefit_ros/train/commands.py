@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AssetError, ConfigError
+from ..eval.provenance import commit
 from ..weights import weights_path
-from .config import BOTH, TrainConfig, commit
+from .config import BOTH, TrainConfig
 
 MEASURED = ("regressor", "displacement", "ablation", "sweeps", "together")
 

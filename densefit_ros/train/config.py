@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,16 +68,3 @@ class TrainConfig:
             return TrainConfig(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{path}: expected a saved training configuration ({error})") from error
-
-
-def commit() -> str:
-    """The source's git commit, with "+" when tracked files differ from it; "unknown" outside a checkout."""
-    root = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

@@ -30,7 +30,7 @@ from ..synth.displacement import DisplacementPairs, make_pairs
 from ..synth.perturb import disturb
 from ..types import BodyParams, Crop, DisplacementField
 from .reliability import Curve, Pool
-from .sources import EVALUATION_SUBJECT, _People
+from .sources import EVALUATION_SUBJECT, People
 from .tasks import VALIDATION_SEED, displacement_metrics
 
 SEED = VALIDATION_SEED + 1
@@ -45,7 +45,7 @@ def evaluate_regressor(
 
     ``curves`` receives the reliability of its rotations' standard deviations and of its confidence.
     """
-    source = _People(SEED, _BATCH, held_out=True, first_subject=EVALUATION_SUBJECT, backgrounds=backgrounds)
+    source = People(SEED, _BATCH, held_out=True, first_subject=EVALUATION_SUBJECT, backgrounds=backgrounds)
     runtime = Mirrored(OnnxRuntime(path))
     rows: dict[str, list[np.ndarray]] = {}
     told, shown = [], []
@@ -106,7 +106,7 @@ def evaluate_displacement(
 
     ``curves`` receives the reliability of the stated standard deviations, by the kind of start.
     """
-    source = _People(SEED, _BATCH, held_out=True, first_subject=EVALUATION_SUBJECT, backgrounds=backgrounds)
+    source = People(SEED, _BATCH, held_out=True, first_subject=EVALUATION_SUBJECT, backgrounds=backgrounds)
     config = Config()
     fitter, options = Fitter(source.body, max_persons=_BATCH, options=fit_options(config)), decode_options(config)
     fields: list[tuple[np.ndarray, ...]] = []

@@ -20,7 +20,8 @@ from ..render.warp_renderer import WarpRenderer
 from ..synth.backgrounds import packaged_pictures
 from ..synth.scenes import PERSON, make_scenes
 from ..synth.sequence import demo_sequence, heldout_engine
-from .finder_metrics import match, overlaps
+from ..track import association
+from .finder_metrics import match
 from .sources import EVALUATION_SUBJECT
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # picture, boxes (M,4), kind (M,)
@@ -77,7 +78,7 @@ def measure(detector: Detector, samples: Sequence[Sample], min_score: float = 0.
         if (kind == PERSON).any():
             peopled += 1
             if found:
-                value = overlaps(pair[0], boxes[kind == PERSON])
+                value = association.iou(pair[0], boxes[kind == PERSON])
                 near += (value.max(0) >= 0.3).sum()
                 first += value[0].max() >= 0.5
                 iou += list(value.max(0)[np.isfinite(got[kind == PERSON])])

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import AssetError, BackendUnavailable, ConfigError
-from .config import TrainConfig, commit
+from ..eval.provenance import commit
+from .config import TrainConfig
 from .data import Batch, Loader, SourceSpec
 from .grow import take_over
 from .parallel import Peers
