@@ -200,6 +200,12 @@ def test_the_input_is_not_written_over(tmp_path, pipeline, name):
     assert {p: p.read_bytes() for p in before} == before and not (out / "results.jsonl").exists()
 
 
+def test_results_may_lie_beside_the_pictures(tmp_path, pipeline):
+    folder = _pictures(tmp_path / "in")
+    for _ in range(2):
+        assert _run(pipeline, folder, folder).frames == 3
+
+
 def test_damaged_pictures_are_reported_and_skipped(tmp_path, pipeline, caplog):
     folder = _pictures(tmp_path / "in")
     (folder / "b.jpg").write_bytes(b"damaged")

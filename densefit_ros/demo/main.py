@@ -142,8 +142,8 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # node and recorder end with the demo
     try:
         if args.input:
-            open_source(args.input, args.fov)  # a wrong name is said before anything starts
-            check_apart([Path(args.input)], (args.out / name for name in ("bag", *LEFTOVERS)))
+            source = open_source(args.input, args.fov)  # a wrong name is said before anything starts
+            check_apart([Path(args.input), *getattr(source, "files", ())], (args.out / name for name in ("bag", *LEFTOVERS)))
         make_room(args.out)
         print("starting camera, node and recorder ...", flush=True)
         run_processes(args)

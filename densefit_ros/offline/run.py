@@ -73,9 +73,10 @@ def run(options: RunOptions, load: Callable[[Config], Models] = load_models) -> 
     A damaged picture among good ones is skipped with a warning.  Where nobody is found there is no line.
     """
     source = open_source(options.source)
-    read = (options.source, options.boxes, options.keypoints, options.given.init, options.given.densepose)
+    pictures = getattr(source, "files", ())
+    read = (options.source, *pictures, options.boxes, options.keypoints, options.given.init, options.given.densepose)
     check_apart(read, (options.out / name for name in OUTPUTS))
-    names = {source.path.name} if source.is_video else {f.name for f in getattr(source, "files", ())}
+    names = {source.path.name} if source.is_video else {f.name for f in pictures}
     boxes = read_boxes(options.boxes, names) if options.boxes else None
     keypoints = _read_keypoints(options, names, source) if options.keypoints else None
     given.check(options.given, source)

@@ -67,13 +67,12 @@ def open_source(path: str | Path) -> Source:
 
 
 def check_apart(inputs: Iterable[Path | None], outputs: Iterable[Path]) -> None:
-    """Raise ConfigError when an input (a file, or a folder of files) is among the outputs or lies below one."""
+    """Raise ConfigError when an input is among the outputs or lies below one."""
     written = {path.resolve() for path in outputs}
-    for given in filter(None, inputs):
-        for path in (given, *(given.iterdir() if given.is_dir() else ())):
-            resolved = path.resolve()
-            if not written.isdisjoint((resolved, *resolved.parents)):
-                raise ConfigError(f"--out would write over the input: {path} is among its files; choose another folder")
+    for path in filter(None, inputs):
+        resolved = path.resolve()
+        if not written.isdisjoint((resolved, *resolved.parents)):
+            raise ConfigError(f"--out would write over the input: {path} is among its files; choose another folder")
 
 
 class Pictures:

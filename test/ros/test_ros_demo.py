@@ -109,7 +109,8 @@ def test_bad_input(tmp_path, name, words):
 
 @pytest.mark.parametrize("name", ["input.mp4", "preview.jpg", "bag/1.png", "bag", ""])
 def test_the_input_is_not_among_the_files_of_the_demo_before(tmp_path, monkeypatch, capsys, name):
-    monkeypatch.setattr("densefit_ros.demo.main.open_source", lambda *_: None)
+    pictures = types.SimpleNamespace(files=[tmp_path / "preview.jpg"] * (name == ""))
+    monkeypatch.setattr("densefit_ros.demo.main.open_source", lambda *_: pictures)
     (tmp_path / "bag").mkdir()
     held = [tmp_path / n for n in ("input.mp4", "preview.jpg", "recorder.log", "bag/1.png")]
     for path in held:
