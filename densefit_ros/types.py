@@ -239,7 +239,7 @@ class Detection:
     """A person found in the full image."""
 
     box_xywh: np.ndarray  # (4,) px: left, top, width, height
-    score: float  # the detector's own scale; larger is surer
+    score: float  # in [0,1]; 0.5 is as good as a coin
 
 
 class TrackingState(IntEnum):

@@ -7,8 +7,13 @@ import functools
 
 @functools.lru_cache(maxsize=1)
 def init() -> None:
-    """Initialise Warp quietly, once per process.  Kernels are cached on disk by Warp itself."""
+    """Initialise Warp quietly, once per process.  Kernels are cached on disk by Warp itself.
+
+    Raises BackendUnavailable where no kernel can be kept.
+    """
     import warp as wp
+
+    from .errors import BackendUnavailable
 
     leveled = hasattr(wp.config, "log_level")  # since Warp 1.19
     if leveled:
@@ -16,6 +21,9 @@ def init() -> None:
     else:
         wp.config.quiet = True
     wp.config.enable_backward = False  # compiling adjoints of the rasteriser took 16 s instead of 4 s, and none is used
-    wp.init()
+    try:
+        wp.init()
+    except OSError as e:
+        raise BackendUnavailable(f"Warp cannot keep its kernels: {e}; set WARP_CACHE_PATH to a folder that can be written") from e
     if leveled:
         wp.config.log_level = wp.LOG_WARNING

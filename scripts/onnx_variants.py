@@ -29,7 +29,7 @@ from densefit_ros.runtime.onnxruntime_backend import OnnxRuntime
 from densefit_ros.runtime.picture import IMAGE_FEATURES
 from densefit_ros.synth.displacement import make_pairs
 from densefit_ros.synth.perturb import disturb
-from densefit_ros.train.sources import _People
+from densefit_ros.train.sources import People
 from densefit_ros.weights import weights_path
 
 Feeds = list[dict[str, np.ndarray]]
@@ -61,7 +61,7 @@ def main() -> int:
 
 def samples(backgrounds: list[str] | None) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
     """Inputs of both networks for batches of training people; the last batch is for comparison."""
-    source = _People(5, PEOPLE, subjects=64, backgrounds=backgrounds)
+    source = People(5, PEOPLE, subjects=64, backgrounds=backgrounds)
     encoder = OnnxRuntime(weights_path("regressor.onnx"))
     for index in range(BATCHES):
         crops, rng = source.crops(index), np.random.default_rng(index)

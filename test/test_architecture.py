@@ -21,7 +21,7 @@ ALLOWED = {
     "errors": set(),
     "settings": {"errors"},
     "config": {"errors", "settings"},
-    "warp_setup": set(),
+    "warp_setup": {"errors"},
     "arena": set(),
     "geometry": {"types", "errors"},
     "body": BASE,

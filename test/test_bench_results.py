@@ -9,6 +9,7 @@ import pytest
 
 from densefit_ros.bench import results, results_text
 from densefit_ros.errors import AssetError
+from densefit_ros.eval import provenance
 
 EVAL = {
     "first_estimate": "network", "protocol": "24 joints", "samples": 40,
@@ -21,7 +22,7 @@ EVAL = {
 def docs(tmp_path):
     folder = tmp_path / "docs"
     (folder / "results").mkdir(parents=True)
-    (folder / "RESULTS.md").write_text(f"before\n{results_text.BEGIN}\nold\n{results_text.END}\nafter\n")
+    (folder / "RESULTS.md").write_text(f"before\n{provenance.BEGIN}\nold\n{provenance.END}\nafter\n")
     (folder / "results" / "runs.yaml").write_text(
         "- name: people\n  kind: eval\n  title: People\n  about: Held out.\n  result: summary.json\n  plot: p.png\n"
         '  command: [eval, --count, 40, --out, "{out}"]\n'
@@ -45,7 +46,7 @@ def ran(monkeypatch):
         return results.subprocess.CompletedProcess(command, 0 if "--out" in command else 3)
 
     monkeypatch.setattr(results.subprocess, "run", fake)
-    monkeypatch.setattr(results.hardware, "commit", lambda: "abc")
+    monkeypatch.setattr(results, "commit", lambda: "abc")
     monkeypatch.setattr(results.hardware, "describe", lambda: "two cores")
     return calls
 
@@ -105,14 +106,14 @@ def test_what_goes_wrong_is_said(docs, ran):
         with pytest.raises(AssetError, match=word):
             _main(docs)
     with pytest.raises(AssetError, match="markers|lines to write between"):
-        results_text.insert("nothing", "x")
+        provenance.insert("nothing", "x")
 
 
 def test_the_committed_text_is_that_of_the_committed_records():
     docs = results.ROOT / "docs"
     runs = results.read_runs(docs / "results" / "runs.yaml")
     text = (docs / "RESULTS.md").read_text()
-    assert text == results_text.insert(text, results.text_of(runs, docs)), "run: make results RESULTS_ARGS=--no-run"
+    assert text == provenance.insert(text, results.text_of(runs, docs)), "run: make results RESULTS_ARGS=--no-run"
     assert {r.kind for r in runs} <= set(results_text.KINDS)
 
 

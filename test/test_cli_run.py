@@ -6,6 +6,10 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -17,10 +21,11 @@ from densefit_ros import cli
 from densefit_ros.body.assets import load_body
 from densefit_ros.body.model import pose
 from densefit_ros.config import Config
-from densefit_ros.errors import AssetError
+from densefit_ros.errors import AssetError, ConfigError
 from densefit_ros.geometry.camera import project
 from densefit_ros.offline import run as offline
 from densefit_ros.regress import mediapipe_graph
+from densefit_ros.settings import settings
 from densefit_ros.types import BodyParams, FitStatus, FrameResult, PersonResult, TrackingState
 from densefit_ros.viz.video import VideoWriter
 
@@ -116,7 +121,14 @@ def test_one_line_per_picture_and_person_with_the_documented_keys(tmp_path, pipe
     assert line["status"] == "CONVERGED"
     assert sorted(p.name for p in (tmp_path / "out" / "overlays").iterdir()) == ["a.jpg", "b.jpg", "c.jpg"]
     about = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert about["camera_assumed"] and "half-integers" in about["coordinates"] and about["stage_ms_median"] == {"fit": 2.0}
+    assert about["settings"] == {s.name: s.value for s in settings(pipeline.config)}
+    nothing = dict.fromkeys(("boxes", "keypoints", "densepose", "format", "sigma_deg"))
+    assert (
+        about["given"] == nothing
+        and about["camera_assumed"]
+        and "half-integers" in about["coordinates"]
+        and about["stage_ms_median"] == {"fit": 2.0}
+    )
 
 
 def test_pictures_follow_one_another_unless_independent(tmp_path, pipeline):
@@ -176,6 +188,24 @@ def test_a_video_makes_a_video(tmp_path, pipeline):
     assert capture.get(cv2.CAP_PROP_FRAME_WIDTH) == 160 + 4 + 160
 
 
+@pytest.mark.parametrize("name", ["overlay.mp4", "overlays", "overlays/a.jpg"])
+def test_the_input_is_not_written_over(tmp_path, pipeline, name):
+    out = tmp_path / "out"
+    _pictures(out, ()), _pictures(out / "overlays", ("a.jpg",))
+    with VideoWriter(out / "overlay.mp4", 10.0) as video:
+        video.write(np.full((120, 160, 3), 90, np.uint8))
+    before = {p: p.read_bytes() for p in (out / "overlay.mp4", out / "overlays" / "a.jpg")}
+    with pytest.raises(ConfigError, match="--out would write over the input"):
+        _run(pipeline, out / name, out)
+    assert {p: p.read_bytes() for p in before} == before and not (out / "results.jsonl").exists()
+
+
+def test_results_may_lie_beside_the_pictures(tmp_path, pipeline):
+    folder = _pictures(tmp_path / "in")
+    for _ in range(2):
+        assert _run(pipeline, folder, folder).frames == 3
+
+
 def test_damaged_pictures_are_reported_and_skipped(tmp_path, pipeline, caplog):
     folder = _pictures(tmp_path / "in")
     (folder / "b.jpg").write_bytes(b"damaged")
@@ -186,6 +216,28 @@ def test_damaged_pictures_are_reported_and_skipped(tmp_path, pipeline, caplog):
         (folder / name).write_bytes(b"")
     with pytest.raises(AssetError, match="nothing could be read"):
         _run(pipeline, folder, tmp_path / "out")
+
+
+def test_results_of_before_stay_until_the_first_answer(tmp_path, pipeline, monkeypatch):
+    folder, out = _pictures(tmp_path / "in"), tmp_path / "out"
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"a.jpg": [[1, 2, 30, 60]]}))
+    _run(pipeline, folder, out, boxes=boxes)
+    assert json.loads((out / "run.json").read_text())["given"]["boxes"] == str(boxes)
+    before = {name: (out / name).read_text() for name in ("results.jsonl", "run.json")}
+
+    def process(*_):
+        raise AssetError("no luck")
+
+    monkeypatch.setattr(offline, "process", process)
+    with pytest.raises(AssetError, match="no luck"):
+        _run(pipeline, folder, out)
+    assert {name: (out / name).read_text() for name in before} == before
+    answers = iter([pipeline.process])
+    monkeypatch.setattr(offline, "process", lambda *a: next(answers, process)(*a))
+    with pytest.raises(AssetError, match="no luck"):
+        _run(pipeline, folder, out)
+    assert len(_lines(out)) == 1 and not (out / "run.json").exists()
 
 
 def test_pictures_of_one_stem_keep_their_overlays(tmp_path, pipeline):
@@ -239,12 +291,57 @@ def test_every_listed_command_has_help(capsys):
         assert "usage" in capsys.readouterr().out
 
 
-def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
+_WITHOUT = """
+import sys
+sys.modules |= dict.fromkeys(("torch", "smplx", "onnx", "matplotlib", "sklearn"))
+from densefit_ros import cli
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("export",),
+        ("train",),
+        *(("train", name) for name in ("joint", "average", "restore", "evaluate", "card")),
+        ("bench", "fit"),
+    ],
+    ids=" ".join,
+)
+def test_help_needs_no_training_packages(arguments):
+    done = subprocess.run([sys.executable, "-c", _WITHOUT, *arguments, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+
+
+def test_a_home_that_cannot_be_written_is_one_line(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k not in ("WARP_CACHE_PATH", "XDG_CACHE_HOME")} | {"HOME": "/proc/x"}
+    arguments = ("run", str(_pictures(tmp_path / "in", ("a.jpg",))), "--out", str(tmp_path / "out"))
+    command = [sys.executable, "-m", "densefit_ros.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("densefit run: error: Warp cannot keep its kernels: ")
+    assert "WARP_CACHE_PATH" in done.stderr
+
+
+def test_missing_packages_are_named_with_their_extra(tmp_path):
+    command = [sys.executable, "-c", _WITHOUT, "train", "joint", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert 'needs torch, which is not installed: pip install ".[train]"' in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_no_traceback(monkeypatch, capsys, number):
     def stop(_):
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
 
     monkeypatch.setattr(cli, "available_commands", lambda: {"run": stop})
-    assert cli.main(["run"]) == cli.EXIT_INTERRUPTED
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert cli.main(["run"]) == cli.EXIT_INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert "interrupted" in capsys.readouterr().err
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import pytest
 
+from densefit_ros.body.assets import load_body
 from densefit_ros.detect.contract import COLUMNS, FINDER_CONTRACT, HEIGHT_PX, PAD_GREY, ROWS, STRIDE_PX, WIDTH_PX
 from densefit_ros.detect.factory import AUTO_ORDER, make_detector
 from densefit_ros.detect.network_finder import NetworkDetector, logit_of, score_of
@@ -285,3 +288,19 @@ def test_metrics_of_known_finds():
     metrics = detection_metrics([found], [people], [kind])
     assert metrics["recall"] == 0.5 and metrics["precision"] == 1.0 and metrics["threshold"] == 2.0
     assert metrics["ap"] == 0.5 and metrics["score"] == 0.5
+
+
+def test_finders_are_compared_on_nobody_whom_validation_has_looked_at(monkeypatch):
+    pytest.importorskip("torch")
+    from densefit_ros.train import finder_eval
+    from densefit_ros.train.sources import EVALUATION_SUBJECT
+
+    engines = []
+
+    def scenes(rng, engine, *size):
+        engines.append(engine)
+        return types.SimpleNamespace(rgb=[0], boxes_xywh=[0], kind=[0])
+
+    monkeypatch.setattr(finder_eval, "make_scenes", scenes)
+    list(finder_eval.heldout_scenes(load_body(), 1))
+    assert engines[0].first_subject == EVALUATION_SUBJECT

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,10 +65,48 @@ def test_a_run_of_other_weights_is_not_continued(tmp_path, capsys, monkeypatch):
     assert "other settings (networks)" in capsys.readouterr().err
 
 
-def test_settings_that_have_an_option_of_their_own_are_refused(tmp_path, capsys):
-    for name, flag in (("displace.passes", "--passes"), ("fit.iterations", "--iterations")):
-        assert _run(tmp_path / "out", tmp_path, tmp_path, "emdb", "--set", f"{name}=1") == 2
-        assert f"this command takes {flag}" in capsys.readouterr().err
+def test_a_run_of_another_estimator_is_not_continued(tmp_path, capsys, monkeypatch):
+    root, bodies = mini._emdb(tmp_path / "data")
+    more = ("--evidence", "none", "--split", "emdb1", "--limit", "1")
+    assert _run(tmp_path / "out", root, bodies, "emdb", *more) == 0
+    load = eval_main.load_models
+
+    def installed_since(config):
+        models = load(config)
+        return dataclasses.replace(models, backends={**models.backends, "regress": "mediapipe+lifting"})
+
+    monkeypatch.setattr(eval_main, "load_models", installed_since)
+    assert _run(tmp_path / "out", root, bodies, "emdb", *more) == 2
+    assert "other settings (backends)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (("--set", "displace.passes=1"), "this command takes --passes"),
+        (("--set", "fit.iterations=1"), "this command takes --iterations"),
+        (("--config", "passes.yaml"), "this command takes --passes"),
+        (("--config", "iterations.yaml"), "this command takes --iterations"),
+        (("--set", "regress.backend=mediapipe"), "--regressor network says it already"),
+        (("--keypoints", "folder"), "only --evidence keypoints reads it"),
+        (("--densepose", "folder", "--evidence", "none,keypoints"), "only --evidence densepose reads it"),
+        (("--densepose-chart", "UV_Processed.mat"), "only --evidence densepose reads it"),
+        (("--dataset", "synthetic", "--stride", "5"), "--stride: synthetic has no recorded frames"),
+        (("--dataset", "synthetic-video", "--stride", "5"), "--stride: synthetic-video has no recorded frames"),
+        (("--dataset", "synthetic", "--seed", "-1"), "--seed: expected 0 or more"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(tmp_path, capsys, monkeypatch, options, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "passes.yaml").write_text("displace: {passes: 3}\n")
+    (tmp_path / "iterations.yaml").write_text("fit: {iterations: 3}\n")
+    assert _run(tmp_path / "out", tmp_path, tmp_path, "emdb", *options) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_copy_of_the_default_settings_asks_for_nothing(tmp_path):
+    default = str(Path(__file__).parents[1] / "config" / "default.yaml")
+    eval_main.read_job(eval_main._parser().parse_args(["--dataset", "synthetic", "--config", default]))
 
 
 def test_frames_of_a_sequence_have_time_metrics(tmp_path):

@@ -43,7 +43,7 @@ def _models():
         renderer=WarpRenderer(body),
         fitter=fitter,
         displacer=None,
-        backends={"device": "cpu"},
+        backends={"device": "cpu", "regress": "fake", "render": "warp:cpu"},
     )
 
 

@@ -1,7 +1,9 @@
 """Crops and displacement pairs: labels agree with the pictures they belong to."""
 
+import importlib.util
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -225,6 +227,14 @@ def test_sizes_of_one_picture_go_together(tmp_path):
     assert not seen["train"] & seen["heldout"]
 
 
+def test_held_out_pictures_do_not_depend_on_what_is_installed(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "sklearn" else find(name, *a))
+    with pytest.raises(AssetError, match="china.jpg of scikit-learn is missing.*pip install scikit-learn"):
+        load_backgrounds("heldout", [])
+    assert len(load_backgrounds("train", [])) and backgrounds.packaged_picture("motorcycle_left.png").size  # the demo's
+
+
 def test_background_splits_share_nothing(tmp_path, monkeypatch):
     picture = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
     tmp_path = tmp_path / "one" / "two" / "three"  # the last parts of the name decide: without the number of the test run
@@ -239,6 +249,8 @@ def test_background_splits_share_nothing(tmp_path, monkeypatch):
     plain = len(load_backgrounds("train", []))
     monkeypatch.setenv(backgrounds.ENVIRONMENT, str(tmp_path))
     assert len(load_backgrounds("train")) == plain + list(split.values()).count("train")
+    monkeypatch.chdir(tmp_path)
+    assert {p: backgrounds.split_of(Path(p.name)) for p in split} == split, "the spelling of a path is no part of it"
     with pytest.raises(AssetError, match="not a directory"):
         load_backgrounds("train", [tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()

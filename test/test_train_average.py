@@ -9,7 +9,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from densefit_ros.errors import AssetError, ConfigError  # noqa: E402
-from densefit_ros.train.average import average, main  # noqa: E402
+from densefit_ros.train.average import average_weights  # noqa: E402
+from densefit_ros.train.commands import average  # noqa: E402
 from densefit_ros.train.config import TrainConfig  # noqa: E402
 from densefit_ros.train.export import load_trained  # noqa: E402
 from densefit_ros.train.joint import JointNet  # noqa: E402
@@ -26,19 +27,19 @@ def weights(seed):
 def test_the_mean_of_networks_keeps_the_last_ones_counts():
     first = {"a": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)}
     last = {"a": torch.tensor([3.0, 6.0]), "n": torch.tensor(5)}
-    mean = average([first, last], [0.25, 0.75])
+    mean = average_weights([first, last], [0.25, 0.75])
     assert mean["a"].tolist() == [2.5, 5.0] and mean["n"] == 5
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.6), (1.0,), (-0.5, 1.5)])
 def test_shares_that_make_no_mean_are_refused(shares):
     with pytest.raises(ConfigError, match="share of every run"):
-        average([{"a": torch.ones(1)}] * 2, shares)
+        average_weights([{"a": torch.ones(1)}] * 2, shares)
 
 
 def test_networks_that_differ_are_refused():
     with pytest.raises(AssetError, match="one shape"):
-        average([{"a": torch.ones(1)}, {"a": torch.ones(2)}], [0.5, 0.5])
+        average_weights([{"a": torch.ones(1)}, {"a": torch.ones(2)}], [0.5, 0.5])
 
 
 def test_an_averaged_run_is_validated_and_exports(tmp_path, capsys):
@@ -50,7 +51,7 @@ def test_an_averaged_run_is_validated_and_exports(tmp_path, capsys):
         record = {"weights": w, "network": JointNet(**SMALL).config, "task": "joint", "step": 3, "seed": 7, "commit": "x"}
         torch.save(record, tmp_path / name / "best.pt")
     out = tmp_path / "mean"
-    assert main([f"{tmp_path / 'a'}=0.25", f"{tmp_path / 'b'}=0.75", "--out", str(out)]) == 0
+    assert average([f"{tmp_path / 'a'}=0.25", f"{tmp_path / 'b'}=0.75", "--out", str(out)]) == 0
     provenance = json.loads((out / "provenance.json").read_text())
     assert provenance["average"] == {str(tmp_path / "a"): 0.25, str(tmp_path / "b"): 0.75}
     error_mm = provenance["metrics"]["mpjpe_mm"]
@@ -64,6 +65,6 @@ def test_an_averaged_run_is_validated_and_exports(tmp_path, capsys):
 
 def test_what_is_no_run_and_share_is_named(tmp_path):
     with pytest.raises(ConfigError, match="runs/a"):
-        main(["runs/a", "--out", str(tmp_path)])
+        average(["runs/a", "--out", str(tmp_path)])
     with pytest.raises(AssetError, match="nothing"):
-        main([f"{tmp_path / 'nothing'}=1", "--out", str(tmp_path)])
+        average([f"{tmp_path / 'nothing'}=1", "--out", str(tmp_path)])

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from densefit_ros.errors import AssetError
-from densefit_ros.train.card import BEGIN, END, card, insert
+from densefit_ros.eval.provenance import BEGIN, END, insert
+from densefit_ros.train.card import card
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from densefit_ros.displace.displacer import Displacer
 from densefit_ros.runtime.onnxruntime_backend import OnnxRuntime
-from densefit_ros.train import ablation, evaluate, sweeps, together
+from densefit_ros.train import ablation, commands, evaluate, sweeps, together
 from densefit_ros.weights import weights_path
 
 CURVE = {"stated": [1.0, 2.0], "measured": [1.1, 2.3], "count": [5.0, 5.0]}
@@ -43,7 +43,7 @@ def fakes(monkeypatch):
 
 def test_all_parts_run_and_are_drawn(tmp_path, fakes, capsys):
     out = tmp_path / "new" / "evaluation.json"
-    assert evaluate.main(["--people", "7", "--json", str(out), "--plots", str(tmp_path / "plots")]) == 0
+    assert commands.evaluate(["--people", "7", "--json", str(out), "--plots", str(tmp_path / "plots")]) == 0
     assert fakes == ["regressor", None, 4.0, 10.0, "ablation", "sweeps", "together"]
     result = json.loads(out.read_text())
     assert result["seed"] == evaluate.SEED and result["regressor"]["pve_mm"] == 107.0
@@ -60,10 +60,10 @@ def test_all_parts_run_and_are_drawn(tmp_path, fakes, capsys):
 
 def test_a_single_part_leaves_the_others_as_they_were(tmp_path, fakes):
     out = tmp_path / "evaluation.json"
-    assert evaluate.main(["--json", str(out)]) == 0
+    assert commands.evaluate(["--json", str(out)]) == 0
     before = json.loads(out.read_text())
     del fakes[:]
-    assert evaluate.main(["--json", str(out), "--only", "regressor", "--people", "1"]) == 0
+    assert commands.evaluate(["--json", str(out), "--only", "regressor", "--people", "1"]) == 0
     after = json.loads(out.read_text())
     assert fakes == ["regressor"] and after["regressor"]["pve_mm"] == 101.0
     assert after["reliability"]["displacement"] == before["reliability"]["displacement"]

@@ -21,8 +21,8 @@ from densefit_ros.train.data import Loader, SourceSpec
 
 torch = pytest.importorskip("torch")
 
+from densefit_ros.train.commands import export  # noqa: E402
 from densefit_ros.train.export import load_trained  # noqa: E402
-from densefit_ros.train.export import main as export_main  # noqa: E402
 from densefit_ros.train.joint import JointTask  # noqa: E402
 from densefit_ros.train.loop import Trainer, load_weights  # noqa: E402
 from densefit_ros.train.plots import plot_run, read_csv  # noqa: E402
@@ -188,6 +188,36 @@ def test_another_seed_does_not_resume(tmp_path):
         trainer(tmp_path, seed=2)
 
 
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"task": "regressor"}, "task 'displacement', now 'regressor'"),
+        ({"lr": 1e-4, "batch": 2}, "batch 4, now 2; lr 0.005, now 0.0001"),
+        ({"network": {**SMALL, "displacement": {"rendering": (8, 8, 8, 8, 16)}}}, "network"),
+        ({"data": {"subjects": 3}}, "data {}, now {'subjects': 3}"),
+    ],
+)
+def test_other_settings_do_not_resume(tmp_path, changes, said):
+    trainer(tmp_path).save()
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(AssetError, match="holds a run of other settings") as raised:
+        trainer(tmp_path, **changes)
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_resumed_run_may_be_longer_and_keeps_its_first_commit(tmp_path, monkeypatch):
+    from densefit_ros.train import loop
+
+    for n, step in (("first", 5), ("second", 6), ("first", 7)):
+        monkeypatch.setattr(loop, "commit", lambda n=n: n)
+        t = trainer(tmp_path, minutes=float(step), log_steps=step)
+        t.step = step
+        t.save()
+    record = json.loads((tmp_path / "provenance.json").read_text())
+    assert (record["commit"], record["resumed_by"]) == ("first", ["second"]) and record["config"]["minutes"] == 7.0
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path):
     (tmp_path / "last.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
     with pytest.raises(AssetError, match="last.pt"):
@@ -224,11 +254,15 @@ def test_a_run_leaves_its_records(tmp_path):
 def test_export_of_the_best_weights(tmp_path, capsys):
     network = {"regressor": {"widths": [8, 32, 8, 8, 8], "hidden": 16}}  # as wide as the contract where it says so
     trainer(tmp_path, steps=2, network=network).run()
-    assert export_main([str(tmp_path / "best.pt"), "--out", str(tmp_path)]) == 0
+    assert export([str(tmp_path / "best.pt"), "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("agree to") == 2
-    assert export_main([str(tmp_path / "best.pt"), "--part", "regressor", "--out", str(tmp_path / "alone.onnx")]) == 0
+    assert export([str(tmp_path / "best.pt"), "--part", "regressor", "--out", str(tmp_path / "alone.onnx")]) == 0
     check_pair(tmp_path / "alone.onnx", tmp_path / "displacement.onnx")
     check_pair(tmp_path / "regressor.onnx", tmp_path / "displacement.onnx")
+    assert export([str(tmp_path / "best.pt"), "--part", "displacement", "--out", str(tmp_path / "folder")]) == 0
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["displacement.onnx"]
+    with pytest.raises(ConfigError, match="say which with --part"):
+        export([str(tmp_path / "best.pt"), "--out", str(tmp_path / "both.onnx")])
     nets = {part: load_trained(tmp_path / "best.pt", part) for part in ("regressor", "displacement")}
     for _, record in nets.values():
         assert record["seed"] == 1 and record["metrics"]["score"] > 0

@@ -9,13 +9,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from densefit_ros.errors import AssetError  # noqa: E402
+from densefit_ros.errors import AssetError, ConfigError  # noqa: E402
 from densefit_ros.runtime.onnxruntime_backend import OnnxRuntime  # noqa: E402
 from densefit_ros.runtime.picture import SEEN, SIZE_PX  # noqa: E402
+from densefit_ros.train import commands  # noqa: E402
 from densefit_ros.train.export import load_trained  # noqa: E402
 from densefit_ros.train.finder import FinderSource  # noqa: E402
 from densefit_ros.train.loop import to_tensors  # noqa: E402
-from densefit_ros.train.restore import main, restore, restore_finder  # noqa: E402
+from densefit_ros.train.restore import restore, restore_finder  # noqa: E402
 from densefit_ros.train.sources import JointSource  # noqa: E402
 from densefit_ros.weights import weights_path  # noqa: E402
 
@@ -91,7 +92,7 @@ def test_files_of_two_runs_are_refused(tmp_path):
 
 def test_the_command_writes_a_checkpoint_that_exports(tmp_path, capsys):
     data = json.dumps({"subjects": 32, "count": 8})
-    assert main(["--out", str(tmp_path), "--batches", "2", "--data", data]) == 0
+    assert commands.restore(["--out", str(tmp_path), "--batches", "2", "--data", data]) == 0
     provenance = json.loads((tmp_path / "provenance.json").read_text())
     assert [p.rsplit("/", 1)[1] for p in provenance["restored"]] == ["regressor.onnx", "displacement.onnx"]
     error_mm = provenance["metrics"]["mpjpe_mm"]
@@ -112,5 +113,11 @@ def test_the_finder_computes_what_its_file_does(tmp_path):
     person = batch["owner"][:3, 4::8, 4::8] >= 0
     assert seen[:, 0].numpy()[person].mean() > seen[:, 0].numpy()[~person].mean() + 1.0  # what only training asks for is learnt
     data = json.dumps({"subjects": 8, "count": 8})
-    assert main(["--finder", "--out", str(tmp_path), "--batches", "1", "--data", data]) == 0
+    assert commands.restore(["--finder", "--out", str(tmp_path), "--batches", "1", "--data", data]) == 0
     assert load_trained(tmp_path / "best.pt")[1]["task"] == "finder"
+    (tmp_path / "displacement.onnx").write_text("another network")
+    assert commands.export([str(tmp_path / "best.pt"), "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "finder.onnx").is_file() and (tmp_path / "displacement.onnx").read_text() == "another network"
+    for options, out in ((["--part", "regressor"], tmp_path), (["--part", "displacement"], tmp_path / "displacement.onnx")):
+        with pytest.raises(ConfigError, match="holds the finder network alone"):
+            commands.export([str(tmp_path / "best.pt"), *options, "--out", str(out)])

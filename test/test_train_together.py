@@ -18,9 +18,9 @@ from densefit_ros.types import Keypoints, Surface
 
 @pytest.fixture(scope="module")
 def source():
-    from densefit_ros.train.sources import _People
+    from densefit_ros.train.sources import People
 
-    return _People(SEED, BATCH, held_out=True, subjects=6, backgrounds=[])
+    return People(SEED, BATCH, held_out=True, subjects=6, backgrounds=[])
 
 
 @pytest.fixture(scope="module")

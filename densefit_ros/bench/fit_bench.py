@@ -25,11 +25,13 @@ from threadpoolctl import threadpool_limits
 from ..body.assets import load_body
 from ..body.model import BodyModel
 from ..errors import BackendUnavailable, ConfigError
+from ..eval.provenance import commit
 from ..fit.options import FitOptions
 from ..fit.solver import Fitter
+from ..models import resolve_device
 from ..types import FitStatus
 from . import fit_problems
-from .hardware import commit, describe
+from .hardware import describe
 
 POINTS = ("300", "600", "1000", "all")
 PERSONS = (1, 4, 8)
@@ -195,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=30, help="timed calls of the solver per problem")
     parser.add_argument("--problems", type=int, default=3, help="persons fitted per size, at least, in as few problems as fit")
     parser.add_argument("--no-baselines", action="store_true", help="time the solver only")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall", help="cpu: the thread's own time, for busy machines")
     a = parser.parse_args(argv)
     try:
@@ -208,6 +210,7 @@ def main(argv: list[str] | None = None) -> int:
         raise BackendUnavailable(
             "the baselines are written in torch, which is not installed: pip install torch smplx, or --no-baselines"
         )
+    resolve_device(a.device)
     if a.out is not None:
         a.out.parent.mkdir(parents=True, exist_ok=True)
     threadpool_limits(1, user_api="blas")  # as the tracker sets it, and so that all methods run on one core

@@ -15,10 +15,10 @@ import numpy as np
 
 from ..body.assets import load_body
 from ..body.model import pose
+from ..eval.provenance import commit
 from ..fit.options import FitOptions
 from ..fit.solver import Fitter
 from . import fit_problems
-from .hardware import commit
 
 BATCH = 10
 OPTIONS = FitOptions(shape_sigma=float("inf"), limit_sigma_rad=float("inf"), guard=False, iterations=5)

@@ -18,9 +18,10 @@ from typing import Any
 
 from ..body.assets import load_body
 from ..errors import AssetError, BackendUnavailable, DensefitError
+from ..eval.provenance import commit
 from ..models import load_models
 from . import gpu_parity, gpu_rows
-from .hardware import commit, describe
+from .hardware import describe
 
 BASELINES = Path(__file__).resolve().parent / "baselines"
 ROW = {"method": str, "points": (int, type(None)), "persons": int, "iterations": (int, type(None)), "ms_median": float,

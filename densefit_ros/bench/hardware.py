@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from pathlib import Path
 
 
@@ -21,21 +20,3 @@ def describe(device: str = "cpu") -> str:
 
         text += f", {wp.get_device(device).name}"
     return text
-
-
-def commit() -> str:
-    """The commit of the source tree, with ``+`` where it has changes; the package's version outside a checkout."""
-    root = Path(__file__).resolve().parents[2]
-    try:
-        head = _git(root, "rev-parse", "--short=12", "HEAD")
-        dirty = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "densefit_ros")
-        return head + ("+" if dirty else "")
-    except (OSError, subprocess.CalledProcessError):
-        from densefit_ros import __version__
-
-        return f"v{__version__}"
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout.strip()

@@ -21,8 +21,9 @@ from typing import Any
 import yaml
 
 from ..errors import AssetError
+from ..eval.provenance import commit, insert
 from . import hardware
-from .results_text import KINDS, insert, measured
+from .results_text import KINDS, measured
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = "{out}"  # in a command: the folder of the run
@@ -112,7 +113,7 @@ def refresh(run: Run, docs: Path, work: Path, again: bool = False) -> None:
     except (OSError, json.JSONDecodeError) as e:
         raise AssetError(f"{run.name}: left no readable {run.result}: {e}") from e
     record = {
-        "command": list(run.command), "weights": weights, "commit": hardware.commit(), "hardware": hardware.describe(),
+        "command": list(run.command), "weights": weights, "commit": commit(), "hardware": hardware.describe(),
         "result": result,
     }  # fmt: skip
     record_path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..errors import AssetError
 from ..eval.report import TEMPORAL, TITLES
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 Record = Mapping[str, Any]
-
-
-def insert(text: str, fresh: str) -> str:
-    """``text`` with everything between its two markers replaced.  Raises AssetError when they are missing."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise AssetError(f"the results have no '{BEGIN}' and '{END}' lines to write between")
-    return f"{text.split(BEGIN)[0]}{BEGIN}\n{fresh}{END}{text.split(END)[1]}"
 
 
 def measured(pairs: Sequence[tuple[Any, Record | None]], has_plot: Callable[[Any], bool]) -> str:

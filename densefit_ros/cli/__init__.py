@@ -6,7 +6,9 @@ import argparse
 import importlib
 import importlib.util
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,19 +17,20 @@ from ..errors import ConfigError, DensefitError
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+TRAINING_PACKAGES = ("torch", "smplx", "anny", "onnx", "sklearn", "matplotlib")  # modules that the extra "train" installs
 RESULTS_NOTE = (
     "Results count pixels of the input picture with pixel centres at half-integers, and metres in the camera's optical frame "
     "(x right, y down, z forward).  A line of results.jsonl is one person in one picture."
 )
 
-# Commands with an own parser live in their rooms; one is listed where its module is installed.
+# Commands with an own parser live in their rooms, in "module" or "module:function"; one is listed where its module is installed.
 ROOMS: dict[str, tuple[str, str]] = {
     "demo": ("densefit_ros.demo.main", "camera, node and recorder as three ROS 2 processes; overlay video and a summary"),
     "eval": ("densefit_ros.eval.main", "measure on a dataset: per-sample rows, summary, Markdown table"),
     "results": ("densefit_ros.bench.results", "run what docs/results/runs.yaml lists, and write docs/RESULTS.md"),
     "bench": ("densefit_ros.bench.main", "fit: time the fit against the baselines; covariance: are published covariances right?"),
     "train": ("densefit_ros.train.main", "train the networks on synthetic people"),
-    "export": ("densefit_ros.train.export", "write a trained network as ONNX"),
+    "export": ("densefit_ros.train.commands:export", "write a trained network as ONNX"),
     "build-engine": ("densefit_ros.cli.build_engine", "build TensorRT engines for this machine"),
     "preview": ("densefit_ros.synth.preview", "pictures of the synthetic training data"),
     "ros-policy": ("densefit_ros.ros.policy", "write an SROS 2 policy from the node's real topics and services"),
@@ -42,12 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command, rest = commands[arguments[0]], arguments[1:]
     else:
         parser = _parser(commands)
-        options = parser.parse_args(arguments)  # --help, --version and unknown commands end here
-        if options.command is None:
-            parser.print_help()
-            return EXIT_ERROR
-        raise AssertionError(options.command)  # argparse admits the listed commands only, and those are caught above
+        parser.parse_args(arguments)  # --help, --version and unknown commands end here
+        parser.print_help()
+        return EXIT_ERROR
     logging.basicConfig(level=logging.INFO, format="[densefit] %(message)s", stream=sys.stderr)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a video gets its index, a bag its end
     try:
         return int(command(rest) or 0)
     except DensefitError as e:
@@ -59,6 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone; a traceback would only reach the next reader
         return EXIT_ERROR
+    except OSError as e:
+        reason = f"{e.filename}: {e.strerror}" if e.filename is not None and e.strerror else str(e)
+        print(f"densefit {arguments[0]}: error: {reason}", file=sys.stderr)
+        return EXIT_ERROR
+    except ModuleNotFoundError as e:
+        package = (e.name or "").partition(".")[0]
+        if package not in TRAINING_PACKAGES:
+            raise
+        print(f'densefit {arguments[0]}: error: needs {package}, which is not installed: pip install ".[train]"', file=sys.stderr)
+        return EXIT_ERROR
 
 
 def available_commands() -> dict[str, Callable[[list[str]], int | None]]:
@@ -69,7 +82,7 @@ def available_commands() -> dict[str, Callable[[list[str]], int | None]]:
         "doctor": doctor_command,
     }
     for name, (module, _) in ROOMS.items():
-        if _exists(module):
+        if _exists(module.partition(":")[0]):
             commands[name] = _delegate(module)
     return commands
 
@@ -211,8 +224,9 @@ def _parser(commands: dict[str, Callable[[list[str]], int | None]]) -> argparse.
     return parser
 
 
-def _delegate(module: str) -> Callable[[list[str]], int | None]:
-    return lambda arguments: importlib.import_module(module).main(arguments)
+def _delegate(target: str) -> Callable[[list[str]], int | None]:
+    module, _, function = target.partition(":")
+    return lambda arguments: getattr(importlib.import_module(module), function or "main")(arguments)
 
 
 def _exists(module: str) -> bool:

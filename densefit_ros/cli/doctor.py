@@ -38,6 +38,7 @@ def findings() -> list[Finding]:
         _package("threadpoolctl", "threadpoolctl", needed=True),
         _package("tqdm", "tqdm", needed=True),
         _package("NVIDIA Warp", "warp", "warp-lang", needed=True),
+        _asset("Warp's kernels", _kernels),
         _asset("body model", _body),
         _asset("regressor weights", lambda: _weights("regressor.onnx")),
         _asset("displacement weights", lambda: _weights("displacement.onnx")),
@@ -87,6 +88,15 @@ def _asset(topic: str, look: Callable[[], str]) -> Finding:
         return Finding(topic, True, look(), needed=True)
     except (DensefitError, ImportError) as e:
         return Finding(topic, False, str(e), needed=True)
+
+
+def _kernels() -> str:
+    import warp
+
+    from .. import warp_setup
+
+    warp_setup.init()
+    return f"kept in {warp.config.kernel_cache_dir}"
 
 
 def _body() -> str:

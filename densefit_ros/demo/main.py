@@ -14,14 +14,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
-from ..errors import DensefitError
+from ..errors import ConfigError, DensefitError
+from ..offline.sources import check_apart
 from .source import DEFAULT_FOV_DEG, Source, VideoSource, open_source
 
 STOP_WAIT_S = 20.0
 LEFTOVERS = ("overlay.mp4", "preview.jpg", "summary.json", "camera.json", "input.mp4", "node.log", "recorder.log")
+MARKS = ("camera.json", "node.log", "recorder.log")  # what no other program leaves: the rest of the folder is the demo's too
 # Markers and overlay are for eyes: a few per second are recorded, the rest of the processor is the tracker's.
 NODE_PARAMETERS = {
     "ros.autostart": "true",
@@ -90,6 +93,17 @@ def run_processes(args: argparse.Namespace) -> None:
         raise DemoFailed(f"did not end in order: {', '.join(failed)}; see the logs in {args.out}")
 
 
+def make_room(out: Path) -> None:
+    """An output folder without the files of the demo before.  Raises ConfigError when it holds such files of something else."""
+    out.mkdir(parents=True, exist_ok=True)
+    found = [name for name in ("bag", *LEFTOVERS) if (out / name).exists()]
+    if found and not any((out / name).exists() for name in MARKS):
+        raise ConfigError(f"--out: {out / found[0]} was not written by a demo and would be lost; choose another folder")
+    shutil.rmtree(out / "bag", ignore_errors=True)
+    for name in LEFTOVERS:  # the marks last
+        (out / name).unlink(missing_ok=True)
+
+
 def report(args: argparse.Namespace) -> dict[str, object]:
     """Numbers and pictures of what was recorded."""
     from ..body.assets import load_body
@@ -124,13 +138,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-video", action="store_true", help="numbers only")
     parser.add_argument("--node-command", default="", help="another node to run instead of ours")
     args = parser.parse_args(argv)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # node and recorder end with the demo
     try:
         if args.input:
-            open_source(args.input, args.fov)  # a wrong name is said before anything starts
-        args.out.mkdir(parents=True, exist_ok=True)
-        for name in LEFTOVERS:
-            (args.out / name).unlink(missing_ok=True)
-        shutil.rmtree(args.out / "bag", ignore_errors=True)
+            source = open_source(args.input, args.fov)  # a wrong name is said before anything starts
+            check_apart([Path(args.input), *getattr(source, "files", ())], (args.out / name for name in ("bag", *LEFTOVERS)))
+        make_room(args.out)
         print("starting camera, node and recorder ...", flush=True)
         run_processes(args)
         report(args)

@@ -109,14 +109,14 @@ class PictureSource(Source):
     """A picture or all pictures of a directory, in the order of their names; every one stands alone."""
 
     def __init__(self, path: Path, fov_deg: float) -> None:
-        self._files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES) if path.is_dir() else [path]
+        self.files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES) if path.is_dir() else [path]
         self._fov_deg = fov_deg
-        if not self._files:
+        if not self.files:
             raise AssetError(f"{path} holds no pictures; expected files ending in {', '.join(PICTURES)}")
-        super().__init__("pictures", str(path), 1.0, len(self._files), stills=True)
+        super().__init__("pictures", str(path), 1.0, len(self.files), stills=True)
 
     def shots(self) -> Iterator[Shot]:
-        for path in self._files:
+        for path in self.files:
             bgr = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
             if bgr is None:
                 raise AssetError(f"cannot read {path}: it is not a picture or it is damaged")

@@ -15,7 +15,7 @@ from ..body.model import pose
 from ..errors import AssetError
 from ..geometry import so3
 from ..geometry.camera import camera_from_k, project
-from ..types import BodyParams, Camera
+from ..types import BodyParams
 from . import files
 from .sample import PointsProtocol, Sample, Truth, box_of_points
 
@@ -79,7 +79,6 @@ class Emdb:
     def _sample(self, path: Path, i: int) -> Sample:
         tree = self._sequences[path]
         body, camera = self._bodies(tree["gender"]), tree["camera"]
-        assert isinstance(camera, Camera)
         root, t = files.to_camera(body, tree["betas"], so3.exp(tree["root"][i]), tree["trans"][i], tree["extrinsics"][i])
         params = BodyParams(tree["betas"][None], so3.log(root)[None], tree["joints"][i].reshape(1, 23, 3), t[None])
         posed = pose(body, params)

@@ -8,12 +8,12 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..body.joints import SMPL_PARENTS
-from ..config import Config, load_config
+from ..config import Config, load_config, read_settings
 from ..errors import AssetError, ConfigError
 from ..fit.priors import NAMES as PRIORS
 from ..models import load_models
@@ -47,7 +47,7 @@ def _measure(args: argparse.Namespace) -> int:
     job = read_job(args)
     models = load_models(job.config)
     dataset = make_dataset(job.dataset, models.body)
-    store = RowStore(args.out, _settings(job), growing=("priors",))
+    store = RowStore(args.out, _settings(job, models.backends), growing=("priors",))
     try:
         todo = missing(dataset, job.options, store, args.limit)
         workers = args.workers or parallel.default_workers(len(todo), models.backends["device"])
@@ -84,10 +84,10 @@ def read_job(args: argparse.Namespace) -> Job:
             raise ConfigError(f"--{what}: expected 1 or more, got {getattr(args, what)}")
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit: expected 1 or more, got {args.limit}")
+    if args.seed < 0:
+        raise ConfigError(f"--seed: expected 0 or more, got {args.seed}")
     overrides = parse_overrides(args.set)
-    for name, flag in (("displace.passes", "--passes"), ("fit.iterations", "--iterations")):
-        if name in overrides:
-            raise ConfigError(f"--set {name}: this command takes {flag} (its defaults are not the tracker's, see docs/EVAL.md)")
+    _refuse_idle(args, evidence, overrides)
     if args.regressor:
         overrides["regress.backend"] = args.regressor
     if not {"displacement", "pipeline"} & set(evidence):
@@ -97,6 +97,28 @@ def read_job(args: argparse.Namespace) -> Job:
     data = DatasetOptions(args.dataset, args.root, args.bodies, args.split, args.stride, args.count, args.seed)
     sources = EvidenceOptions(args.keypoints, args.densepose, args.densepose_chart)
     return Job(load_config(args.config, overrides), data, options, sources)
+
+
+def _refuse_idle(args: argparse.Namespace, evidence: Sequence[str], overrides: Mapping[str, str]) -> None:
+    """Raise ConfigError for an option that would change nothing."""
+    # A copy of config/default.yaml names everything: what it leaves as it was asks for nothing.
+    usual = {s.name: s.value for s in settings(Config())}
+    given = {f"--config {args.config}": read_settings(args.config) if args.config else {}, "--set": overrides}
+    for name, flag in (("displace.passes", "--passes"), ("fit.iterations", "--iterations")):
+        for where, values in given.items():
+            if name in values and (where == "--set" or values[name] != usual[name]):
+                raise ConfigError(
+                    f"{where} {name}: this command takes {flag} (its defaults are not the tracker's, see docs/EVAL.md)"
+                )
+    if args.regressor and "regress.backend" in overrides:
+        raise ConfigError(f"--set regress.backend={overrides['regress.backend']}: --regressor {args.regressor} says it already")
+    for needs in ("keypoints", "densepose"):
+        for name in (needs, f"{needs}_chart"):
+            if getattr(args, name, None) and needs not in evidence:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag}: only --evidence {needs} reads it, and this run has {', '.join(evidence)}")
+    if args.stride != 1 and args.dataset.startswith("synthetic"):
+        raise ConfigError(f"--stride: {args.dataset} has no recorded frames to leave out; --count says how many people are made")
 
 
 def missing(dataset: Dataset, options: HarnessOptions, store: RowStore, limit: int | None) -> list[Todo]:
@@ -162,9 +184,9 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(n.strip() for n in text.split(",") if n.strip()))
 
 
-def _settings(job: Job) -> dict[str, Any]:
+def _settings(job: Job, backends: Mapping[str, str]) -> dict[str, Any]:
     """What must be the same for a run to be continued.  The lists of evidences and priors, and the count, may grow; a prior's
-    file, and what the networks' files hold, may not change."""
+    file, what the networks' files hold, and what ``auto`` has come to, may not change."""
     grows = ("evidence", "priors")
     run = {k: v for k, v in dataclasses.asdict(job.options).items() if k not in grows}
     priors = {name: file for name, _, file in (p.partition("=") for p in job.options.priors)}
@@ -175,7 +197,9 @@ def _settings(job: Job) -> dict[str, Any]:
     paths = {name: Path(file) if file else weights_path(f"{name}.onnx") for name, file in files.items()}
     # A file that is not there belongs to a network that is switched off, or its loading would have failed.
     networks = {name: hashlib.sha256(p.read_bytes()).hexdigest()[:16] if p.is_file() else "" for name, p in paths.items()}
-    return {**run, **data, "sources": sources, "priors": priors, "networks": networks, "config": core}
+    # Not the displacements' runtime: a run without them may grow by an evidence that asks for them, and it is the regressor's.
+    resolved = {name: backends[name] for name in ("device", "regress", "render")}
+    return {**run, **data, "backends": resolved, "sources": sources, "priors": priors, "networks": networks, "config": core}
 
 
 def _core(config: Config) -> list[Any]:

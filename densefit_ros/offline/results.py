@@ -94,3 +94,35 @@ def _no_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_no_nan(v) for v in value]
     return value if np.isfinite(value) else None
+
+
+class ResultsFile:
+    """results.jsonl of a folder that is made here; the lines of a run before stay until there is something to take their place.
+
+    Raises AssetError when the folder cannot be written to.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out, self.path, self._file = out, out / "results.jsonl", None
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            open(self.path, "a").close()
+        except OSError as e:
+            raise AssetError(f"cannot write to {out}: {e.strerror}") from e
+
+    def begin(self) -> None:
+        """Called with every answer: the first one empties the file, and takes away the description of the former content."""
+        if self._file is None:
+            (self._out / "run.json").unlink(missing_ok=True)
+            self._file = open(self.path, "w")
+
+    def write(self, record: dict[str, Any]) -> None:
+        """One line; after :meth:`begin`."""
+        self._file.write(json.dumps(record) + "\n")
+
+    def __enter__(self) -> ResultsFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()

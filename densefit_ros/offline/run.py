@@ -21,17 +21,18 @@ from ..evidence.keypoints import projected
 from ..models import Models
 from ..pipeline import initial_state, load_models, process
 from ..render.warp_renderer import WarpRenderer
-from ..settings import with_overrides
+from ..settings import settings, with_overrides
 from ..types import BodyParams, Camera, Frame, FrameResult, Keypoints, PosedBody
 from ..viz import overlay
 from ..viz.video import VideoWriter
 from . import given
 from .cameras import ASSUMED_FOV_DEG, Calibrated, CameraChoice
 from .given import GivenFiles, InitialEstimates
-from .results import CONVENTION, person_record, read_boxes
-from .sources import Item, Source, open_source
+from .results import CONVENTION, ResultsFile, person_record, read_boxes
+from .sources import Item, Source, check_apart, open_source
 
 log = logging.getLogger("densefit")
+OUTPUTS = ("results.jsonl", "run.json", "overlay.mp4", "overlays")
 OVERLAY_JPEG_QUALITY = 92
 MAX_PANEL_PX = 1600  # a photograph of 12 megapixels would take a gigabyte to render whole
 
@@ -72,7 +73,10 @@ def run(options: RunOptions, load: Callable[[Config], Models] = load_models) -> 
     A damaged picture among good ones is skipped with a warning.  Where nobody is found there is no line.
     """
     source = open_source(options.source)
-    names = {source.path.name} if source.is_video else {f.name for f in getattr(source, "files", ())}
+    pictures = getattr(source, "files", ())
+    read = (options.source, *pictures, options.boxes, options.keypoints, options.given.init, options.given.densepose)
+    check_apart(read, (options.out / name for name in OUTPUTS))
+    names = {source.path.name} if source.is_video else {f.name for f in pictures}
     boxes = read_boxes(options.boxes, names) if options.boxes else None
     keypoints = _read_keypoints(options, names, source) if options.keypoints else None
     given.check(options.given, source)
@@ -81,28 +85,25 @@ def run(options: RunOptions, load: Callable[[Config], Models] = load_models) -> 
     if initial:
         config = with_overrides(config, given.overrides_for(config, initial.most, options.overrides))
     models = load(config)  # first: where that fails, the results of before stay
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        results_file = open(options.out / "results.jsonl", "w")
-    except OSError as e:
-        raise AssetError(f"cannot write to {options.out}: {e.strerror}") from e
+    results = ResultsFile(options.out)
     log.info("running: %s", ", ".join(f"{k} {v}" for k, v in models.backends.items()))
-    with results_file, _Overlays(options.out, source, models.body) as overlays:
+    with results, _Overlays(options.out, source, models.body) as overlays:
         loop = _Loop(models, options, boxes, keypoints, initial, source)
         for item in _progress(source, options.progress):
             answer = loop.step(item)
             if answer is None:
                 continue
             calibrated, rgb, result, first = answer
+            results.begin()
             for i, person in enumerate(result.people):
                 record = person_record(item.file, item.index, person, first.joints[i], calibrated)
                 if initial:
                     record["id"] = initial.id_of(item, person)
-                results_file.write(json.dumps(record) + "\n")
+                results.write(record)
             overlays.write(item, rgb, result, first.vertices, calibrated)
     if not loop.frame_ms:
         raise AssetError(f"{options.source}: nothing could be read: {loop.damaged[0] if loop.damaged else 'it is empty'}")
-    summary = loop.summary(options.out / "results.jsonl", overlays.path)
+    summary = loop.summary(results.path, overlays.path)
     _write_summary(options, models, source, summary)
     return summary
 
@@ -302,11 +303,23 @@ def _write_summary(options: RunOptions, models: Models, source: Source, summary:
         "camera": described,
         "camera_assumed": not camera.given and options.given.init is None,
         "given_estimates": str(options.given.init) if options.given.init else None,
+        "given": _given_files(options),
         "coordinates": CONVENTION,
         "independent": options.independent,
         "backends": models.backends,
+        "settings": {s.name: s.value for s in settings(models.config)},
         "frame_ms_median": round(summary.frame_ms, 3),
         "stage_ms_median": {k: round(v, 3) for k, v in summary.stage_ms.items()},
         "fps_of_input": source.fps if source.is_video else None,
     }
     (options.out / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _given_files(options: RunOptions) -> dict[str, str | float | None]:
+    """What else was read, and how; null: nothing."""
+    files = {"boxes": options.boxes, "keypoints": options.keypoints, "densepose": options.given.densepose}
+    given: dict[str, str | float | None] = {name: str(path) if path else None for name, path in files.items()}
+    estimates = options.given.init is not None
+    given["format"] = options.given.init_format if estimates else None
+    given["sigma_deg"] = options.given.init_sigma_deg if estimates else None
+    return given

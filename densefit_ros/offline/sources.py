@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from ..errors import AssetError
+from ..errors import AssetError, ConfigError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ogv", ".wmv", ".gif")
@@ -64,6 +64,15 @@ def open_source(path: str | Path) -> Source:
         return Video(path)
     # An unusual name: what the bytes say counts.
     return Pictures(path, [path]) if _decode(path)[0] is not None else Video(path)
+
+
+def check_apart(inputs: Iterable[Path | None], outputs: Iterable[Path]) -> None:
+    """Raise ConfigError when an input is among the outputs or lies below one."""
+    written = {path.resolve() for path in outputs}
+    for path in filter(None, inputs):
+        resolved = path.resolve()
+        if not written.isdisjoint((resolved, *resolved.parents)):
+            raise ConfigError(f"--out would write over the input: {path} is among its files; choose another folder")
 
 
 class Pictures:

@@ -1,4 +1,4 @@
-"""Convolution blocks that both networks are made of.  Imports torch: only network definitions and training do this."""
+"""Convolution blocks that all three networks are made of.  Imports torch: only network definitions and training do this."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import importlib.util
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import cv2
@@ -26,12 +26,6 @@ import numpy as np
 from ..errors import AssetError, ConfigError
 
 ENVIRONMENT = "DENSEFIT_BACKGROUNDS"
-DEBIAN_DIRECTORIES = (
-    "/usr/share/backgrounds",
-    "/usr/share/wallpapers",
-    "/usr/share/palapeli/collection",
-    "/usr/share/doc/opencv-doc/examples/data",
-)
 SPLITS = ("train", "heldout", "demo")
 _LONG_SIDE_PX = 1100
 # Package, folder, file -> split.  People: astronaut, camera, lfw_subset, grace_hopper; they stay test material.
@@ -43,6 +37,7 @@ _PACKAGED = {
     },
     ("sklearn", "datasets/images"): {"flower.jpg": "train", "china.jpg": "heldout"},
 }  # fmt: skip
+_WHEELS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 _PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # In a picture's path below its directory: drawings, people, patterns for calibration.
 _SKIPPED = re.compile(
@@ -137,13 +132,17 @@ def load_backgrounds(split: str = "train", directories: Sequence[str | Path] | N
     """The bank of one split: "train", "heldout" or "demo".
 
     ``directories`` default to those of the environment variable DENSEFIT_BACKGROUNDS.  At most ``limit`` pictures are
-    kept, in the order of their names.  Raises AssetError when a named directory is missing, ConfigError for an unknown split.
+    kept, in the order of their names.  Raises AssetError when a named directory is missing or "heldout" lacks a wheel that it
+    draws on, ConfigError for an unknown split.
     """
     if split not in SPLITS:
         raise ConfigError(f"expected a split of {SPLITS}, got {split!r}")
     if directories is None:
         directories = [d for d in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if d]
-    paths = [p for p, s in packaged_pictures() if s == split]
+    packaged = packaged_pictures()
+    paths = [p for p, s in packaged if s == split]
+    if split == "heldout":  # what is measured must not depend on what happens to be installed
+        _require_packaged(split, {p.name for p, _ in packaged})
     if split != "demo":
         for directory in directories:
             found = directory_pictures(Path(directory))
@@ -175,6 +174,16 @@ def packaged_pictures() -> list[tuple[Path, str]]:
     return out
 
 
+def _require_packaged(split: str, found: Collection[str]) -> None:
+    for (package, _), files in _PACKAGED.items():
+        missing = [name for name, own in files.items() if own == split and name not in found]
+        if missing:
+            raise AssetError(
+                f"held-out backgrounds: {missing[0]} of {_WHEELS[package]} is missing, and without it numbers would differ: "
+                f"pip install {_WHEELS[package]}"
+            )
+
+
 def packaged_picture(name: str) -> np.ndarray:
     """One packaged photograph as (H,W,3) uint8.  Raises AssetError when no installed wheel has it."""
     for path, _ in packaged_pictures():
@@ -204,8 +213,8 @@ def directory_pictures(directory: Path) -> list[Path]:
 
 
 def split_of(path: Path) -> str:
-    """ "train" or "heldout", by the last parts of the name only: the same on every machine."""
-    key = "/".join(path.parts[-4:]).encode()
+    """ "train" or "heldout", by the last parts of the full name only: the same on every machine and from every folder."""
+    key = "/".join(Path(os.path.abspath(path)).parts[-4:]).encode()
     return "heldout" if zlib.crc32(key) % 1000 < 1000 * _HELDOUT_SHARE else "train"
 
 

@@ -20,7 +20,7 @@ _LEVEL = np.diag([1.0, -1.0, -1.0]).astype(np.float32)
 class CropOptions:
     """How crops are cut from the full image.
 
-    Tight: of 128 px every one counts.  Networks that had learnt on 1.2 times the box, 0.85 to 1.3 times that, were 12 to 15 %
+    Tight: every pixel counts.  Networks that had learnt on 1.2 times the box, 0.85 to 1.3 times that, were 12 to 15 %
     better in tracked videos on squares of 1.05 times the box than on their own 1.2 (docs/DECISIONS.md).
     """
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import scipy.ndimage
 
@@ -171,8 +170,3 @@ def wave_noise(rng: np.random.Generator, position: np.ndarray, period_m: float, 
 def fill_texture(grid: Atlas, colours: np.ndarray) -> np.ndarray:
     """Colours (N,3) of the atlas points -> (size,size,3) float32 texture without gaps."""
     return np.ascontiguousarray(colours[grid.nearest].reshape(grid.size, grid.size, 3), np.float32)
-
-
-def resize_texture(texture: np.ndarray, size: int) -> np.ndarray:
-    """Another resolution of the same texture."""
-    return cv2.resize(texture, (size, size), interpolation=cv2.INTER_AREA)

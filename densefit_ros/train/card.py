@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AssetError
+from ..eval.provenance import BEGIN, insert
 from ..runtime.picture import SIZE_PX
 from .reliability import calibration_error
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 _FLAGS = ("seed", "minutes", "batch", "made", "chunk", "reuse", "lr", "lr_floor", "warmup", "ema", "processes", "init")
 
 
@@ -53,14 +53,6 @@ def _runs_of(text: str) -> tuple[list[Sequence[str]], list[str]]:
     return [row for row in cells if row[-1].replace(",", "").isdigit()], [x for x in lines if x.startswith("densefit train ")]
 
 
-def insert(text: str, measured: str) -> str:
-    """``text`` with everything between the two markers replaced.  Raises AssetError when they are missing."""
-    if BEGIN not in text or END not in text:
-        raise AssetError(f"the model card has no '{BEGIN}' and '{END}' lines to write between")
-    head, tail = text.split(BEGIN)[0], text.split(END)[1]
-    return f"{head}{BEGIN}\n{measured}{END}{tail}"
-
-
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="densefit train card", description=__doc__)
@@ -70,7 +62,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--card", type=Path, default=Path("docs/MODEL_CARD.md"))
     args = parser.parse_args(argv)
     text = args.card.read_text()
-    measured = card(args.runs, json.loads(args.evaluation.read_text()), text if args.more else "")
+    try:
+        evaluation = json.loads(args.evaluation.read_text())
+    except ValueError as error:
+        raise AssetError(f"{args.evaluation}: expected the JSON that densefit train evaluate writes ({error})") from error
+    measured = card(args.runs, evaluation, text if args.more else "")
     args.card.write_text(insert(text, measured))
     print(f"wrote the measured part of {args.card}")
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from ..errors import ConfigError
 
 TASKS = ("joint", "displacement", "regressor", "finder")
+BOTH = ("regressor", "displacement")  # networks of a run of both
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ConfigError(f"train task expects one of {', '.join(TASKS)}, got {self.task!r}")
-        if self.made % self.batch:
-            raise ConfigError(f"train expects made to be a multiple of batch, got {self.made} and {self.batch}")
         if self.batch < 2 or self.minutes <= 0 or self.device not in ("cpu", "cuda"):
             got = f"{self.batch}, {self.minutes}, {self.device}"
             raise ConfigError(f"train expects batch >= 2, minutes > 0, device cpu|cuda; got {got}")
+        if self.made < 1 or self.made % self.batch:
+            raise ConfigError(f"train expects made to be a multiple of batch, got {self.made} and {self.batch}")
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n")
@@ -68,16 +68,3 @@ class TrainConfig:
             return TrainConfig(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{path}: expected a saved training configuration ({error})") from error
-
-
-def commit() -> str:
-    """The source's git commit, with "+" when tracked files differ from it; "unknown" outside a checkout."""
-    root = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

@@ -9,6 +9,7 @@ order, with fresh cheap augmentation each time.
 from __future__ import annotations
 
 import importlib
+import inspect
 import multiprocessing
 import os
 import queue
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import DensefitError
+from ..errors import ConfigError, DensefitError
 
 Batch = dict[str, np.ndarray]
 _WORKER_TIMEOUT_S = 600.0
@@ -49,7 +50,19 @@ class SourceSpec:
         return SourceSpec(self.module, self.name, {**self.kwargs, "seed": self.kwargs["seed"] + 1_000_000 * rank})
 
     def build(self) -> Source:
-        return getattr(importlib.import_module(self.module), self.name)(**self.kwargs)
+        return self._kind(**self.kwargs)
+
+    def check(self) -> None:
+        """Raise ConfigError for arguments that the source does not take."""
+        makers = [vars(c)["__init__"] for c in self._kind.__mro__[:-1] if "__init__" in vars(c)]  # each hands the rest on
+        known = {n for make in makers for n in inspect.signature(make).parameters} - {"self", "args", "kwargs"}
+        unknown = sorted(set(self.kwargs) - known)
+        if unknown:
+            raise ConfigError(f"--data: {self.name} takes {', '.join(sorted(known - {'seed'}))}; got {unknown[0]!r}")
+
+    @property
+    def _kind(self) -> type:
+        return getattr(importlib.import_module(self.module), self.name)
 
 
 class Loader:

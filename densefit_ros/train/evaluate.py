@@ -6,11 +6,8 @@ weights has seen these looks, poses and seeds; the photographs behind them are v
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,20 +24,17 @@ from ..models import fit_options
 from ..regress.decode import decode as decode_estimate
 from ..regress.mirrored import Mirrored
 from ..runtime.onnxruntime_backend import OnnxRuntime
-from ..runtime.picture import check_pair
 from ..steps.priors import decode_options
 from ..synth.crops import CropBatch
 from ..synth.displacement import DisplacementPairs, make_pairs
 from ..synth.perturb import disturb
 from ..types import BodyParams, Crop, DisplacementField
-from ..weights import weights_path
-from .reliability import Curve, Pool, plot
-from .sources import EVALUATION_SUBJECT, _People
+from .reliability import Curve, Pool
+from .sources import EVALUATION_SUBJECT, People
 from .tasks import VALIDATION_SEED, displacement_metrics
 
 SEED = VALIDATION_SEED + 1
 _BATCH = 16
-PARTS = ("regressor", "displacement", "ablation", "sweeps", "together")
 Numbers = dict[str, float]
 
 
@@ -51,7 +45,7 @@ def evaluate_regressor(
 
     ``curves`` receives the reliability of its rotations' standard deviations and of its confidence.
     """
-    source = _People(SEED, _BATCH, held_out=True, first_subject=EVALUATION_SUBJECT, backgrounds=backgrounds)
+    source = People(SEED, _BATCH, held_out=True, first_subject=EVALUATION_SUBJECT, backgrounds=backgrounds)
     runtime = Mirrored(OnnxRuntime(path))
     rows: dict[str, list[np.ndarray]] = {}
     told, shown = [], []
@@ -112,7 +106,7 @@ def evaluate_displacement(
 
     ``curves`` receives the reliability of the stated standard deviations, by the kind of start.
     """
-    source = _People(SEED, _BATCH, held_out=True, first_subject=EVALUATION_SUBJECT, backgrounds=backgrounds)
+    source = People(SEED, _BATCH, held_out=True, first_subject=EVALUATION_SUBJECT, backgrounds=backgrounds)
     config = Config()
     fitter, options = Fitter(source.body, max_persons=_BATCH, options=fit_options(config)), decode_options(config)
     fields: list[tuple[np.ndarray, ...]] = []
@@ -152,65 +146,6 @@ def true_field(pairs: DisplacementPairs) -> DisplacementField:
     """The answer of a perfect network: the true flow, sure where the picture shows the point."""
     log_var = np.where(pairs.valid & pairs.visible, 0.0, 12.0).astype(np.float32)
     return DisplacementField(pairs.flow, log_var[:, None], STRIDE_PX)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="densefit train evaluate", description="Held-out numbers of exported networks.")
-    parser.add_argument("--people", type=int, default=256)
-    parser.add_argument("--displacement", type=Path, default=None, help="network file (default: the shipped one)")
-    parser.add_argument("--regressor", type=Path, default=None, help="network file (default: the shipped one)")
-    parser.add_argument("--backgrounds", nargs="*", default=None, metavar="DIR")
-    parser.add_argument("--json", type=Path, default=None, help="also write the numbers here; parts left out stay as they are")
-    parser.add_argument("--plots", type=Path, default=None, metavar="DIR", help="also draw reliability.png and sweeps.png there")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts (default: all)")
-    args = parser.parse_args(argv)
-    displacement = args.displacement or weights_path("displacement.onnx")
-    regressor = args.regressor or weights_path("regressor.onnx")
-    check_pair(regressor, displacement)
-    displacer = Displacer(OnnxRuntime(displacement), OnnxRuntime(regressor))
-    shared, curves = {"people": args.people, "backgrounds": args.backgrounds}, {}
-    result: dict[str, Any] = {"seed": SEED}
-    if "regressor" in args.only:
-        result["regressor"] = evaluate_regressor(regressor, curves=curves, **shared)
-    if "displacement" in args.only:
-        curves["displacement"] = {}
-        for name, degrees in (("mixed", None), ("4_deg", 4.0), ("10_deg", 10.0)):
-            numbers = evaluate_displacement(displacer, degrees=degrees, curves=curves["displacement"], **shared)
-            result[f"displacement_{name}"] = numbers
-    before = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {}
-    if curves:
-        result["reliability"] = before.get("reliability", {}) | curves
-    if "ablation" in args.only:
-        from .ablation import evaluate_ablation
-
-        result["ablation"] = evaluate_ablation(displacer, **shared)
-    if "sweeps" in args.only:
-        from . import sweeps
-
-        result["sweeps"] = sweeps.evaluate_sweeps(displacer, **shared)
-        if args.plots:
-            print(sweeps.plot(result["sweeps"], args.plots / "sweeps.png"))
-    if "together" in args.only:
-        from .together import evaluate_together
-
-        result["together"] = evaluate_together(displacer, **shared)
-    result = _rounded(result)
-    print(json.dumps({k: v for k, v in result.items() if k != "reliability"}, indent=2))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(before | result, indent=2) + "\n")
-    if args.plots and curves:
-        print(plot(result["reliability"], args.plots / "reliability.png"))
-    return 0
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_rounded(v) for v in value]
-    return round(value, 4) if isinstance(value, float) else value
 
 
 def _kind(degrees: float | None) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import json
 import os
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from ..regress.network import RegressorNet
 from ..runtime.onnxruntime_backend import OnnxRuntime
 from ..runtime.picture import trunk_mark
 from ..runtime.protocol import check_contract
+from .config import BOTH
 from .grow import without_copies
 from .loop import load_checkpoint
 
@@ -39,7 +38,6 @@ _NETWORKS = {
     "displacement": (DisplacementNet, DISPLACEMENT_CONTRACT),
     "finder": (FinderNet, FINDER_CONTRACT),
 }
-PARTS = ("regressor", "displacement")  # of a run of both
 # float32 sums in another order: one part in 10^4 of the outputs' scale, which is 10 px and 1 rad.
 PARITY = 2e-3
 
@@ -143,7 +141,7 @@ def load_trained(path: Path, part: str = "") -> tuple[nn.Module, dict[str, Any]]
     record = load_checkpoint(path, "cpu")
     weights = without_copies(record.get("weights", {}))
     if any(name.startswith("displacement.") for name in weights):
-        if part not in PARTS:
+        if part not in BOTH:
             raise AssetError(f"{path}: this run holds a regressor and a displacement network; say which (got {part!r})")
         trunk = {k: v.numpy() for k, v in weights.items() if k.startswith("regressor.trunk.") and v.dtype.is_floating_point}
         weights = {k.removeprefix(f"{part}."): v for k, v in weights.items() if k.startswith(f"{part}.")}
@@ -159,22 +157,16 @@ def load_trained(path: Path, part: str = "") -> tuple[nn.Module, dict[str, Any]]
     return net.eval(), record
 
 
-def main(argv: list[str] | None = None) -> int:
-    """``densefit export CHECKPOINT --out FILE.onnx|FOLDER``."""
-    parser = argparse.ArgumentParser(prog="densefit export", description="Write a trained network as ONNX, with a parity check.")
-    parser.add_argument("checkpoint", type=Path, help="best.pt of a training run")
-    parser.add_argument("--out", type=Path, required=True, help="the .onnx file to write; of a run of both networks, the folder")
-    parser.add_argument("--part", choices=PARTS, default="", help="one network alone of a run of both")
-    args = parser.parse_args(argv)
-    if args.part or args.out.suffix == ".onnx":
-        _export_one(args.checkpoint, args.part, args.out)
-    else:
-        for part in PARTS:
-            _export_one(args.checkpoint, part, args.out / f"{part}.onnx")
-    return 0
+def networks_of(checkpoint: Path) -> tuple[str, ...]:
+    """Names of the networks in a best.pt: both of a run of both, or the one.  Raises AssetError."""
+    record = load_checkpoint(checkpoint, "cpu")
+    if any(name.startswith("displacement.") for name in without_copies(record.get("weights", {}))):
+        return BOTH
+    return (load_trained(checkpoint)[1]["task"],)
 
 
-def _export_one(checkpoint: Path, part: str, out: Path) -> None:
+def export_checkpoint(checkpoint: Path, part: str, out: Path) -> str:
+    """Write the network named ``part`` of a best.pt to the file ``out``; returns what was written, in a line."""
     net, record = load_trained(checkpoint, part)
     metadata = {"seed": str(record["seed"]), "commit": record["commit"], "step": str(record["step"]), "licence": "Apache-2.0"}
     if "trunk" in record:
@@ -182,8 +174,4 @@ def _export_one(checkpoint: Path, part: str, out: Path) -> None:
     metadata["validation"] = json.dumps({k: round(v, 4) for k, v in record["metrics"].items()})
     difference = export(net, record["task"], out, metadata)
     what = f"{record['task']}, step {record['step']}, {out.stat().st_size / 1e6:.1f} MB"
-    print(f"{out}: {what}, torch and ONNX Runtime agree to {difference:.1e}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return f"{out}: {what}, torch and ONNX Runtime agree to {difference:.1e}"

@@ -19,7 +19,7 @@ from .config import TrainConfig
 from .data import Batch, SourceSpec
 from .finder_metrics import detection_metrics, suppressed
 from .loop import Metrics, to_tensors
-from .sources import _People, recolour
+from .sources import People, recolour
 
 VALIDATION_SEED = 900_000_019
 _GUIDE = 3.0
@@ -27,7 +27,7 @@ _PIECES_SHARE, _TILE_PX = 0.35, 12
 _MIN_LEFT = 0.3  # of a box that augmentation pushes out of the window
 
 
-class FinderSource(_People):
+class FinderSource(People):
     """Whole pictures with the boxes of the people that they show.
 
     image (P,192,256,3) uint8; boxes (P,4,4) x, y, w, h px; kind (P,4), owner (P,192,256) int8: as

@@ -20,7 +20,9 @@ from ..render.warp_renderer import WarpRenderer
 from ..synth.backgrounds import packaged_pictures
 from ..synth.scenes import PERSON, make_scenes
 from ..synth.sequence import demo_sequence, heldout_engine
-from .finder_metrics import match, overlaps
+from ..track import association
+from .finder_metrics import match
+from .sources import EVALUATION_SUBJECT
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # picture, boxes (M,4), kind (M,)
 _EVAL_SEED = 900_000_119
@@ -31,9 +33,9 @@ _EMPTY_PICTURES = ("coffee.png", "chelsea.png", "rocket.jpg", "china.jpg", "flow
 
 
 def heldout_scenes(body: BodyModel, count: int, directories: Sequence[str] | None = None) -> Iterator[Sample]:
-    """640 x 480 scenes of held-out subjects on held-out photographs."""
+    """640 x 480 scenes of subjects that nothing was trained on or chosen with, on held-out photographs."""
     engine = heldout_engine(body, WarpRenderer(body), directories)
-    engine.subjects = 150
+    engine.first_subject, engine.subjects = EVALUATION_SUBJECT, 150
     for start in range(0, count, 8):
         scenes = make_scenes(np.random.default_rng([_EVAL_SEED, start]), engine, min(8, count - start), 640, 480)
         yield from zip(scenes.rgb, scenes.boxes_xywh, scenes.kind)
@@ -76,7 +78,7 @@ def measure(detector: Detector, samples: Sequence[Sample], min_score: float = 0.
         if (kind == PERSON).any():
             peopled += 1
             if found:
-                value = overlaps(pair[0], boxes[kind == PERSON])
+                value = association.iou(pair[0], boxes[kind == PERSON])
                 near += (value.max(0) >= 0.3).sum()
                 first += value[0].max() >= 0.5
                 iou += list(value.max(0)[np.isfinite(got[kind == PERSON])])

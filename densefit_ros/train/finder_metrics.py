@@ -8,6 +8,7 @@ import numpy as np
 
 from ..detect.protocol import suppress
 from ..synth.scenes import EMPTY, PERSON
+from ..track import association
 from ..types import Detection
 
 Found = tuple[np.ndarray, np.ndarray]  # boxes (N,4) x, y, w, h; scores (N,), surest first
@@ -19,15 +20,6 @@ def suppressed(boxes_xywh: np.ndarray, scores: np.ndarray) -> Found:
     return np.array([d.box_xywh for d in kept], np.float32).reshape(-1, 4), np.array([d.score for d in kept], np.float32)
 
 
-def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes (N,4) and (M,4) x, y, w, h -> (N,M)."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, :2] + a[:, None, 2:], b[None, :, :2] + b[None, :, 2:])
-    common = np.prod(np.maximum(high - low, 0), axis=-1)
-    union = np.prod(a[:, None, 2:], axis=-1) + np.prod(b[None, :, 2:], axis=-1) - common
-    return common / np.maximum(union, 1e-9)
-
-
 def match(found: Found, boxes_xywh: np.ndarray, kind: np.ndarray, iou: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
     """Surest first, each to the free person that it overlaps most.
 
@@ -35,7 +27,7 @@ def match(found: Found, boxes_xywh: np.ndarray, kind: np.ndarray, iou: float = 0
     find, -inf when missed.
     """
     boxes, scores = found
-    value = overlaps(boxes, boxes_xywh)
+    value = association.iou(boxes, boxes_xywh)
     value[:, kind == EMPTY] = 0
     verdict = np.zeros(len(boxes), np.int8)
     got = np.full(len(boxes_xywh), -np.inf, np.float32)

@@ -17,13 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import AssetError, BackendUnavailable
-from .config import TrainConfig, commit
+from ..errors import AssetError, BackendUnavailable, ConfigError
+from ..eval.provenance import commit
+from .config import TrainConfig
 from .data import Batch, Loader, SourceSpec
 from .grow import take_over
 from .parallel import Peers
 
 Metrics = dict[str, float]
+# May change from one sitting of a run to the next: how long, on what, and how often it reports.
+_FREE = frozenset(
+    ("out", "minutes", "steps", "workers", "threads", "compile", "device")
+    + ("checkpoint_minutes", "validate_minutes", "validation_batches", "log_steps")
+)
 
 
 class Task(Protocol):
@@ -44,8 +50,11 @@ class Task(Protocol):
 class Trainer:
     """One run in one directory.  Construct and call :meth:`run`; constructing over an interrupted run resumes it.
 
+    Raises AssetError when the directory holds a run of other settings (its length and reports may change), and
+    BackendUnavailable without the device, ConfigError for arguments that the network does not take.
+
     Files: config.json, log.csv (training), validation.csv, last.pt (complete state, written atomically), best.pt
-    (averaged weights with the lowest validation score), provenance.json (commit, seed, time).  ``peers``: the processes that
+    (averaged weights with the lowest validation score), provenance.json (commits, settings).  ``peers``: the processes that
     take the steps together with this one; each makes its own samples, the first one writes the files.
     """
 
@@ -55,12 +64,16 @@ class Trainer:
         self.config, self.task, self._say, self._peers = config, task, say, peers
         self._first = peers is None or peers.rank == 0
         self.out = Path(config.out)
-        self.out.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.net = task.network(config.network).to(config.device, memory_format=torch.channels_last)
+        try:
+            net = task.network(config.network)
+        except TypeError as error:
+            raise ConfigError(f"--network {json.dumps(config.network)}: {error}") from error
+        self.net = net.to(config.device, memory_format=torch.channels_last)
         for name in filter(None, config.init.split(",")):
-            take_over(self.net, load_weights(Path(name)))
+            _start_from(Path(name), self.net, config.task)
+        self.out.mkdir(parents=True, exist_ok=True)
         self.average = copy.deepcopy(self.net).eval()
         self._forward = torch.compile(self.net) if config.compile else self.net
         decay = [p for p in self.net.parameters() if p.ndim > 1]
@@ -196,12 +209,23 @@ class Trainer:
         state = load_checkpoint(path, self.config.device)
         if state.get("seed") != self.config.seed:
             raise AssetError(f"{path}: made with seed {state.get('seed')}, this run has {self.config.seed}; choose another --out")
+        if self._first:
+            self._check_settings()
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"].cpu())
         self.step, self.elapsed_s, self.best = state["step"], state["elapsed_s"], state["best"]
         self._say(f"resuming {self.out} at step {self.step}, {self.elapsed_s / 60:.1f} min")
+
+    def _check_settings(self) -> None:
+        saved, now = (
+            json.loads(json.dumps(dataclasses.asdict(c))) for c in (TrainConfig.load(self.out / "config.json"), self.config)
+        )
+        changed = {k: f"{k} {saved[k]!r}, now {now[k]!r}" for k in now if k not in _FREE and saved[k] != now[k]}
+        if changed:
+            which = changed.get("task", "; ".join(changed.values()))
+            raise AssetError(f"{self.out}: holds a run of other settings ({which}); choose another --out")
 
     def _update_average(self) -> None:
         # The first steps would weigh for long in a plain average: it starts short and lengthens.
@@ -221,7 +245,12 @@ class Trainer:
         parameters = sum(p.numel() for p in self.net.parameters())
         record = {"commit": commit(), "config": dataclasses.asdict(self.config)}
         record |= {"parameters": parameters, "torch": torch.__version__}
-        (self.out / "provenance.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+        path = self.out / "provenance.json"
+        if self.step and path.is_file():  # what made the first steps stays named
+            before = json.loads(path.read_text())
+            later = [*before.get("resumed_by", []), record["commit"]]
+            record |= {"commit": before["commit"], "resumed_by": [c for c in dict.fromkeys(later) if c != before["commit"]]}
+        path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
 
     def _write(self, name: str, row: dict[str, float]) -> None:
         path = self.out / name
@@ -240,6 +269,15 @@ def to_tensors(batch: Batch, device: str) -> dict[str, Tensor]:
         tensor = torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
         out[name] = tensor.float() if tensor.dtype in (torch.float16, torch.float64) else tensor
     return out
+
+
+def _start_from(path: Path, net: nn.Module, task: str) -> None:
+    weights = load_weights(path)
+    try:
+        take_over(net, weights)
+    except (ValueError, LookupError, AttributeError, RuntimeError) as error:  # torch names missing weights with the last
+        reason = str(error).splitlines()[0]
+        raise AssetError(f"--init {path}: expected weights of a {task} network, as large or smaller ({reason})") from error
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import sys
@@ -36,30 +37,22 @@ _HELP = {
     "init": "start from the weights of this checkpoint",
 }
 
+# Commands with a parser of their own: module, function, help.
+_COMMANDS = {
+    "average": (".commands", "average", "the mean of several runs' weights"),
+    "restore": (".commands", "restore", "make the networks that ship trainable again"),
+    "evaluate": (".commands", "evaluate", "held-out numbers of exported networks"),
+    "card": (".card", "main", "write the measured part of the model card"),
+    "preview": ("..synth.preview", "main", "write a contact sheet of training samples"),
+}
+
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of ``densefit train``; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["preview"]:
-        from ..synth.preview import main as preview
-
-        return preview(argv[1:])
-    if argv[:1] == ["evaluate"]:
-        from .evaluate import main as evaluate
-
-        return evaluate(argv[1:])
-    if argv[:1] == ["average"]:
-        from .average import main as average
-
-        return average(argv[1:])
-    if argv[:1] == ["restore"]:
-        from .restore import main as restore
-
-        return restore(argv[1:])
-    if argv[:1] == ["card"]:
-        from .card import main as card
-
-        return card(argv[1:])
+    if argv[:1] and argv[0] in _COMMANDS:
+        module, function, _ = _COMMANDS[argv[0]]
+        return getattr(importlib.import_module(module, __package__), function)(argv[1:])
     args = _parser().parse_args(argv)
     if args.task == "plot":
         from .plots import plot_run
@@ -83,7 +76,9 @@ def train(config: TrainConfig, peers: Peers | None = None) -> None:
     from .plots import plot_run
     from .tasks import make_task
 
-    trainer = Trainer(config, make_task(config), say=_say, peers=peers)
+    task = make_task(config)
+    task.spec.check()
+    trainer = Trainer(config, task, say=_say, peers=peers)
     if peers is not None and peers.rank:
         trainer.run()
         return
@@ -102,6 +97,8 @@ def config_from_args(args: argparse.Namespace) -> TrainConfig:
             values[name] = json.loads(values.get(name, "{}"))
         except ValueError as error:
             raise ConfigError(f"--{name} expects a JSON object, got {values[name]!r}") from error
+        if not isinstance(values[name], dict):
+            raise ConfigError(f"--{name} expects a JSON object, got {values[name]!r}")
     values.setdefault("out", f"runs/{args.task}")
     return TrainConfig(**values)
 
@@ -125,11 +122,8 @@ def _parser() -> argparse.ArgumentParser:
         own.add_argument("--data", default="{}", help="JSON object of arguments of the sample source")
     plot = tasks.add_parser("plot", help="draw the curves of a run")
     plot.add_argument("run", help="directory of the run")
-    tasks.add_parser("average", help="the mean of several runs' weights")
-    tasks.add_parser("restore", help="make the networks that ship trainable again")
-    tasks.add_parser("evaluate", help="held-out numbers of exported networks")
-    tasks.add_parser("card", help="write the measured part of the model card")
-    tasks.add_parser("preview", help="write a contact sheet of training samples")
+    for name, (_, _, text) in _COMMANDS.items():
+        tasks.add_parser(name, help=text)
     return parser
 
 

@@ -8,8 +8,6 @@ learn anew, on features that stay as they are: fresh ones would shake the trunk 
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,15 +21,12 @@ from ..displace.network import RenderingConv
 from ..regress.network import RegressorNet
 from ..runtime.picture import check_pair
 from ..runtime.torch_backend import TorchRuntime
-from ..weights import weights_path
-from .config import TrainConfig, commit
+from .config import BOTH
 from .data import Batch
-from .export import PARTS
 from .finder import seen_cells
 from .joint import JointNet
-from .loop import save_checkpoint, to_tensors
+from .loop import to_tensors
 from .losses import guide_loss, part_loss
-from .tasks import make_task
 
 # Root mean square of a restored filter.  Behind it comes a normalisation, so its scale is no part of the function; it sets how
 # far a step of Adam turns it, and folded filters, scaled by their channels' statistics, would all turn at different speeds.
@@ -47,7 +42,7 @@ def restore(regressor: Path, displacement: Path, batches: Iterable[Batch]) -> Jo
     """
     batches = list(batches)
     check_pair(regressor, displacement)
-    files = {part: TorchRuntime(path).network for part, path in zip(PARTS, (regressor, displacement))}
+    files = {part: TorchRuntime(path).network for part, path in zip(BOTH, (regressor, displacement))}
     net = JointNet(**{part: _config(n) for part, n in files.items()})
     folded = {f"{part}.{name}": value for part, n in files.items() for name, value in n.state_dict().items()}
     rendered = "displacement.render2.0.weight"
@@ -167,32 +162,3 @@ def _teach(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-
-
-def main(argv: list[str]) -> int:
-    """``densefit train restore --out RUN``: best.pt of the networks that ship, validated."""
-    parser = argparse.ArgumentParser(prog="densefit train restore", description="The networks that ship, made trainable again.")
-    parser.add_argument("--finder", action="store_true", help="the person finder instead of regressor and displacement network")
-    parser.add_argument("--files", type=Path, nargs="+", help="their ONNX files in this order; without: those that ship")
-    parser.add_argument("--batches", type=int, default=24, help="batches of 32 that statistics are measured on")
-    parser.add_argument("--data", type=json.loads, default={}, help="JSON object of arguments of the sample source")
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder for best.pt and provenance.json")
-    args = parser.parse_args(argv)
-    task_name, parts, make = ("finder", ("finder",), restore_finder) if args.finder else ("joint", PARTS, restore)
-    files = args.files or [weights_path(f"{part}.onnx") for part in parts]
-    if len(files) != len(parts):
-        parser.error(f"expected {len(parts)} --files, {' and '.join(parts)}, got {len(files)}")
-    starts = {} if args.finder else {"starts": 1}
-    task = make_task(TrainConfig(task_name, str(args.out), data={**starts, **args.data}))
-    source = task.spec.build()
-    net = make(*files, (source.batch(i) for i in range(args.batches)))
-    held_out = task.validation_spec.build()
-    metrics = task.validate(net, [held_out.batch(i) for i in range(TrainConfig(task_name, "").validation_batches)], "cpu")
-    made = {"commit": commit(), "seed": 0, "step": 0, "metrics": metrics}
-    args.out.mkdir(parents=True, exist_ok=True)
-    save_checkpoint({**made, "weights": net.state_dict(), "network": net.config, "task": task_name}, args.out / "best.pt")
-    provenance = {**made, "restored": [str(file) for file in files]}
-    provenance |= {"batches": args.batches, "data": args.data}
-    (args.out / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
-    print("  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
-    return 0

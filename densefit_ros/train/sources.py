@@ -50,7 +50,7 @@ _PAIR_NAMES = ("rendering", "flow", "valid", "visible")  # of pair_batch
 _MIRROR = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
 
 
-class _People:
+class People:
     """What both sources share: the engine of one split, and crops by index."""
 
     def __init__(
@@ -109,7 +109,7 @@ def _seen_faces(crops: CropBatch, stride: int) -> np.ndarray:
     return crops.visible_face[:, :, columns_seen(crops.size)][:, stride // 2 :: stride, stride // 2 :: stride]
 
 
-class RegressorSource(_People):
+class RegressorSource(People):
     """Crops with the body's parameters.
 
     image (P,S,W,3) uint8, the columns that networks see; intrinsics (P,4) over the side S; ray_rotmat (P,3,3); rotmat
@@ -220,7 +220,7 @@ def pair_batch(pairs: DisplacementPairs) -> Batch:
     }
 
 
-class JointSource(_People):
+class JointSource(People):
     """Crops with the body's parameters, as RegressorSource, and renderings of ``starts`` disturbed estimates of each.
 
     A rendering costs half of what a picture does, and has other disturbances and another texture every time.  Those of

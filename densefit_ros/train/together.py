@@ -19,7 +19,7 @@ from ..config import Config
 from ..displace.contract import STRIDE_PX
 from ..displace.decode import decode
 from ..displace.displacer import Displacer
-from ..eval.metrics import pve_mm
+from ..eval.metrics import mean_interval, pve_mm
 from ..evidence.keypoints import rows_of
 from ..fit.options import Anchor
 from ..fit.solver import Fitter
@@ -32,8 +32,7 @@ from ..synth.crops import CropBatch
 from ..synth.displacement import DisplacementPairs, make_pairs
 from ..synth.perturb import disturb
 from ..types import NUM_JOINTS, BodyParams, Camera, Correspondences, Crop, DisplacementField, Estimate, Keypoints
-from .intervals import interval
-from .sources import EVALUATION_SUBJECT, _People
+from .sources import EVALUATION_SUBJECT, People
 from .tasks import VALIDATION_SEED
 
 SEED = VALIDATION_SEED + 2
@@ -115,7 +114,7 @@ class Case:
 
 
 def case(
-    source: _People,
+    source: People,
     index: int,
     first: str,
     noise: KeypointNoise,
@@ -192,7 +191,7 @@ def evaluate_together(
 ) -> dict[str, dict[str, float]]:
     """Per scenario the mean vertex error of each way in mm, and by how much both exceed the better one (95 % interval)."""
     config = config or Config()
-    source = _People(SEED, BATCH, held_out=True, first_subject=EVALUATION_SUBJECT, backgrounds=backgrounds)
+    source = People(SEED, BATCH, held_out=True, first_subject=EVALUATION_SUBJECT, backgrounds=backgrounds)
     fitter = Fitter(source.body, max_persons=BATCH, max_points=config.fit.max_points, options=fit_options(config))
     out = {}
     for name, first, noise, field, regressor in scenarios(displacer, NetworkRegressor(source.body, displacer.encoder)):
@@ -211,7 +210,7 @@ def excess(errors: dict[str, np.ndarray]) -> dict[str, float]:
     both, alone = errors["both"], np.stack([errors["keypoints"], errors["displacements"]])
     # Which one is better is decided once, on all people: deciding it in every draw would favour the single ones.
     best = alone[alone.mean(1).argmin()]
-    low, high = interval(both - best)
+    _, low, high = mean_interval(both - best)
     return {"excess_mm": float((both - best).mean()), "excess_low_mm": low, "excess_high_mm": high}
 
 

@@ -10,7 +10,7 @@ from ..body.model import pose, rest_joints
 from ..config import Config
 from ..displace.decode import decode
 from ..displace.displacer import Displacer
-from ..eval.metrics import pve_mm
+from ..eval.metrics import mean_interval, pve_mm
 from ..fit.options import Anchor
 from ..fit.solver import Fitter
 from ..models import fit_options
@@ -19,8 +19,7 @@ from ..synth.crops import CropBatch
 from ..synth.displacement import DisplacementPairs
 from ..synth.perturb import disturb
 from ..types import BodyParams, Crop, Surface
-from .intervals import interval
-from .sources import EVALUATION_SUBJECT, _People
+from .sources import EVALUATION_SUBJECT, People
 from .tasks import VALIDATION_SEED, displacement_metrics
 
 SEED = VALIDATION_SEED + 1
@@ -32,7 +31,7 @@ class Variants:
     """Scores of named conditions.  Starts are ``START_DEG`` off; displacing, decoding and fitting as in the tracker."""
 
     def __init__(self, displacer: Displacer, backgrounds: Sequence[str] | None = None) -> None:
-        self.source = _People(SEED, BATCH, held_out=True, first_subject=EVALUATION_SUBJECT, backgrounds=backgrounds)
+        self.source = People(SEED, BATCH, held_out=True, first_subject=EVALUATION_SUBJECT, backgrounds=backgrounds)
         config = Config()
         self._displacer, self._decode_options = displacer, decode_options(config)
         self._fitter = Fitter(self.source.body, max_persons=BATCH, options=fit_options(config))
@@ -77,7 +76,7 @@ class Variants:
             for loss, rows in (("loss_px", self._epe_px), ("loss_mm", self._pve_mm)):
                 more = np.concatenate(rows[name]) - np.concatenate(rows[base])
                 more = more[np.isfinite(more)]  # of some people the picture shows nothing that was rendered
-                low, high = interval(more)
+                _, low, high = mean_interval(more)
                 row |= {loss: float(more.mean()), f"{loss}_low": low, f"{loss}_high": high}
             out[name] = row
         return out

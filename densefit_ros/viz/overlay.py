@@ -1,4 +1,4 @@
-"""Meshes, skeletons and text drawn over an image.  Images are RGB uint8 (H,W,3); inputs are never changed."""
+"""Meshes and text drawn over an image.  Images are RGB uint8 (H,W,3); inputs are never changed."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from harness import WAIT_S
 from rosbags.rosbag2 import Reader
 
 from densefit_ros.demo import camera as camera_process
+from densefit_ros.demo.main import main
 
 pytestmark = pytest.mark.ros
 FAKE = f"{sys.executable} {Path(__file__).parent / 'fake_engine.py'}"
@@ -52,6 +53,28 @@ def test_a_process_that_dies(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("demo: error: the node ended early with status 1: no luck")
 
 
+def test_the_node_ends_with_a_demo_that_is_terminated(tmp_path):
+    pid = tmp_path / "pid"
+    node = f"sh -c 'echo $$ > {pid}; exec sleep 60'"
+    command = [sys.executable, "-m", "densefit_ros.demo.main", "--out", str(tmp_path / "out"), "--node-command", node]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _until(lambda: pid.exists() and pid.read_text().strip(), WAIT_S)
+        process = Path("/proc") / pid.read_text().strip()
+        assert process.exists()
+        running.terminate()
+        assert _until(lambda: not process.exists(), 10.0)
+    finally:
+        running.wait(2 * WAIT_S)
+
+
+def _until(true, wait_s: float) -> bool:
+    end = time.monotonic() + wait_s
+    while not true() and time.monotonic() < end:
+        time.sleep(0.1)
+    return bool(true())
+
+
 def test_an_output_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("in the way")
     done = demo(tmp_path / "file" / "out")
@@ -82,3 +105,24 @@ def test_bad_input(tmp_path, name, words):
     (tmp_path / "empty").mkdir()
     done = demo(tmp_path / "out", "--input", str(tmp_path / name))
     assert done.returncode == 1 and words in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["input.mp4", "preview.jpg", "bag/1.png", "bag", ""])
+def test_the_input_is_not_among_the_files_of_the_demo_before(tmp_path, monkeypatch, capsys, name):
+    pictures = types.SimpleNamespace(files=[tmp_path / "preview.jpg"] * (name == ""))
+    monkeypatch.setattr("densefit_ros.demo.main.open_source", lambda *_: pictures)
+    (tmp_path / "bag").mkdir()
+    held = [tmp_path / n for n in ("input.mp4", "preview.jpg", "recorder.log", "bag/1.png")]
+    for path in held:
+        path.write_text("mine")
+    assert main(["--out", str(tmp_path), "--input", str(tmp_path / "bag" / ".." / name)]) == 1
+    assert "--out would write over the input" in capsys.readouterr().err and all(p.read_text() == "mine" for p in held)
+
+
+@pytest.mark.parametrize("name", ["bag/metadata.yaml", "overlay.mp4"])
+def test_files_of_something_else_are_left_alone(tmp_path, capsys, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("theirs")
+    assert main(["--out", str(tmp_path)]) == 1
+    assert "was not written by a demo" in capsys.readouterr().err and path.read_text() == "theirs"
