@@ -85,3 +85,11 @@ def test_the_newest_alone_is_handed_on():
     assert slot.after(0, 0.1) == (2, "b") and slot.after(2, 0.01) == (2, None)
     slot.close()
     assert slot.after(2, 5.0) == (2, None)
+
+
+@pytest.mark.parametrize("wrong", [["--fov", "200"], ["--port", "-1"], ["--set", "fit.iterations=many"]])
+def test_what_watch_refuses(video, wrong, capsys):
+    from densefit_ros import cli
+
+    assert cli.main(["watch", video, *wrong]) == 2
+    assert capsys.readouterr().err.startswith("densefit watch: error: ")

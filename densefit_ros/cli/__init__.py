@@ -29,6 +29,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "eval": ("densefit_ros.eval.main", "measure on a dataset: per-sample rows, summary, Markdown table"),
     "results": ("densefit_ros.bench.results", "run what docs/results/runs.yaml lists, and write docs/RESULTS.md"),
     "bench": ("densefit_ros.bench.main", "fit: time the fit against the baselines; covariance: are published covariances right?"),
+    "watch": ("densefit_ros.cli.watch", "a live camera or a video in a browser, without ROS"),
     "train": ("densefit_ros.train.main", "train the networks on synthetic people"),
     "export": ("densefit_ros.train.commands:export", "write a trained network as ONNX"),
     "build-engine": ("densefit_ros.cli.build_engine", "build TensorRT engines for this machine"),
