@@ -64,10 +64,18 @@ class BodyParams:
     def __len__(self) -> int:
         return len(self.betas)
 
+    @property
+    def rotvec(self) -> np.ndarray:
+        """(P,24,3) rad: the root's rotation first, in the camera frame, then those of the joints, each in its parent's."""
+        return np.concatenate([self.root_rotvec[:, None], self.joint_rotvec], 1)
+
+    def rows(self, which: slice | np.ndarray | list[int]) -> BodyParams:
+        """Some of the persons: a slice, indices or a mask."""
+        return BodyParams(*(getattr(self, n)[which] for n in _BODY_FIELDS))
+
     def person(self, index: int) -> BodyParams:
         """One person as a batch of one."""
-        s = slice(index, index + 1)
-        return BodyParams(self.betas[s], self.root_rotvec[s], self.joint_rotvec[s], self.t_camera_root[s])
+        return self.rows(slice(index, index + 1))
 
     @staticmethod
     def stack(items: list[BodyParams] | tuple[BodyParams, ...]) -> BodyParams:

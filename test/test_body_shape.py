@@ -73,7 +73,7 @@ def test_left_and_right_are_mirror_images(body, mirror):
 def test_a_mirrored_pose_gives_the_mirrored_body(body, mirror):
     params = random_params(1)
     params = dataclasses.replace(params, t_camera_root=np.zeros((1, 3)))
-    rotvec = np.concatenate([params.root_rotvec[:, None], params.joint_rotvec], 1)[:, list(SMPL_FLIP)] * [1, -1, -1]
+    rotvec = params.rotvec[:, list(SMPL_FLIP)] * [1, -1, -1]
     other = dataclasses.replace(params, root_rotvec=rotvec[:, 0], joint_rotvec=rotvec[:, 1:])
     difference = pose(body, other).vertices[:, mirror] * [-1, 1, 1] - pose(body, params).vertices
     assert np.linalg.norm(difference, axis=-1).max() < 1.5e-3

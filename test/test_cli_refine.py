@@ -56,7 +56,7 @@ def _write(folder, bodies, names, path):
     for name in names:
         cv2.imwrite(str(folder / name), cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR))
     per = len(near)
-    rows = {"pose": np.concatenate([near.root_rotvec[:, None], near.joint_rotvec], 1).reshape(per, 72), "shape": near.betas,
+    rows = {"pose": near.rotvec.reshape(per, 72), "shape": near.betas,
             "global_t": near.t_camera_root, "focal_l": np.full(per, FOCAL)}  # fmt: skip
     detections = np.repeat(np.arange(len(names)), per)[:, None].astype(float)
     np.savez(path, imgname=names, detection_all=detections, **{k: np.concatenate([v] * len(names)) for k, v in rows.items()})
@@ -132,7 +132,7 @@ def test_sizes_that_a_file_does_not_say_are_those_of_its_pictures(tmp_path):
     weak = [s, *(t[:2] - 2 * (middle - [W / 2, H / 2]) / (side * s))]
     folder = tmp_path / "bedlam"
     folder.mkdir()
-    rotvec = np.concatenate([near.root_rotvec[:, None], near.joint_rotvec], 1)
+    rotvec = near.rotvec
     np.savez(folder / "walk_0.npz", pred_pose=so3.exp(rotvec), pred_shape=np.zeros((1, 11)), pred_cam=[weak],
              bbox_center=[middle], bbox_scale=[side / 200])  # fmt: skip
     arguments = ["refine", "--images", str(tmp_path / "in"), "--init", str(folder), "--out", str(tmp_path / "out"), *ALONE]

@@ -77,8 +77,8 @@ def test_noise_is_averaged_and_known():
     found = pose(_body(), estimate.params)
     assert metrics.pa_mpjpe_mm(found.joints, posed.joints).mean() < 45
     # The stated rotation sigmas explain the errors: neither boasting nor useless.
-    true = so3.exp(np.concatenate([params.root_rotvec[:, None], params.joint_rotvec], 1))
-    got = so3.exp(np.concatenate([estimate.params.root_rotvec[:, None], estimate.params.joint_rotvec], 1))
+    true = so3.exp(params.rotvec)
+    got = so3.exp(estimate.params.rotvec)
     share = (so3.angle_between(true, got) / np.sqrt(3) / estimate.rot_sigma_rad) ** 2
     assert 0.25 < share.mean() < 1.5
 

@@ -193,7 +193,7 @@ def test_mirrored_labels_are_those_of_the_mirrored_body():
     flip = np.asarray(SMPL_FLIP)
 
     def mirrored(params: BodyParams) -> BodyParams:
-        rotmat = so3.exp(np.concatenate([params.root_rotvec[:, None], params.joint_rotvec], 1))
+        rotmat = so3.exp(params.rotvec)
         m = np.diag([-1.0, 1, 1])
         rotvec = so3.log(m @ rotmat[:, flip] @ m)
         # The rest pelvis lies a little beside the middle; what moves is the posed pelvis.

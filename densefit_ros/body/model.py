@@ -137,7 +137,7 @@ def joint_transforms(body: BodyModel, params: BodyParams) -> tuple[np.ndarray, n
     p = check_params(params)
     rest = rest_joints(body, params.betas)
     f = np.result_type(rest.dtype, _dtype(params.joint_rotvec))
-    rotvec = np.concatenate([params.root_rotvec[:, None], params.joint_rotvec], 1).astype(f)
+    rotvec = params.rotvec.astype(f)
     local = so3.exp(rotvec)
     rotmat = np.empty((p, NUM_JOINTS, 3, 3), f)
     position = np.empty((p, NUM_JOINTS, 3), f)

@@ -72,7 +72,7 @@ class TorchObjective:
         self._anchors = [self._anchor(a, f) for a in anchors]
 
     def _anchor(self, anchor: Anchor, f):
-        rotvec = np.concatenate([anchor.params.root_rotvec[:, None], anchor.params.joint_rotvec], 1)
+        rotvec = anchor.params.rotvec
         weight = lambda s, shape: f(np.broadcast_to(1.0 / np.asarray(s, float), shape).copy())  # noqa: E731
         p = self.persons
         return (

@@ -35,7 +35,7 @@ class Posed:
 
 def from_params(params: BodyParams) -> State:
     """The first person of a batch."""
-    rotvec = np.concatenate([params.root_rotvec[:1], params.joint_rotvec[0]]).astype(np.float64)
+    rotvec = params.rotvec[0].astype(np.float64)
     return State(so3.exp(rotvec), params.betas[0].astype(np.float64), params.t_camera_root[0].astype(np.float64))
 
 

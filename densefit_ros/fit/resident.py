@@ -100,7 +100,7 @@ class ResidentFit:
         believed = guard.believed(residuals, fitter.options)
         result = outcome.collect(fitter, self._plan, staged, self._steps, residuals, believed)
         rows = {f.name: getattr(result, f.name)[:count] for f in dataclasses.fields(FitResult) if f.name != "params"}
-        return FitResult(params=BodyParams.stack([result.params.person(i) for i in range(count)]), **rows)
+        return FitResult(params=result.params.rows(slice(count)), **rows)
 
 
 def _upload(fitter: Fitter, prior: GmmPrior) -> SimpleNamespace:

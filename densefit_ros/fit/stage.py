@@ -143,7 +143,7 @@ def _stage_anchor(b, anchor: Anchor, a: int, persons: int, capacity: int) -> Non
     joints = slice(a * capacity * NUM_JOINTS, (a * capacity + persons) * NUM_JOINTS)
     people = slice(a * capacity, a * capacity + persons)
     rotvec = b.anchor_rotvec.host[joints].reshape(persons, NUM_JOINTS, 3)
-    rotvec[:, 0], rotvec[:, 1:] = p.root_rotvec, p.joint_rotvec
+    rotvec[:] = p.rotvec
     beta, t = b.anchor_beta.host[people], b.anchor_t.host[people]
     beta[:], t[:] = p.betas, p.t_camera_root
     rot_weight = b.inv_sigma_rotation.host[joints].reshape(persons, NUM_JOINTS)

@@ -230,8 +230,7 @@ def _rows(keypoints: Keypoints, rows: slice) -> Keypoints:
 def _prior_rows(prior: Estimate | None, rows: slice) -> Estimate | None:
     if prior is None:
         return None
-    people = BodyParams.stack([prior.params.person(i) for i in range(len(prior.params))[rows]])
-    return Estimate(people, prior.confidence[rows], rot_sigma_rad=prior.rot_sigma_rad[rows])
+    return Estimate(prior.params.rows(rows), prior.confidence[rows], rot_sigma_rad=prior.rot_sigma_rad[rows])
 
 
 def _extent_px(keypoints: Keypoints, i: int) -> float:

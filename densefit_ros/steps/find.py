@@ -238,7 +238,7 @@ def take_estimate(estimate: Estimate, kept: Sequence[int]) -> Estimate:
     k = list(kept)
     return dataclasses.replace(
         estimate,
-        params=BodyParams.stack([estimate.params.person(i) for i in k]),
+        params=estimate.params.rows(k),
         confidence=estimate.confidence[k],
         keypoints=None if estimate.keypoints is None else rows_of(estimate.keypoints, k),
         feature=None if estimate.feature is None else estimate.feature[k],

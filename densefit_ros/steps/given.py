@@ -74,7 +74,7 @@ def first_estimate(
     both = BodyParams.stack([own.params, given.params])
     sigma = np.concatenate([_sigma(own), _sigma(given)])
     return Estimate(
-        BodyParams.stack([both.person(r) for r in rows]),
+        both.rows(rows),
         np.concatenate([own.confidence, given.confidence])[rows].astype(np.float32),
         _keypoints(own.keypoints, rest, len(boxes)) if everyone is None else everyone,
         source=given.source,

@@ -93,7 +93,7 @@ def _traits_of_estimates(
     models: Models, crop: Crop, estimate: Estimate, joints: np.ndarray, rows: np.ndarray, frame: Frame
 ) -> list[Traits]:
     """Traits of some estimates; their colours are those of the image where the estimated bodies cover it."""
-    people = BodyParams.stack([estimate.params.person(int(i)) for i in rows])
+    people = estimate.params.rows(rows)
     looks: list[Look | None] = [None] * len(rows)
     if models.config.track.appearance:
         vertices, windows = np.array(models.skinner.pose(people).vertices), crop.image_from_crop[rows]

@@ -31,7 +31,7 @@ class Velocity:
 
 def local_rotmats(params: BodyParams) -> np.ndarray:
     """All rotations of P bodies, root first, each relative to its parent.  -> (P,24,3,3)."""
-    return so3.exp(np.concatenate([params.root_rotvec[:, None], params.joint_rotvec], 1))
+    return so3.exp(params.rotvec)
 
 
 def with_rotmats(params: BodyParams, rotmats: np.ndarray) -> BodyParams:

@@ -158,7 +158,7 @@ def _decoded(body: BodyModel, crops: CropBatch, outputs: dict[str, np.ndarray], 
 
 
 def _rotations(params: BodyParams) -> np.ndarray:
-    return so3.exp(np.concatenate([params.root_rotvec[:, None], params.joint_rotvec], 1).astype(np.float64))
+    return so3.exp(params.rotvec.astype(np.float64))
 
 
 def _crop_px(crops: CropBatch, points_m: np.ndarray) -> np.ndarray:

@@ -135,7 +135,7 @@ def regressor_batch(crops: CropBatch) -> Batch:
     size = crops.size
     intrinsics = (crops.intrinsics / size).astype(np.float32)
     ray = ray_rotation(intrinsics.astype(np.float64)).astype(np.float32)
-    rotmat = so3.exp(np.concatenate([crops.params.root_rotvec[:, None], crops.params.joint_rotvec], 1)).astype(np.float32)
+    rotmat = so3.exp(crops.params.rotvec).astype(np.float32)
     rotmat[:, 0] = np.swapaxes(ray, 1, 2) @ rotmat[:, 0]
     pelvis = crops.joints_m[:, 0]
     z = np.maximum(pelvis[:, 2], 0.1)

@@ -98,7 +98,7 @@ def step_between(body: BodyModel, start: BodyParams, truth: BodyParams) -> np.nd
     """(P,85): the step of :func:`densefit_ros.fit.reference.retract` that leads from ``start`` to ``truth``."""
 
     def local(params: BodyParams) -> np.ndarray:
-        return so3.exp(np.concatenate([params.root_rotvec[:, None], params.joint_rotvec], 1).astype(np.float64))
+        return so3.exp(params.rotvec.astype(np.float64))
 
     rotmat = joint_transforms(body, start)[0].astype(np.float64)
     frame = np.concatenate([np.broadcast_to(np.eye(3), (len(rotmat), 1, 3, 3)), rotmat[:, body.parents[1:]]], 1)
