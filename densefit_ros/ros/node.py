@@ -146,7 +146,9 @@ class DensefitNode(LifecycleNode):
     def _on_bug(self, camera: str, error: Exception) -> None:
         if not self.context.ok():
             return  # a signal ended ROS in the middle of an image, whose answer nobody can get
-        stream = self._streams[camera]
+        stream = self._streams.get(camera)
+        if stream is None:
+            return  # an image that hung failed after cleanup: its camera is gone
         stream.faults.report(
             "internal", f"{type(error).__name__}: {error}{_where(error)}; tracks are forgotten, please report this"
         )

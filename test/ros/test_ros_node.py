@@ -243,6 +243,13 @@ def test_camera_restart(pair):
             )
 
 
+def test_an_image_that_fails_after_cleanup_has_no_camera_left_to_report_to():
+    from densefit_ros.ros.node import DensefitNode
+
+    node = types.SimpleNamespace(context=types.SimpleNamespace(ok=lambda: True), _streams={})
+    DensefitNode._on_bug(node, "left", ZeroDivisionError("planted"))
+
+
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_signal_that_breaks_the_taking_of_a_message_is_an_orderly_end(monkeypatch, ends):
     """The error comes first, the shutdown a moment later; an error without a shutdown is one."""

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 from densefit_ros.msg import SmplBodyArray
+from diagnostic_msgs.msg import DiagnosticStatus
 from harness import WAIT_S, Client, NodeProcess
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
@@ -100,6 +101,14 @@ def test_a_signal_in_the_middle_of_an_image_that_comes_again_is_an_orderly_end()
                 node.process.send_signal(signal.SIGINT)
             time.sleep(0.05)
         assert node.stop() == 0 and "Traceback" not in node.log and "internal" not in node.log, node.log
+
+
+def test_an_image_that_hangs_in_the_models_is_a_warning():
+    with NodeProcess(*FAST, env={"DENSEFIT_FAKE_MS": "60000"}) as node, Client() as client:
+        client.start()
+        assert client.until(lambda: "an image has been in the models for" in client.fault("stuck"), each=client.send)
+        assert client.got["/diagnostics"][-1].status[0].level == DiagnosticStatus.WARN
+        node.process.kill()  # its orderly end waits ten seconds for the image
 
 
 def test_no_camera_info_and_an_assumed_field_of_view():

@@ -132,6 +132,53 @@ def test_a_bug_is_reported_and_stop_is_prompt_even_while_waiting():
     assert r.errors == ["a: planted"] * 2 and r.answers == [("a", "bug")] * 2
 
 
+@pytest.mark.parametrize("broken", ["patience", "on_error"])
+def test_what_is_called_around_an_image_does_not_end_the_thread(broken, caplog):
+    r = Recorder()
+
+    def patience(slot, item):
+        if broken == "patience" and item == "bad":
+            raise KeyError("planted there")
+        return 0.0
+
+    def on_error(slot, error):
+        r.on_error(slot, error)
+        if broken == "on_error":
+            raise RuntimeError("no logger any more")
+
+    worker = Worker(r.process, on_error, patience)
+    worker.start()
+    for item in ("bad" if broken == "patience" else "bug", "good"):
+        worker.submit("a", item)
+        assert worker.idle(WAIT_S)
+    assert [i for _, i in r.answers][-1] == "good" and len(r.errors) == 1 and not worker.is_dead() and worker.stop()
+    assert ("could not be reported" in caplog.text) == (broken == "on_error")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_how_long_an_item_takes_and_a_thread_that_has_ended_are_known():
+    r = Recorder()
+
+    def process(slot, item):
+        r.process(slot, item)
+        if item == "exit":
+            raise SystemExit  # no Exception: a library that ends the thread
+
+    worker = Worker(process, r.on_error)
+    worker.start()
+    assert worker.busy_s() == 0.0
+    r.gate.clear()
+    worker.submit("a", "slow")
+    assert r.inside.wait(WAIT_S) and until(lambda: worker.busy_s() > 0.05)
+    r.gate.set()
+    assert worker.idle(WAIT_S) and worker.busy_s() == 0.0
+    worker.submit("a", "exit")
+    assert worker.idle(WAIT_S) and not worker.is_dead(), "nothing waits"
+    worker.submit("a", "next")
+    assert until(worker.is_dead)
+    assert worker.stop() and not worker.is_dead()
+
+
 def test_a_stop_that_timed_out_is_asked_again_before_a_new_start():
     release = threading.Event()
     worker = Worker(lambda slot, item: release.wait(WAIT_S), lambda slot, error: None)
