@@ -198,10 +198,11 @@ class DensefitNode(LifecycleNode):
         return self._engine is not None and name in _OURS and not _OURS[name].live
 
     def _on_diagnostics(self) -> None:
+        rivals = self._hri.rivals() if self._hri is not None else ""
         for stream in self._streams.values():
+            if rivals:
+                stream.faults.report("hri", rivals)
             stream.publish_diagnostics(self._enabled)
-        if self._hri is not None:
-            self._hri.forget_silent()
 
     def _say(self, what: str, error: Exception) -> None:
         """One line of why a transition failed."""
