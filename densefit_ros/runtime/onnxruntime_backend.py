@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import AssetError, BackendUnavailable, ConfigError
+from .cache_file import make_folder
 from .engine_cache import default_cache_dir
 from .protocol import TensorSpec, check_inputs
 
@@ -90,10 +91,11 @@ class OnnxRuntime:
             return [cuda, cpu]
         if self._precision == "int8":
             raise ConfigError("onnxruntime-tensorrt runs fp16 or fp32, not int8: set runtime.backend tensorrt")
-        self._cache_dir.mkdir(parents=True, exist_ok=True)
-        folder = str(self._cache_dir)
-        engines = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": folder, "trt_timing_cache_enable": "1",
-                   "trt_timing_cache_path": folder, "trt_fp16_enable": "1" if self._precision == "fp16" else "0"}  # fmt: skip
+        engines = {"trt_fp16_enable": "1" if self._precision == "fp16" else "0"}
+        if make_folder(self._cache_dir, "the engine"):
+            folder = str(self._cache_dir)
+            engines |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": folder,
+                        "trt_timing_cache_enable": "1", "trt_timing_cache_path": folder}  # fmt: skip
         return [(PROVIDERS["tensorrt"], {**engines, **on_stream}), cuda, cpu]
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], stream: int) -> Callable[[], None]:
