@@ -7,9 +7,7 @@ Callbacks run on the executor's thread and only hand over; one worker thread own
 from __future__ import annotations
 
 import gc
-import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +16,6 @@ import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
@@ -30,6 +27,7 @@ from .engine import Engine, PipelineEngine
 from .handler import Job
 from .hri import HriTopics
 from .inputs import check_installed
+from .spinning import end, spin_until_end
 from .stream import Stream
 from .worker import Worker
 
@@ -251,37 +249,15 @@ def main(argv: list[str] | None = None, make_engine: Callable[[Config], Engine] 
     node = None
     try:
         node = _start(argv, make_engine)
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        # Not spin(): it waits without limit, and a signal between two waits was seen to leave it waiting (once in 25 ends).
-        while rclpy.ok():
-            executor.spin_once(timeout_sec=0.5)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # the orderly end: ctrl-C or SIGTERM
-    except RuntimeError:  # RCLError among them
-        if not _ends_soon():
-            raise
-        # The signal came between two publishes of a callback, or while a message was taken: an orderly end too.
+        spin_until_end(node)
+    except KeyboardInterrupt:
+        pass  # ctrl-C before the node was there: an orderly end too
     except ConfigError as e:
         print(f"[densefit] error: {e}", file=sys.stderr)
         return 1
     finally:
-        # Without a terminal a launch file hands on the SIGINT that its whole group has got already: one is enough.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if node is not None:
-            node.close()
-            node.destroy_node()
-        rclpy.try_shutdown()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the line above has put the former one back
+        end(node, lambda: node.close())
     return 1 if node is not None and node.autostart_failed else 0
-
-
-def _ends_soon(wait_s: float = 1.0) -> bool:
-    """Whether ROS is shut down now or in a moment: the thread that answers a signal can come after what the signal broke."""
-    deadline = time.monotonic() + wait_s
-    while rclpy.ok() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return not rclpy.ok()
 
 
 def _start(argv: list[str] | None, make_engine: Callable[[Config], Engine]) -> DensefitNode:

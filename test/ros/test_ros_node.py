@@ -1,7 +1,6 @@
 """One active node as a real process over DDS: topics, faults, stamps, parameters, services, camera restarts."""
 
 import array
-import functools
 import types
 
 import numpy as np
@@ -248,31 +247,3 @@ def test_an_image_that_fails_after_cleanup_has_no_camera_left_to_report_to():
 
     node = types.SimpleNamespace(context=types.SimpleNamespace(ok=lambda: True), _streams={})
     DensefitNode._on_bug(node, "left", ZeroDivisionError("planted"))
-
-
-@pytest.mark.parametrize("ends", [True, False])
-def test_a_signal_that_breaks_the_taking_of_a_message_is_an_orderly_end(monkeypatch, ends):
-    """The error comes first, the shutdown a moment later; an error without a shutdown is one."""
-    from densefit_ros.ros import node as module
-
-    asked = []
-    monkeypatch.setattr(module.rclpy, "ok", lambda: asked.append(1) or not (ends and len(asked) > 4))
-    monkeypatch.setattr(module.rclpy, "try_shutdown", lambda: None)
-    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(module, "_ends_soon", functools.partial(module._ends_soon, wait_s=0.1))
-
-    class Executor:
-        def add_node(self, node):
-            pass
-
-        def spin_once(self, timeout_sec):
-            raise RuntimeError("Unable to convert call argument '0' to Python object")
-
-    node = types.SimpleNamespace(close=lambda: None, destroy_node=lambda: None, autostart_failed=False)
-    monkeypatch.setattr(module, "SingleThreadedExecutor", Executor)
-    monkeypatch.setattr(module, "_start", lambda *_: node)
-    if ends:
-        assert module.main([]) == 0
-    else:
-        with pytest.raises(RuntimeError, match="convert"):
-            module.main([])
