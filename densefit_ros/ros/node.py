@@ -159,7 +159,8 @@ class DensefitNode(LifecycleNode):
         assert self._start_timer is not None
         self._start_timer.cancel()
         if self.trigger_configure() != _OK or self.trigger_activate() != _OK:
-            self.autostart_failed = True  # nobody will ask again: end, so that a supervisor or a person notices
+            # Nobody will ask again: end, so that a supervisor or a person notices.  Unless a signal is the reason.
+            self.autostart_failed = self.context.ok()
             rclpy.try_shutdown()
 
     def _on_reset(self, request: Any, response: Any) -> Any:
@@ -203,7 +204,9 @@ class DensefitNode(LifecycleNode):
             stream.publish_diagnostics(self._enabled)
 
     def _say(self, what: str, error: Exception) -> None:
-        """One line of why a transition failed."""
+        """One line of why a transition failed; none when a signal ended ROS in the middle of it."""
+        if not self.context.ok():
+            return
         reason = str(error) if isinstance(error, DensefitError) else f"{type(error).__name__}: {error}{_where(error)}"
         self.get_logger().error(f"cannot {what}: {reason}")
 
@@ -226,14 +229,15 @@ class DensefitNode(LifecycleNode):
         if self._diagnostics_timer is not None:
             self.destroy_timer(self._diagnostics_timer)
             self._diagnostics_timer = None
-        for stream in self._streams.values():
-            stream.destroy()
-        self._streams = {}
+        while self._streams:  # a loop variable would hold the last one, and its engine, past the collection below
+            self._streams.popitem()[1].destroy()
         if self._hri is not None:
             self._hri.destroy()
             self._hri = None
         self._engine = None
+        self._enabled = True  # what ~/enable said was about the cameras of this configuration
         gc.unfreeze()
+        gc.collect()  # models that refer to themselves would stay, with the device's memory, until some later collection
 
 
 def _where(error: Exception) -> str:

@@ -1,16 +1,21 @@
 """One active node as a real process over DDS: topics, faults, stamps, parameters, services, camera restarts."""
 
 import array
+import gc
 import types
+import weakref
 
 import numpy as np
 import pytest
+import rclpy
 from densefit_ros.msg import FrameTiming, MeshTopology, SmplBodyArray, SmplMeshArray
 from diagnostic_msgs.msg import DiagnosticStatus
+from fake_engine import FakeEngine
 from harness import Client, NodeProcess, stamps
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.msg import Log, Parameter, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import SetBool, Trigger
@@ -240,6 +245,32 @@ def test_camera_restart(pair):
             assert other.until(
                 lambda g=goal: client.executor.spin_once(timeout_sec=0) or client.count(BODIES) >= g, each=other.send
             )
+
+
+def test_an_engine_that_refers_to_itself_is_freed_by_cleanup():
+    """Activation keeps the garbage collector away from the models; cleanup calls it."""
+    from densefit_ros.ros.node import DensefitNode
+
+    class Circular(FakeEngine):
+        def __init__(self, config):
+            super().__init__(config)
+            self.itself = self
+            engines.append(weakref.ref(self))
+
+    engines, context = [], rclpy.Context()
+    rclpy.init(context=context)
+    node = DensefitNode(Circular, context=context)
+    try:
+        assert node.trigger_configure() == node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS and engines[0]() is not None
+        gc.disable()
+        assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+        assert engines[0]() is None
+    finally:
+        gc.enable()
+        node.close()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
 
 
 def test_an_image_that_fails_after_cleanup_has_no_camera_left_to_report_to():
