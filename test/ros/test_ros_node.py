@@ -236,6 +236,25 @@ def test_what_fails_late_in_configure_is_said_and_leaves_nothing():
     assert any("cannot configure:" in line and "topic" in line for line in node.log.splitlines())
 
 
+def test_a_camera_that_fails_in_the_middle_of_its_topics_leaves_none():
+    """Its shorter names are possible, its longer ones are not: in configure, and in activate."""
+    long = "b" * 230
+    args = ("-r", "__node:=late", "-p", f"ros.cameras:=a,{long}")
+    with NodeProcess(*args) as node, Client(node="/late") as client:
+        assert not client.change_state(Transition.TRANSITION_CONFIGURE)
+        topics = lambda: [n for n, _ in client.node.get_topic_names_and_types() if n.startswith(f"/late/{long}")]  # noqa: E731
+        assert client.until(lambda: not any(map(client.node.count_publishers, topics())))
+        assert node.stop() == 0, node.log
+    assert "topic length" in node.log
+    args = ("-r", "__node:=later", "-p", "ros.depth:=true", "-r", "depth:=/" + 250 * "d", "-r", "camera_info:=/later_info")
+    with NodeProcess(*args) as node, Client(node="/later") as client:
+        assert client.change_state(Transition.TRANSITION_CONFIGURE)
+        assert not client.change_state(Transition.TRANSITION_ACTIVATE)
+        assert client.until(lambda: not client.node.count_subscribers("/later_info"))
+        assert node.stop() == 0, node.log
+    assert "cannot activate: " in node.log
+
+
 def test_camera_restart(pair):
     _, client = pair
     assert client.more(BODIES)
