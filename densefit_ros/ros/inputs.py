@@ -19,6 +19,7 @@ from .external import MAX_PEOPLE
 from .handler import Job
 from .params import RosConfig
 from .sync import BodyBuffers, Companion, StampBuffer
+from .topics import camera_info_beside, is_rectified_by_name
 
 _BODY_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # a topic of more than 250 letters cannot be subscribed to
 
@@ -38,13 +39,13 @@ def camera_info_topic(node: Any, camera: str = "") -> str:
     image = node.resolve_topic_name(image_name)
     if remapped != own or image == node.resolve_topic_name(image_name, only_expand=True):
         return remapped
-    return image.rsplit("/", 1)[0] + "/camera_info"
+    return camera_info_beside(image)
 
 
 def is_rectified(node: Any, ros: RosConfig, camera: str = "") -> bool:
     """Whether P of camera_info holds for the images."""
     if ros.rectified == "auto":
-        return "rect" in node.resolve_topic_name(topic(camera, "image")).rsplit("/", 1)[-1]
+        return is_rectified_by_name(node.resolve_topic_name(topic(camera, "image")))
     return ros.rectified == "yes"
 
 

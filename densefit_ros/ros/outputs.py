@@ -19,7 +19,7 @@ from densefit_ros.msg import FrameTiming, MeshTopology, SmplBodyArray, SmplMeshA
 
 from ..render.warp_renderer import WarpRenderer
 from ..types import FrameResult
-from ..viz.overlay import color_of, draw_mesh
+from ..viz.overlay import draw_people
 from . import messages
 from .diagnostics import Faults
 from .events import publisher_events
@@ -126,9 +126,7 @@ class Outputs:
     def _overlay_image(self, result: FrameResult, header: Header, rgb: np.ndarray) -> Image:
         if self._renderer is None:
             self._renderer = WarpRenderer(self._body)
-        vertices = np.stack([p.vertices for p in result.people]) if result.people else np.empty((0, 0, 3), np.float32)
-        colors = np.stack([color_of(p.track_id) for p in result.people]) if result.people else None
-        picture = draw_mesh(rgb, self._body, vertices, result.camera, colors, renderer=self._renderer)
+        picture = draw_people(rgb, self._body, result, self._renderer)
         data = array.array("B")
         data.frombytes(np.ascontiguousarray(picture).tobytes())
         height, width = picture.shape[:2]

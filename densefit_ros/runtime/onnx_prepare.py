@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import AssetError, BackendUnavailable
 from .cache_file import write_whole
+from .protocol import require_file
 
 # Exact int8 says nothing in the heads: coordinates, angles and the matching step stay in floating point.
 QUANTISED_OPERATORS = ("Conv",)
@@ -27,8 +28,7 @@ def folded(path: str | Path) -> Any:
     Exporters leave shape arithmetic (``Mod``, for one) that older TensorRT parsers do not know.  Raises AssetError.
     """
     onnx, ort = _import("onnx"), _import("onnxruntime")
-    if not Path(path).is_file():
-        raise AssetError(f"{path}: network file not found (expected an .onnx file)")
+    require_file(path)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "folded.onnx"
         options = ort.SessionOptions()

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import AssetError, BackendUnavailable, ConfigError
 from .cache_file import make_folder
 from .engine_cache import default_cache_dir
-from .protocol import TensorSpec, check_inputs
+from .protocol import TensorSpec, check_inputs, require_file
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(float16)": "float16", "tensor(int64)": "int64"}
@@ -49,8 +49,7 @@ class OnnxRuntime:
                 f"onnxruntime has no {wanted} here (it has {have}): "
                 "pip uninstall onnxruntime, then pip install onnxruntime-gpu; side by side they overwrite each other"
             )
-        if not Path(path).is_file():
-            raise AssetError(f"{path}: network file not found (expected an .onnx file)")
+        require_file(path)
         self._session = self._open()
         self._on_stream: dict[int, Any] = {}
         self.name = f"onnxruntime:{provider}"
