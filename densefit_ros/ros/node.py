@@ -94,7 +94,6 @@ class DensefitNode(LifecycleNode):
         self._worker = Worker(
             lambda camera, job: streams[camera].handle(job), self._on_bug, lambda camera, job: streams[camera].patience(job)
         )
-        self._worker.start()
         try:
             for stream in streams.values():
                 topics = stream.activate(self._worker, lambda: self._enabled)
@@ -112,8 +111,7 @@ class DensefitNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free models, memory and publishers."""
-        self._stop()
-        self._free()
+        self.close()
         return _OK
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:

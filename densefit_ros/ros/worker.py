@@ -18,8 +18,8 @@ class Worker(Generic[T]):
 
     ``patience(slot, item)`` says how many seconds an item should still wait for what belongs to it; other slots are
     served meanwhile, and ``wake`` asks anew.  ``process`` owns whatever it touches: nothing else runs on that thread.
-    An exception that it or ``patience`` lets out goes to ``on_error`` and the thread carries on.  ``start`` and ``stop``
-    may be called again and again.
+    An exception that it or ``patience`` lets out goes to ``on_error`` and the thread carries on.  The thread
+    runs from construction to ``stop``, once.
     """
 
     def __init__(
@@ -34,23 +34,11 @@ class Worker(Generic[T]):
         # Items whose turn it is, in the order of their turns.  They are not overwritten: an image that waits for its
         # depth would otherwise be replaced by the next one, which has to wait in turn, for ever.
         self._held: dict[str, T] = {}
-        self._running = False
+        self._running = True
         self._busy_since_s: float | None = None  # time.monotonic() when the item in hand was taken
-        self._thread: threading.Thread | None = None
         self.received: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()  # overwritten by a newer item before their turn
         self.finished: Counter[str] = Counter()
-
-    def start(self) -> None:
-        """Start the thread; does nothing when it runs.  Not to be called after a ``stop`` that returned False."""
-        with self._changed:
-            if self._running:
-                return
-            if self._thread is not None:
-                raise RuntimeError("the worker's former thread has not ended: stop() must return True first")
-            self._running = True
-            for memory in (self._newest, self._held, self.received, self.dropped, self.finished):
-                memory.clear()
         self._thread = threading.Thread(target=self._loop, name="densefit_worker", daemon=True)
         self._thread.start()
 
@@ -82,8 +70,7 @@ class Worker(Generic[T]):
     def is_dead(self) -> bool:
         """Whether the thread has ended although nobody stopped it, and items wait."""
         with self._changed:
-            ended = self._running and self._thread is not None and not self._thread.is_alive()
-            return ended and bool(self._newest or self._held)
+            return self._running and not self._thread.is_alive() and bool(self._newest or self._held)
 
     def stop(self, timeout_s: float = 10.0) -> bool:
         """Finish the item in hand, forget those waiting, end the thread.  False when it did not end in time: ask again."""
@@ -92,13 +79,8 @@ class Worker(Generic[T]):
             self._newest.clear()
             self._held.clear()
             self._changed.notify_all()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout_s)
-            if thread.is_alive():
-                return False
-        self._thread = None
-        return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _loop(self) -> None:
         while True:
