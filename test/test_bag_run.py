@@ -19,6 +19,7 @@ from densefit_ros import cli
 from densefit_ros.errors import AssetError, ConfigError, DensefitError
 from densefit_ros.offline.cameras import CameraChoice
 from densefit_ros.ros import bagtypes
+from densefit_ros.ros.bag import sink
 from densefit_ros.ros.bag.run import BagOptions, main, run
 from densefit_ros.ros.bag.sink import TYPES, build
 from densefit_ros.ros.bagtypes import typestore
@@ -239,6 +240,44 @@ def test_what_a_bag_lacks_or_has_too_much_of_is_said(tmp_path):
         with pytest.raises(AssetError, match="not one image .*all zero"):
             run(BagOptions(zero, tmp_path / name, progress=False), FakeEngine)
     assert not (tmp_path / "out").exists() and not (tmp_path / "o.mcap").exists()
+
+
+@pytest.mark.parametrize("fails", ["write", "close"])
+def test_a_full_disk_is_named_and_no_later_run_removes_what_was_written(tmp_path, monkeypatch, fails):
+    bag, out, written = write(tmp_path / "in", camera(6)), tmp_path / "out.mcap", []
+    unfinished = tmp_path / "out.mcap.unfinished"
+
+    class FullDisk(Writer):
+        def write(self, *arguments):
+            written.append(1)
+            if fails == "write" and len(written) > 12:
+                raise OSError(28, "No space left on device")
+            super().write(*arguments)
+
+        def close(self):
+            super().close()
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sink, "Writer", FullDisk)
+    words = f"out.mcap cannot be written .*No space left on device; what came before is in {unfinished}"
+    with pytest.raises(AssetError, match=words):
+        run(BagOptions(bag, out, progress=False), FakeEngine)
+    assert not out.exists() and read(unfinished)["/densefit/bodies"]
+    monkeypatch.undo()
+    with pytest.raises(AssetError, match=f"{unfinished} exists already, of a run that did not end"):
+        run(BagOptions(bag, out, progress=False), FakeEngine)
+    assert read(unfinished)["/densefit/bodies"]
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_nothing(tmp_path, monkeypatch):
+    def full(self, *arguments, **more):
+        raise OSError(28, "No space left on device")
+
+    bag = write(tmp_path / "in", camera(1))
+    monkeypatch.setattr(Writer, "add_connection", full)
+    with pytest.raises(AssetError, match="cannot write a bag to .*No space left"):
+        run(BagOptions(bag, tmp_path / "out.mcap", progress=False), FakeEngine)
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
 def test_options_that_do_not_go_together(tmp_path, capsys):

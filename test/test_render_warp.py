@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from render_helpers import CAMERA, WHOLE, mesh, plate, sphere
@@ -13,6 +16,21 @@ from densefit_ros.render.warp_renderer import WarpRenderer
 from densefit_ros.types import Camera
 
 GREY = Appearance()
+
+
+def test_a_renderer_is_gone_with_its_last_reference():
+    """Device memory is much: it does not wait for the garbage collector, which a node keeps away from its models."""
+    vertices, faces = sphere(8, 8)
+    body = mesh(vertices, faces)
+    renderer = WarpRenderer(body)
+    renderer.render_window((body.v_template + np.float32([0, 0, 4]))[None], [GREY], CAMERA)
+    engine = weakref.ref(renderer._engine)
+    gc.disable()
+    try:
+        del renderer
+        assert engine() is None
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(scope="module")

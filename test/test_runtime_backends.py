@@ -184,7 +184,7 @@ def test_every_gpu_runtime_by_name_fails_with_a_hint_without_a_gpu(files, backen
         make_runtime(files["displacement"][0], backend, "cuda")
 
 
-def test_onnxruntimes_providers_get_their_options_and_stream(files, monkeypatch, tmp_path):
+def test_onnxruntimes_providers_get_their_options_and_stream(files, monkeypatch, tmp_path, caplog):
     """A stand-in of the session: which providers are asked for, and what a bound pass hands over."""
     import types
 
@@ -229,6 +229,9 @@ def test_onnxruntimes_providers_get_their_options_and_stream(files, monkeypatch,
     runtime = OnnxRuntime(files["displacement"][0], "tensorrt", precision="fp16", cache_dir=tmp_path)
     assert [p if isinstance(p, str) else p[0] for p in asked[0]] == every
     assert asked[0][0][1]["trt_engine_cache_path"] == str(tmp_path) and asked[0][0][1]["trt_fp16_enable"] == "1"
+    (tmp_path / "file").write_text("in the way")
+    OnnxRuntime(files["displacement"][0], "tensorrt", cache_dir=tmp_path / "file" / "cache")
+    assert asked.pop()[0][1] == {"trt_fp16_enable": "1"} and "the engine cannot be kept in" in caplog.text
     image, flow = torch.zeros((2, 4), dtype=torch.uint8), torch.zeros((2, 4))
     runtime.bind({"image": image}, {"flow": flow}, stream=99)()
     assert [p[1]["user_compute_stream"] for p in asked[1][:2]] == ["99", "99"]

@@ -7,6 +7,7 @@ calls runs where there is a GPU.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import sys
 import types
@@ -16,7 +17,7 @@ import pytest
 import tensorrt_stand_in as stand_in
 
 from densefit_ros.errors import AssetError, BackendUnavailable, ConfigError, ShapeError
-from densefit_ros.runtime import tensorrt_backend, tensorrt_build
+from densefit_ros.runtime import cache_file, onnx_prepare, tensorrt_backend, tensorrt_build
 from densefit_ros.runtime.tensorrt_backend import MAX_BATCH, TensorRTRuntime, quantised_path
 from densefit_ros.runtime.tensorrt_build import build_engine
 
@@ -107,6 +108,42 @@ def test_what_the_builder_measured_is_kept(trt, network, tmp_path):
     stand_in.write_network(network, factor=5.0)
     TensorRTRuntime(network, "fp16", tmp_path)
     assert trt.told.builds[-1].timings == b"" and timings.read_bytes() == b"measured"
+
+
+def test_a_folder_that_cannot_be_written_costs_a_line_in_the_log_and_no_engine(trt, network, tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    runtime = TensorRTRuntime(network, cache_dir=tmp_path / "file" / "cache")
+    image = np.ones((1, 8, 8, 3), np.uint8)
+    np.testing.assert_array_equal(runtime({"image": image})["twice"], 2.0 * image.transpose(0, 3, 1, 2))
+    for what in ("the engine", "what the builder measured"):
+        assert f"{what} cannot be kept in {tmp_path / 'file' / 'cache'}" in caplog.text
+    assert "DENSEFIT_CACHE" in caplog.text
+
+
+def test_a_full_disk_leaves_no_halves(trt, network, tmp_path, monkeypatch, caplog):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache_file.os, "replace", full)
+    cache = tmp_path / "cache"
+    TensorRTRuntime(network, cache_dir=cache)
+    assert "No space left" in caplog.text and not list(cache.iterdir())
+
+
+def test_two_writers_of_one_file_do_not_share_a_partial_one(tmp_path, monkeypatch):
+    """Even with the same process id, as in two containers."""
+    partial, replace = [], cache_file.os.replace
+    monkeypatch.setattr(cache_file.os, "replace", lambda source, target: partial.append(source) or replace(source, target))
+    for content in (b"one", b"two"):
+        cache_file.write_whole(tmp_path / "x.engine", content)
+    assert len(set(partial)) == 2 and [p.read_bytes() for p in tmp_path.iterdir()] == [b"two"]
+
+
+def test_a_quantised_network_that_cannot_be_kept_is_an_error(network, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    feeds = [{"image": np.ones((4, 8, 8, 3), np.uint8)}]
+    with pytest.raises(AssetError, match="int8 form of .* cannot be written to .*file/cache"):
+        onnx_prepare.quantise(network, tmp_path / "file" / "cache" / "q.onnx", feeds)
 
 
 def test_a_long_build_says_that_it_is_alive(trt, network, monkeypatch, caplog):

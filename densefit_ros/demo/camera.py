@@ -34,6 +34,7 @@ FRAME_ID = "demo_camera_optical_frame"
 NODE_WAIT_S = 180.0  # loading, and on the first run compiling, on a slow machine
 ANSWER_WAIT_S = 8.0
 WARM_UP_IMAGES = 15
+RECORDER_WAIT_S = 20.0  # for node and recorder to find one another, while images are shown on and on
 LIVE_COPY = "input.mp4"
 
 
@@ -107,10 +108,15 @@ class DemoCamera:
 
 def warm_up(camera: DemoCamera, shot: Shot) -> None:
     """The first image again and again until it is answered with a person and recorded, or often enough."""
-    for _ in range(WARM_UP_IMAGES):
+    end = time.monotonic() + RECORDER_WAIT_S
+    while True:
         stamp = camera.send(shot, 0, warm_up=True)
         camera.until(lambda s=stamp: camera.answered(s), ANSWER_WAIT_S)
-        if camera.people(stamp) and len(camera.sent) >= 5 and camera.node.count_publishers(READY_TOPIC):
+        often = len(camera.sent) >= WARM_UP_IMAGES
+        if camera.node.count_publishers(READY_TOPIC):
+            if often or camera.people(stamp) and len(camera.sent) >= 5:
+                return
+        elif often and time.monotonic() > end:
             return
         camera.until(lambda: False, 0.03)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, DensefitError
 from ..offline.sources import check_apart
+from ..ros.installed import share
 from .source import DEFAULT_FOV_DEG, Source, VideoSource, open_source
 
 STOP_WAIT_S = 20.0
@@ -47,7 +48,7 @@ def environment() -> dict[str, str]:
         env["ROS_LOCALHOST_ONLY"] = "1"
     else:
         env["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    profile = _share() / "config" / "fastdds_image.xml"
+    profile = share("config/fastdds_image.xml") / "config" / "fastdds_image.xml"
     env["FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"] = str(profile)
     env["PYTHONUNBUFFERED"] = "1"
     return env
@@ -178,16 +179,6 @@ def _last_line(path: Path) -> str:
     lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()] if path.exists() else []
     errors = [line for line in lines if "ERROR" in line or "error:" in line]
     return (errors or lines or ["(it said nothing)"])[-1].strip()
-
-
-def _share() -> Path:
-    """Where config/ lies: the checkout, or share/ of the prefix that this package is installed in."""
-    here = Path(__file__).resolve().parents[2]
-    prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p] + [sys.prefix]
-    for directory in [here, *(Path(p) / "share" / "densefit_ros" for p in prefixes)]:
-        if (directory / "config" / "fastdds_image.xml").is_file():
-            return directory
-    raise DensefitError(f"config/fastdds_image.xml is not found beside {here}: is the package installed?")
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -1,4 +1,7 @@
-"""The recorder process: subscribes to every topic of the node and writes a rosbag2 (mcap) of what arrived, and when."""
+"""The recorder process: subscribes to every topic of the node and writes a rosbag2 (mcap) of what arrived, and when.
+
+It ends with status 1 and one line when something could not be written: a report on half a recording would be wrong.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,8 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import ExternalShutdownException
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Empty
 from tf2_msgs.msg import TFMessage
@@ -22,6 +24,7 @@ from visualization_msgs.msg import MarkerArray
 from densefit_ros.msg import FrameTiming, MeshTopology, SmplBodyArray, SmplMeshArray
 
 from ..ros.bagtypes import typestore
+from ..ros.spinning import end, spin_until_end
 
 TOPICS: dict[str, Any] = {
     "/densefit/bodies": SmplBodyArray,
@@ -37,14 +40,19 @@ TOPICS: dict[str, Any] = {
 }
 # This topic has a publisher from the recorder's first answer on: the camera then knows that all are connected.
 READY_TOPIC = "/densefit_demo/recording"
+WAITING = 2000  # messages that may wait for the disk: some seconds of everything
 
 
 class Recorder:
-    """Callbacks note the time and enqueue bytes; a thread writes them."""
+    """Callbacks note the time and enqueue bytes; a thread writes them.
+
+    ``error`` says in words why nothing more is written; nothing once there is one.
+    """
 
     def __init__(self, node: Any, path: Path) -> None:
         self._node = node
-        self._queue: queue.SimpleQueue[tuple[str, int, bytes] | None] = queue.SimpleQueue()
+        self.error = ""
+        self._queue: queue.Queue[tuple[str, int, bytes] | None] = queue.Queue(WAITING)
         self._ready: Any | None = None
         self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
@@ -61,24 +69,35 @@ class Recorder:
         self._thread.start()
 
     def close(self) -> None:
-        """Write what is waiting and finish the file."""
+        """Write what is waiting and finish the file, as far as that goes."""
         self._queue.put(None)
         self._thread.join()
-        self._writer.close()
+        try:
+            self._writer.close()
+        except (OSError, WriterError) as e:
+            self.error = self.error or f"the recording cannot be finished: {e}"
 
     def _on_bytes(self, topic: str, data: bytes) -> None:
         if self._ready is None and topic == "/densefit/bodies":
             self._ready = self._node.create_publisher(Empty, READY_TOPIC, 1)
-        self._queue.put((topic, self._node.get_clock().now().nanoseconds, data))
+        try:
+            self._queue.put_nowait((topic, self._node.get_clock().now().nanoseconds, data))
+        except queue.Full:
+            self.error = self.error or f"the disk is too slow: {WAITING} messages wait to be written"
 
     def _write(self) -> None:
         while (item := self._queue.get()) is not None:
             topic, stamp_ns, data = item
-            self._writer.write(self._connections[topic], stamp_ns, data)
+            if self.error:
+                continue  # the queue has to be emptied all the same, or its end is never reached
+            try:
+                self._writer.write(self._connections[topic], stamp_ns, data)
+            except Exception as e:  # the border of the thread
+                self.error = f"a message of {topic} cannot be written: {e} (disk full?)"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Record until told to stop."""
+    """Record until told to stop.  Exit status 1 when something could not be written."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bag", type=Path, required=True)
     args = parser.parse_args(argv)
@@ -86,14 +105,12 @@ def main(argv: list[str] | None = None) -> int:
     node = rclpy.create_node("recorder")
     recorder = Recorder(node, args.bag)
     try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # the orderly end
+        spin_until_end(node, lambda: bool(recorder.error))
     finally:
-        recorder.close()
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+        end(node, recorder.close)
+    if recorder.error:
+        print(f"recorder: error: {recorder.error}", file=sys.stderr)
+    return 1 if recorder.error else 0
 
 
 if __name__ == "__main__":

@@ -143,18 +143,20 @@ class WarpEngine:
         self._vertex_normals = self._command(
             k.vertex_normals, [self.face_normal, self.ring_start, self.ring_face, f, v, self.vertex_normal]
         )
-        pixels, geometry = self._pixel_capacity, [self.keys, self.screen, self.faces]
+        # The pools must not hold the engine: its memory would stay until the garbage collector comes round to the cycle.
+        pixels, device, geometry = self._pixel_capacity, self.device, [self.keys, self.screen, self.faces]
         look = [self.vertex_normal, self.vertex_color, self.uv, self.uv_faces]
         paint = [self.slots.colors, self.color_start, self.texture_size]
 
         def shaded() -> BufferSet:
-            vectors = [self._zeros(pixels, wp.vec3) for _ in range(4)]
-            out = (*self._ids(pixels), vectors[0], self._zeros(pixels, wp.float32), *vectors[1:])
-            return BufferSet(out, self._command(k.resolve_pixels, [*geometry, *look, *paint, f, v, 1, 1, 1, 1, *out]))
+            vectors = [wp.zeros(pixels, dtype=wp.vec3, device=device) for _ in range(4)]
+            depth = wp.zeros(pixels, dtype=wp.float32, device=device)
+            out = (*_ids(pixels, device), vectors[0], depth, *vectors[1:])
+            return BufferSet(out, Recorded(k.resolve_pixels, [*geometry, *look, *paint, f, v, 1, 1, 1, 1, *out], device))
 
         def bare() -> BufferSet:
-            out = (*self._ids(pixels), self._zeros(pixels, wp.float32))
-            return BufferSet(out, self._command(k.resolve_depth, [*geometry, f, v, 1, 1, 1, 1, *out]))
+            out = (*_ids(pixels, device), wp.zeros(pixels, dtype=wp.float32, device=device))
+            return BufferSet(out, Recorded(k.resolve_depth, [*geometry, f, v, 1, 1, 1, 1, *out], device))
 
         self._shaded, self._bare = FramePool(shaded), FramePool(bare)
 
@@ -167,9 +169,6 @@ class WarpEngine:
 
     def _zeros(self, count: int, dtype: type) -> wp.array:
         return wp.zeros(count, dtype=dtype, device=self.device)
-
-    def _ids(self, count: int) -> tuple[wp.array, wp.array]:
-        return tuple(wp.full(count, -1, dtype=wp.int32, device=self.device) for _ in range(2))
 
     def _to_device(self, target: wp.array, values: np.ndarray) -> None:
         if self.on_host:
@@ -186,6 +185,10 @@ def vertex_rings(faces: np.ndarray, num_vertices: int) -> tuple[np.ndarray, np.n
     start = np.zeros(num_vertices + 1, np.int32)
     np.cumsum(np.bincount(corner, minlength=num_vertices), out=start[1:])
     return start, (order // 3).astype(np.int32)
+
+
+def _ids(count: int, device: str) -> tuple[wp.array, wp.array]:
+    return tuple(wp.full(count, -1, dtype=wp.int32, device=device) for _ in range(2))
 
 
 def _count(shape: tuple[int, int, int]) -> int:

@@ -13,6 +13,7 @@ from collections import deque
 from typing import Any
 
 import numpy as np
+from rclpy.clock import Clock, ClockType
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Header
@@ -27,6 +28,7 @@ from .hri_joints import joint_angles
 
 ROOT = "/humans/bodies"
 SILENT_S = 2.0  # a camera without an answer for this long sees nobody
+PERIOD_S = 0.5  # between two looks at who has fallen silent
 WAITING = 8  # answers that may wait for the executor before the oldest is dropped
 
 
@@ -52,6 +54,8 @@ class HriTopics:
         self._publishers: dict[str, dict[str, Any]] = {}  # by body
         self._tracked = node.create_publisher(self._types.IdsList, f"{ROOT}/tracked", QoSProfile(depth=10))
         self._guard = node.create_guard_condition(self._publish_waiting)
+        # Of its own, by the wall: the diagnostics' may come once a minute, and ROS time may stand still.
+        self._timer = node.create_timer(PERIOD_S, self._forget_silent, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def submit(self, camera: str, result: FrameResult, header: Header) -> None:
         """An answer; from the worker thread."""
@@ -67,19 +71,29 @@ class HriTopics:
             self._seen = {}
             self._publish_remaining()
 
-    def forget_silent(self) -> None:
-        """Nobody is tracked by cameras that have fallen silent; on the executor's thread, now and then."""
+    def rivals(self) -> str:
+        """What is wrong when others publish the list as well, in words, or nothing: listeners take each for the whole."""
+        count = self._node.count_publishers(self._tracked.topic_name)
+        if count < 2:
+            return ""
+        return (
+            f"{count} publishers of {self._tracked.topic_name} contradict one another: use one process with ros.cameras, "
+            "or hri.enabled in one of them only"
+        )
+
+    def destroy(self) -> None:
+        """Remove every publisher."""
+        self.forget()
+        self._node.destroy_timer(self._timer)
+        self._node.destroy_guard_condition(self._guard)
+        self._node.destroy_publisher(self._tracked)
+
+    def _forget_silent(self) -> None:
         now_s = time.monotonic()
         silent = [c for c, ids in self._seen.items() if ids and now_s - self._answered_s[c] > SILENT_S]
         if silent:
             self._seen = {c: ids for c, ids in self._seen.items() if c not in silent}
             self._publish_remaining()
-
-    def destroy(self) -> None:
-        """Remove every publisher."""
-        self.forget()
-        self._node.destroy_guard_condition(self._guard)
-        self._node.destroy_publisher(self._tracked)
 
     def _publish_waiting(self) -> None:
         while True:
@@ -99,9 +113,15 @@ class HriTopics:
 
     def _publish_remaining(self) -> None:
         self._remove_gone()
-        if self._node.context.ok():
+        if not self._node.context.ok():
+            return
+        try:
             header = Header(stamp=self._node.get_clock().now().to_msg())
             self._tracked.publish(self._types.IdsList(header=header, ids=self._ids()))
+        except RuntimeError:  # RCLError among them
+            if self._node.context.ok():
+                raise
+            # A signal ended ROS since the question above: nobody listens any more.
 
     def _remove_gone(self) -> None:
         present = set(self._ids())

@@ -19,6 +19,7 @@ from .external import MAX_PEOPLE
 from .handler import Job
 from .params import RosConfig
 from .sync import BodyBuffers, Companion, StampBuffer
+from .topics import camera_info_beside, is_rectified_by_name
 
 _BODY_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # a topic of more than 250 letters cannot be subscribed to
 
@@ -38,13 +39,13 @@ def camera_info_topic(node: Any, camera: str = "") -> str:
     image = node.resolve_topic_name(image_name)
     if remapped != own or image == node.resolve_topic_name(image_name, only_expand=True):
         return remapped
-    return image.rsplit("/", 1)[0] + "/camera_info"
+    return camera_info_beside(image)
 
 
 def is_rectified(node: Any, ros: RosConfig, camera: str = "") -> bool:
     """Whether P of camera_info holds for the images."""
     if ros.rectified == "auto":
-        return "rect" in node.resolve_topic_name(topic(camera, "image")).rsplit("/", 1)[-1]
+        return is_rectified_by_name(node.resolve_topic_name(topic(camera, "image")))
     return ros.rectified == "yes"
 
 
@@ -89,9 +90,22 @@ class Inputs:
         self._info: Any | None = None
         self._subscriptions: list[Any] = []
         self._bodies: dict[str, Any] = {}  # REP-155: a subscription per body
+        self._qos = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)  # matches every publisher
+        try:
+            self.image, self.topics = self._listen_to_all(node, camera, ros, companions)
+        except Exception:
+            self.destroy()  # of an object that nobody gets, nobody else can
+            raise
+
+    def destroy(self) -> None:
+        """Stop listening."""
+        for subscription in (*self._subscriptions, *self._bodies.values()):
+            self._node.destroy_subscription(subscription)
+        self._subscriptions.clear()
+        self._bodies.clear()
+
+    def _listen_to_all(self, node: Any, camera: str, ros: RosConfig, companions: dict[str, Companion]) -> tuple[str, str]:
         reliability = ReliabilityPolicy.RELIABLE if ros.image_reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
-        best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)  # matches every publisher
-        self._qos = best_effort
         image, kind = node.resolve_topic_name(topic(camera, "image")), Image
         if ros.image_transport == "compressed":
             image, kind = image + "/compressed", CompressedImage
@@ -101,23 +115,16 @@ class Inputs:
         for name, companion in companions.items():
             if isinstance(companion, BodyBuffers):
                 self._skeletons, where = companion, node.resolve_topic_name("/humans/bodies/tracked")
-                self._listen(_hri_types()[0], where, self._on_bodies, best_effort)
+                self._listen(_hri_types()[0], where, self._on_bodies, self._qos)
             else:
                 type_, own = _COMPANIONS[name]
                 where = node.resolve_topic_name(topic(camera, own))
-                qos = QoSProfile(depth=5, reliability=reliability) if name == "depth" else best_effort
+                qos = QoSProfile(depth=5, reliability=reliability) if name == "depth" else self._qos
                 self._listen(type_(), where, companion.add, qos)
             said.append(f"{name} {where}")
         # Images last: calibration and companions should be there first.
         self._listen(kind, image, self._on_image, QoSProfile(depth=ros.image_depth, reliability=reliability))
-        self.image, self.topics = image, ", ".join(said)
-
-    def destroy(self) -> None:
-        """Stop listening."""
-        for subscription in (*self._subscriptions, *self._bodies.values()):
-            self._node.destroy_subscription(subscription)
-        self._subscriptions.clear()
-        self._bodies.clear()
+        return image, ", ".join(said)
 
     def _on_info(self, message: Any) -> None:
         self._info = message

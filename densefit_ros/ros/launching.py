@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .params import words
+from .topics import camera_info_beside
 
 # Topics that a node listens to when asked: name in the node, and the parameter's value that asks for it.
 _OPTIONAL: dict[str, Any] = {"depth": True, "detections": True, "keypoints": "keypoints", "densepose": True, "initial": True}
@@ -76,7 +77,7 @@ def plan(
     images, names, namespaces = words(image_topic), words(cameras), words(namespace)
     if not images:
         raise ConfigError("image_topic is empty")
-    wanted = {"camera_info": camera_info_topic or ",".join(_beside(i) for i in images), **(optional_topics or {})}
+    wanted = {"camera_info": camera_info_topic or ",".join(camera_info_beside(i) for i in images), **(optional_topics or {})}
     lists = {"image": images, **{k: _list_for(images, v, f"{k}_topic") for k, v in wanted.items() if v}}
     by_camera = [{name: topics[i] for name, topics in lists.items()} for i in range(len(images))]
     parameters = {f"ros.{name}": _OPTIONAL[name] for name in lists if name in _OPTIONAL}
@@ -111,10 +112,6 @@ def _list_for(images: tuple[str, ...], text: str, what: str) -> tuple[str, ...]:
     if len(topics) != len(images):
         raise ConfigError(f"{what} lists {len(topics)}, image_topic {len(images)}: expected one per image topic, or none")
     return topics
-
-
-def _beside(image_topic: str) -> str:
-    return image_topic.rsplit("/", 1)[0] + "/camera_info" if "/" in image_topic else "camera_info"
 
 
 def _markers(namespace: str, node_name: str, camera: str = "") -> str:

@@ -7,9 +7,7 @@ Callbacks run on the executor's thread and only hand over; one worker thread own
 from __future__ import annotations
 
 import gc
-import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +16,6 @@ import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool, Trigger
@@ -30,6 +27,7 @@ from .engine import Engine, PipelineEngine
 from .handler import Job
 from .hri import HriTopics
 from .inputs import check_installed
+from .spinning import end, spin_until_end
 from .stream import Stream
 from .worker import Worker
 
@@ -96,7 +94,6 @@ class DensefitNode(LifecycleNode):
         self._worker = Worker(
             lambda camera, job: streams[camera].handle(job), self._on_bug, lambda camera, job: streams[camera].patience(job)
         )
-        self._worker.start()
         try:
             for stream in streams.values():
                 topics = stream.activate(self._worker, lambda: self._enabled)
@@ -114,8 +111,7 @@ class DensefitNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free models, memory and publishers."""
-        self._stop()
-        self._free()
+        self.close()
         return _OK
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -146,7 +142,9 @@ class DensefitNode(LifecycleNode):
     def _on_bug(self, camera: str, error: Exception) -> None:
         if not self.context.ok():
             return  # a signal ended ROS in the middle of an image, whose answer nobody can get
-        stream = self._streams[camera]
+        stream = self._streams.get(camera)
+        if stream is None:
+            return  # an image that hung failed after cleanup: its camera is gone
         stream.faults.report(
             "internal", f"{type(error).__name__}: {error}{_where(error)}; tracks are forgotten, please report this"
         )
@@ -159,7 +157,8 @@ class DensefitNode(LifecycleNode):
         assert self._start_timer is not None
         self._start_timer.cancel()
         if self.trigger_configure() != _OK or self.trigger_activate() != _OK:
-            self.autostart_failed = True  # nobody will ask again: end, so that a supervisor or a person notices
+            # Nobody will ask again: end, so that a supervisor or a person notices.  Unless a signal is the reason.
+            self.autostart_failed = self.context.ok()
             rclpy.try_shutdown()
 
     def _on_reset(self, request: Any, response: Any) -> Any:
@@ -196,13 +195,16 @@ class DensefitNode(LifecycleNode):
         return self._engine is not None and name in _OURS and not _OURS[name].live
 
     def _on_diagnostics(self) -> None:
+        rivals = self._hri.rivals() if self._hri is not None else ""
         for stream in self._streams.values():
+            if rivals:
+                stream.faults.report("hri", rivals)
             stream.publish_diagnostics(self._enabled)
-        if self._hri is not None:
-            self._hri.forget_silent()
 
     def _say(self, what: str, error: Exception) -> None:
-        """One line of why a transition failed."""
+        """One line of why a transition failed; none when a signal ended ROS in the middle of it."""
+        if not self.context.ok():
+            return
         reason = str(error) if isinstance(error, DensefitError) else f"{type(error).__name__}: {error}{_where(error)}"
         self.get_logger().error(f"cannot {what}: {reason}")
 
@@ -225,14 +227,15 @@ class DensefitNode(LifecycleNode):
         if self._diagnostics_timer is not None:
             self.destroy_timer(self._diagnostics_timer)
             self._diagnostics_timer = None
-        for stream in self._streams.values():
-            stream.destroy()
-        self._streams = {}
+        while self._streams:  # a loop variable would hold the last one, and its engine, past the collection below
+            self._streams.popitem()[1].destroy()
         if self._hri is not None:
             self._hri.destroy()
             self._hri = None
         self._engine = None
+        self._enabled = True  # what ~/enable said was about the cameras of this configuration
         gc.unfreeze()
+        gc.collect()  # models that refer to themselves would stay, with the device's memory, until some later collection
 
 
 def _where(error: Exception) -> str:
@@ -248,37 +251,15 @@ def main(argv: list[str] | None = None, make_engine: Callable[[Config], Engine] 
     node = None
     try:
         node = _start(argv, make_engine)
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        # Not spin(): it waits without limit, and a signal between two waits was seen to leave it waiting (once in 25 ends).
-        while rclpy.ok():
-            executor.spin_once(timeout_sec=0.5)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # the orderly end: ctrl-C or SIGTERM
-    except RuntimeError:  # RCLError among them
-        if not _ends_soon():
-            raise
-        # The signal came between two publishes of a callback, or while a message was taken: an orderly end too.
+        spin_until_end(node)
+    except KeyboardInterrupt:
+        pass  # ctrl-C before the node was there: an orderly end too
     except ConfigError as e:
         print(f"[densefit] error: {e}", file=sys.stderr)
         return 1
     finally:
-        # Without a terminal a launch file hands on the SIGINT that its whole group has got already: one is enough.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if node is not None:
-            node.close()
-            node.destroy_node()
-        rclpy.try_shutdown()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the line above has put the former one back
+        end(node, lambda: node.close())
     return 1 if node is not None and node.autostart_failed else 0
-
-
-def _ends_soon(wait_s: float = 1.0) -> bool:
-    """Whether ROS is shut down now or in a moment: the thread that answers a signal can come after what the signal broke."""
-    deadline = time.monotonic() + wait_s
-    while rclpy.ok() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return not rclpy.ok()
 
 
 def _start(argv: list[str] | None, make_engine: Callable[[Config], Engine]) -> DensefitNode:

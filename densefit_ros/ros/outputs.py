@@ -19,7 +19,7 @@ from densefit_ros.msg import FrameTiming, MeshTopology, SmplBodyArray, SmplMeshA
 
 from ..render.warp_renderer import WarpRenderer
 from ..types import FrameResult
-from ..viz.overlay import color_of, draw_mesh
+from ..viz.overlay import draw_people
 from . import messages
 from .diagnostics import Faults
 from .events import publisher_events
@@ -39,7 +39,6 @@ class Outputs:
         config = ros()
         reliable = ReliabilityPolicy.RELIABLE if config.output_reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
         qos = QoSProfile(depth=config.output_depth, reliability=reliable)
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
         def events(topic: str) -> Any:
             return publisher_events(node.resolve_topic_name(topic), lambda text: faults.report("qos", text))
@@ -49,23 +48,20 @@ class Outputs:
             self._publishers.append(publisher)
             return publisher
 
-        self._publishers: list[Any] = []
-        self._bodies = make(SmplBodyArray, prefix + "bodies")
-        self._first = make(SmplBodyArray, prefix + "first_estimate")
-        self._meshes = make(SmplMeshArray, prefix + "meshes")
-        self._timing = make(FrameTiming, prefix + "timing")
-        self._markers = make(MarkerArray, prefix + "markers")
-        self._joint_markers = make(MarkerArray, prefix + "joint_markers")
-        self._overlay = make(Image, prefix + "overlay")
-        self._topology = make(MeshTopology, prefix + "topology", latched)
-        self._tf = make(TFMessage, "/tf", QoSProfile(depth=100))
-        # Not a lifecycle publisher: that would be silent, and leave the last "active" standing, while the node is inactive.
-        self._diagnostics = node.create_publisher(
-            DiagnosticArray, "/diagnostics", QoSProfile(depth=10), event_callbacks=events("/diagnostics")
-        )
         self._shapes = Markers(body, config.marker_faces)
         self._renderer: WarpRenderer | None = None
         self._due_s = {"markers": 0.0, "joint_markers": 0.0, "overlay": 0.0}
+        self._publishers: list[Any] = []
+        self._diagnostics: Any | None = None
+        try:
+            self._make(make, prefix)
+            # Not a lifecycle publisher: that would be silent, and leave the last "active" standing, while the node is inactive.
+            self._diagnostics = node.create_publisher(
+                DiagnosticArray, "/diagnostics", QoSProfile(depth=10), event_callbacks=events("/diagnostics")
+            )
+        except Exception:
+            self.destroy()  # of an object that nobody gets, nobody else can
+            raise
 
     def publish_topology(self) -> None:
         """Once, after activation: publishers are silent before."""
@@ -104,7 +100,21 @@ class Outputs:
         for publisher in self._publishers:
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
-        self._node.destroy_publisher(self._diagnostics)
+        if self._diagnostics is not None:
+            self._node.destroy_publisher(self._diagnostics)
+            self._diagnostics = None
+
+    def _make(self, make: Callable[..., Any], prefix: str) -> None:
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._bodies = make(SmplBodyArray, prefix + "bodies")
+        self._first = make(SmplBodyArray, prefix + "first_estimate")
+        self._meshes = make(SmplMeshArray, prefix + "meshes")
+        self._timing = make(FrameTiming, prefix + "timing")
+        self._markers = make(MarkerArray, prefix + "markers")
+        self._joint_markers = make(MarkerArray, prefix + "joint_markers")
+        self._overlay = make(Image, prefix + "overlay")
+        self._topology = make(MeshTopology, prefix + "topology", latched)
+        self._tf = make(TFMessage, "/tf", QoSProfile(depth=100))
 
     def _due(self, name: str, rate_hz: float, publisher: Any) -> bool:
         now = time.monotonic()
@@ -116,9 +126,7 @@ class Outputs:
     def _overlay_image(self, result: FrameResult, header: Header, rgb: np.ndarray) -> Image:
         if self._renderer is None:
             self._renderer = WarpRenderer(self._body)
-        vertices = np.stack([p.vertices for p in result.people]) if result.people else np.empty((0, 0, 3), np.float32)
-        colors = np.stack([color_of(p.track_id) for p in result.people]) if result.people else None
-        picture = draw_mesh(rgb, self._body, vertices, result.camera, colors, renderer=self._renderer)
+        picture = draw_people(rgb, self._body, result, self._renderer)
         data = array.array("B")
         data.frombytes(np.ascontiguousarray(picture).tobytes())
         height, width = picture.shape[:2]

@@ -15,7 +15,7 @@ from .outputs import Outputs
 from .params import RosConfig
 from .worker import Worker
 
-SILENT_S = 5.0  # without an image for this long an operator is told: a wrong topic, an unplugged camera
+SILENT_S = 5.0  # without an image or an answer for this long an operator is told: an unplugged camera, a GPU that hangs
 
 
 class Stream:
@@ -85,6 +85,7 @@ class Stream:
         active = self._worker
         if active is not None:
             self._notice_silence(active.received[self.camera], enabled)
+            self._notice_stuck(active)
         values = {"state": "active" if active else "inactive", "enabled": str(enabled).lower(), **self._stats.values()}
         if active is not None:
             values["received"], values["dropped"] = str(active.received[self.camera]), str(active.dropped[self.camera])
@@ -106,6 +107,18 @@ class Stream:
                 f"nothing on {self._inputs.image} for {now_s - self._heard_s:.0f} s: "
                 "check the topic's name, the driver and ros.image_transport",
             )
+
+    def _notice_stuck(self, worker: Worker[Job]) -> None:
+        """Of every camera: one image that hangs keeps all of them from being answered."""
+        busy_s = worker.busy_s()
+        if busy_s > SILENT_S:
+            self.faults.report(
+                "stuck",
+                f"an image has been in the models for {busy_s:.0f} s and nobody is answered meanwhile: "
+                "a device that hangs, or a machine far too slow",
+            )
+        elif worker.is_dead():
+            self.faults.report("stuck", "images wait and the thread that answers them has ended: deactivate and activate again")
 
     def _publish(self, result: Any, header: Any, rgb: Any, total_ms: float) -> None:
         worker = self._worker

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class Worker(Generic[T]):
@@ -15,8 +18,8 @@ class Worker(Generic[T]):
 
     ``patience(slot, item)`` says how many seconds an item should still wait for what belongs to it; other slots are
     served meanwhile, and ``wake`` asks anew.  ``process`` owns whatever it touches: nothing else runs on that thread.
-    An exception that it lets out goes to ``on_error`` and the thread carries on.  ``start`` and ``stop`` may be called
-    again and again.
+    An exception that it or ``patience`` lets out goes to ``on_error`` and the thread carries on.  The thread
+    runs from construction to ``stop``, once.
     """
 
     def __init__(
@@ -31,23 +34,11 @@ class Worker(Generic[T]):
         # Items whose turn it is, in the order of their turns.  They are not overwritten: an image that waits for its
         # depth would otherwise be replaced by the next one, which has to wait in turn, for ever.
         self._held: dict[str, T] = {}
-        self._running = False
-        self._busy = False
-        self._thread: threading.Thread | None = None
+        self._running = True
+        self._busy_since_s: float | None = None  # time.monotonic() when the item in hand was taken
         self.received: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()  # overwritten by a newer item before their turn
         self.finished: Counter[str] = Counter()
-
-    def start(self) -> None:
-        """Start the thread; does nothing when it runs.  Not to be called after a ``stop`` that returned False."""
-        with self._changed:
-            if self._running:
-                return
-            if self._thread is not None:
-                raise RuntimeError("the worker's former thread has not ended: stop() must return True first")
-            self._running = True
-            for memory in (self._newest, self._held, self.received, self.dropped, self.finished):
-                memory.clear()
         self._thread = threading.Thread(target=self._loop, name="densefit_worker", daemon=True)
         self._thread.start()
 
@@ -69,7 +60,17 @@ class Worker(Generic[T]):
     def idle(self, timeout_s: float) -> bool:
         """Wait until nothing is waiting or being processed; False when that took longer than ``timeout_s``."""
         with self._changed:
-            return self._changed.wait_for(lambda: not (self._newest or self._held or self._busy), timeout_s)
+            return self._changed.wait_for(lambda: not (self._newest or self._held or self._busy_since_s is not None), timeout_s)
+
+    def busy_s(self) -> float:
+        """How many seconds the item in hand has taken so far; 0 when there is none."""
+        since_s = self._busy_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    def is_dead(self) -> bool:
+        """Whether the thread has ended although nobody stopped it, and items wait."""
+        with self._changed:
+            return self._running and not self._thread.is_alive() and bool(self._newest or self._held)
 
     def stop(self, timeout_s: float = 10.0) -> bool:
         """Finish the item in hand, forget those waiting, end the thread.  False when it did not end in time: ask again."""
@@ -78,13 +79,8 @@ class Worker(Generic[T]):
             self._newest.clear()
             self._held.clear()
             self._changed.notify_all()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout_s)
-            if thread.is_alive():
-                return False
-        self._thread = None
-        return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _loop(self) -> None:
         while True:
@@ -92,15 +88,15 @@ class Worker(Generic[T]):
                 slot = self._next_slot()
                 if slot is None:
                     return
-                item, self._busy = self._held.pop(slot), True
+                item, self._busy_since_s = self._held.pop(slot), time.monotonic()
             try:
                 self._process(slot, item)
             except Exception as e:  # the border of the thread: reported, never lost, and the node lives on
-                self._on_error(slot, e)
+                self._report(slot, e)
             finally:
                 del item  # the last reference to an image must not wait for the next one
                 with self._changed:
-                    self._busy = False
+                    self._busy_since_s = None
                     self.finished[slot] += 1
                     self._changed.notify_all()
 
@@ -111,9 +107,22 @@ class Worker(Generic[T]):
                 self._held[slot] = self._newest.pop(slot)
             soonest = None
             for slot, item in self._held.items():
-                wait_s = self._patience(slot, item)
+                wait_s = self._patience_s(slot, item)
                 if wait_s <= 0:
                     return slot
                 soonest = wait_s if soonest is None else min(soonest, wait_s)
             self._changed.wait(soonest)
         return None
+
+    def _patience_s(self, slot: str, item: T) -> float:
+        try:
+            return self._patience(slot, item)
+        except Exception as e:  # asked anew it would fail anew: what came with the item has to do
+            self._report(slot, e)
+            return 0.0
+
+    def _report(self, slot: str, error: Exception) -> None:
+        try:
+            self._on_error(slot, error)
+        except Exception:  # a thread that ends here answers nobody any more, and nobody is told
+            _log.exception("%s of '%s' could not be reported", type(error).__name__, slot)

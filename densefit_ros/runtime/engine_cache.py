@@ -15,6 +15,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from .cache_file import keep
+
 _MAGIC = b"densefit-engine-1\n"
 
 
@@ -52,19 +54,19 @@ def default_cache_dir() -> Path:
 
 
 def write_engine(path: Path, key: EngineKey, engine: bytes) -> None:
-    """Store an engine atomically: a reader never sees half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Store an engine; where that cannot be, the log says so and the next start builds anew."""
     header = dataclasses.asdict(key) | {"engine_sha256": hashlib.sha256(engine).hexdigest()}
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_bytes(_MAGIC + json.dumps(header, sort_keys=True).encode() + b"\n" + engine)
-    os.replace(partial, path)
+    keep(path, _MAGIC + json.dumps(header, sort_keys=True).encode() + b"\n" + engine, "the engine")
 
 
 def read_engine(path: Path, key: EngineKey) -> tuple[bytes | None, str]:
     """The engine's bytes, or None with the reason why the file cannot be used here."""
-    if not path.is_file():
-        return None, "not built yet"
-    content = path.read_bytes()
+    try:
+        if not path.is_file():
+            return None, "not built yet"
+        content = path.read_bytes()
+    except OSError as e:
+        return None, f"the stored one cannot be read: {e}"
     if not content.startswith(_MAGIC):
         return None, "not an engine file of this package"
     line, separator, engine = content[len(_MAGIC) :].partition(b"\n")

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import AssetError, BackendUnavailable
+from .cache_file import write_whole
+from .protocol import require_file
 
 # Exact int8 says nothing in the heads: coordinates, angles and the matching step stay in floating point.
 QUANTISED_OPERATORS = ("Conv",)
@@ -26,8 +28,7 @@ def folded(path: str | Path) -> Any:
     Exporters leave shape arithmetic (``Mod``, for one) that older TensorRT parsers do not know.  Raises AssetError.
     """
     onnx, ort = _import("onnx"), _import("onnxruntime")
-    if not Path(path).is_file():
-        raise AssetError(f"{path}: network file not found (expected an .onnx file)")
+    require_file(path)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "folded.onnx"
         options = ort.SessionOptions()
@@ -95,7 +96,7 @@ def quantise(path: str | Path, out: Path, feeds: Iterable[Mapping[str, np.ndarra
     """Write ``path`` with its convolutions in int8 (Q/DQ nodes, symmetric, weights per channel) to ``out``.
 
     feeds: calibration batches, keyed by input; a few hundred crops.  The file runs in ONNX Runtime as well as TensorRT 8.5
-    to 11.  Raises AssetError without a batch.
+    to 11.  Raises AssetError without a batch, and where ``out`` cannot be written.
     """
     onnx = _import("onnx")
     _import("ml_dtypes")  # ONNX Runtime's quantization needs it and does not ask for it
@@ -114,7 +115,6 @@ def quantise(path: str | Path, out: Path, feeds: Iterable[Mapping[str, np.ndarra
             feed, self._waiting = self._waiting, next(batches, None)
             return feed
 
-    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "source.onnx", Path(folder) / "int8.onnx"
         onnx.save(bytes_cast_first(folded(path)), str(source))
@@ -123,9 +123,11 @@ def quantise(path: str | Path, out: Path, feeds: Iterable[Mapping[str, np.ndarra
             op_types_to_quantize=list(QUANTISED_OPERATORS), activation_type=q.QuantType.QInt8, weight_type=q.QuantType.QInt8,
             extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
         )  # fmt: skip
-        partial = out.with_suffix(".partial")
-        partial.write_bytes(target.read_bytes())
-        partial.replace(out)
+        content = target.read_bytes()
+    try:
+        write_whole(out, content)
+    except OSError as e:  # unlike an engine it is what was asked for, and is loaded from there
+        raise AssetError(f"the int8 form of {path} cannot be written to {out.parent} (another --cache?): {e}") from e
     return out
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import AssetError, BackendUnavailable, ConfigError
+from .cache_file import make_folder
 from .engine_cache import default_cache_dir
-from .protocol import TensorSpec, check_inputs
+from .protocol import TensorSpec, check_inputs, require_file
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(float16)": "float16", "tensor(int64)": "int64"}
@@ -48,8 +49,7 @@ class OnnxRuntime:
                 f"onnxruntime has no {wanted} here (it has {have}): "
                 "pip uninstall onnxruntime, then pip install onnxruntime-gpu; side by side they overwrite each other"
             )
-        if not Path(path).is_file():
-            raise AssetError(f"{path}: network file not found (expected an .onnx file)")
+        require_file(path)
         self._session = self._open()
         self._on_stream: dict[int, Any] = {}
         self.name = f"onnxruntime:{provider}"
@@ -90,10 +90,11 @@ class OnnxRuntime:
             return [cuda, cpu]
         if self._precision == "int8":
             raise ConfigError("onnxruntime-tensorrt runs fp16 or fp32, not int8: set runtime.backend tensorrt")
-        self._cache_dir.mkdir(parents=True, exist_ok=True)
-        folder = str(self._cache_dir)
-        engines = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": folder, "trt_timing_cache_enable": "1",
-                   "trt_timing_cache_path": folder, "trt_fp16_enable": "1" if self._precision == "fp16" else "0"}  # fmt: skip
+        engines = {"trt_fp16_enable": "1" if self._precision == "fp16" else "0"}
+        if make_folder(self._cache_dir, "the engine"):
+            folder = str(self._cache_dir)
+            engines |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": folder,
+                        "trt_timing_cache_enable": "1", "trt_timing_cache_path": folder}  # fmt: skip
         return [(PROVIDERS["tensorrt"], {**engines, **on_stream}), cuda, cpu]
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], stream: int) -> Callable[[], None]:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import AssetError, BackendUnavailable
-from .protocol import TensorSpec, check_inputs
+from ..errors import BackendUnavailable
+from .protocol import TensorSpec, check_inputs, require_file
 
 # Of the kernel's names for what a processor can do; those that multiply bfloat16.
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
@@ -54,8 +54,7 @@ class OpenVinoRuntime:
             raise BackendUnavailable("openvino runs runtime.precision fp16 (bfloat16) or fp32; int8 is TensorRT's")
         ov = _import()
         self.path = str(path)
-        if not Path(path).is_file():
-            raise AssetError(f"{path}: network file not found (expected an .onnx file)")
+        require_file(path)
         core = ov.Core()
         streams = min(2, os.cpu_count() or 1)
         bf16 = precision == "fp16" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -58,6 +59,12 @@ class DeviceRuntime(Runtime, Protocol):
         not delivered.  The arrays are held.
         """
         ...
+
+
+def require_file(path: str | Path) -> None:
+    """Raise AssetError unless a network file is there."""
+    if not Path(path).is_file():
+        raise AssetError(f"{path}: network file not found (expected an .onnx file)")
 
 
 def check_contract(runtime: Runtime, contract: NetworkContract) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import AssetError, BackendUnavailable, ConfigError, ShapeError
 from .engine_cache import EngineKey, default_cache_dir, file_sha256, read_engine, write_engine
-from .protocol import TensorSpec, check_inputs
+from .protocol import TensorSpec, check_inputs, require_file
 from .tensorrt_build import PRECISIONS, RECIPE, build_engine, shares_profiles
 
 MAX_BATCH = 16
@@ -158,8 +158,7 @@ class TensorRTRuntime:
 
 def source_of(path: str | Path, precision: str, cache_dir: Path) -> Path:
     """The network file that an engine is built from.  Raises AssetError, BackendUnavailable for int8 not yet quantised."""
-    if not Path(path).is_file():
-        raise AssetError(f"{path}: network file not found (expected an .onnx file)")
+    require_file(path)
     if precision != "int8":
         return Path(path)
     quantised = quantised_path(path, cache_dir)

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import AssetError
 from . import onnx_prepare
+from .cache_file import keep
 
 WORKSPACE_BYTES = 1 << 30
 HEARTBEAT_S = 10.0
@@ -92,7 +93,11 @@ def _graph(trt: Any, source: str | Path, precision: str) -> bytes:
 def _load_timings(config: Any, path: Path | None) -> None:
     if path is None:
         return
-    stored = path.read_bytes() if path.is_file() else b""
+    try:
+        stored = path.read_bytes() if path.is_file() else b""
+    except OSError as e:
+        _log.warning("%s cannot be read (%s): the builder measures anew", path, e)
+        stored = b""
     # A cache of another machine or version is refused; then this build fills a new one.
     if not config.set_timing_cache(config.create_timing_cache(stored), False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
@@ -101,10 +106,7 @@ def _load_timings(config: Any, path: Path | None) -> None:
 def _save_timings(config: Any, path: Path | None) -> None:
     if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(bytes(config.get_timing_cache().serialize()))
-    partial.replace(path)
+    keep(path, bytes(config.get_timing_cache().serialize()), "what the builder measured")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import AssetError, BackendUnavailable
-from .protocol import TensorSpec, check_inputs
+from .protocol import TensorSpec, check_inputs, require_file
 
 # Registry name in the file's metadata -> module and class that rebuild it.
 NETWORKS = {
@@ -93,8 +93,7 @@ class TorchRuntime:
 
 def _read(path: str | Path):
     onnx = _import("onnx")
-    if not Path(path).is_file():
-        raise AssetError(f"{path}: network file not found (expected an .onnx file)")
+    require_file(path)
     try:
         return onnx.load(str(path))
     except Exception as error:  # protobuf's own decode errors share no base class across its implementations

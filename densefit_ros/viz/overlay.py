@@ -12,7 +12,7 @@ from ..body.model import BodyModel
 from ..errors import ShapeError
 from ..render.protocol import Appearance
 from ..render.warp_renderer import WarpRenderer
-from ..types import Camera
+from ..types import Camera, FrameResult
 
 # Light, far apart in hue, and told apart by most colour-blind people in this order (after Okabe and Ito 2008).
 PALETTE = np.array(
@@ -56,6 +56,14 @@ def draw_mesh(
     shaded = palette[person[mask]].astype(np.float32) * light[:, None]
     out[mask] = np.clip((1 - alpha) * rgb[mask] + alpha * shaded + 0.5, 0, 255).astype(np.uint8)
     return out
+
+
+def draw_people(rgb: np.ndarray, body: BodyModel, result: FrameResult, renderer: WarpRenderer | None = None) -> np.ndarray:
+    """The meshes of an answer over its image, each in the colour of its track.  Raises ShapeError as :func:`draw_mesh`."""
+    people = result.people
+    vertices_m = np.stack([p.vertices for p in people]) if people else np.empty((0, 0, 3), np.float32)
+    colors = np.stack([color_of(p.track_id) for p in people]) if people else None
+    return draw_mesh(rgb, body, vertices_m, result.camera, colors, renderer=renderer)
 
 
 def draw_box(rgb: np.ndarray, box_xywh: np.ndarray, color: np.ndarray | Sequence[int]) -> np.ndarray:

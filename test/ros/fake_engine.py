@@ -19,13 +19,17 @@ from densefit_ros.types import BodyParams, Estimate, FitStatus, Frame, FrameResu
 
 
 class FakeEngine:
-    """See the module.  ``device: cuda`` fails as a missing backend would; a red image is a bug in the pipeline."""
+    """See the module.  ``device: cuda`` fails as a missing backend would; a red image is a bug in the pipeline.
+
+    DENSEFIT_FAKE_LOAD_S and DENSEFIT_FAKE_MS: how long loading and a frame take.
+    """
 
     def __init__(self, config: Config) -> None:
         if config.device == "cuda":
             from densefit_ros.errors import BackendUnavailable
 
             raise BackendUnavailable("no CUDA in the fake engine")
+        time.sleep(float(os.environ.get("DENSEFIT_FAKE_LOAD_S", "0")))
         self.body = load_body()
         self.backends = {"device": "cpu", "regress": "fake"}
         self.config = config

@@ -97,6 +97,23 @@ def test_a_device_ends_by_the_clock(monkeypatch):
     assert time.monotonic() - begin < 1.6 and count <= 16
 
 
+@pytest.mark.parametrize("recorded_after, people, images", [(0, 1, 5), (40, 1, 40), (0, 0, 15), (10**9, 1, None)])
+def test_warm_up_waits_for_the_recorder(monkeypatch, recorded_after, people, images):
+    """A node that answers in no time has shown 15 images before the recorder has found it, on a busy machine."""
+    sent = []
+    camera = types.SimpleNamespace(
+        sent=sent,
+        send=lambda shot, index, warm_up: sent.append(warm_up) or len(sent),
+        until=lambda condition, timeout_s: True,
+        answered=lambda stamp: True,
+        people=lambda stamp: people,
+        node=types.SimpleNamespace(count_publishers=lambda topic: int(len(sent) >= recorded_after)),
+    )
+    monkeypatch.setattr(camera_process, "RECORDER_WAIT_S", 0.05 if images is None else 60.0)
+    camera_process.warm_up(camera, None)
+    assert len(sent) == images if images else len(sent) >= 15
+
+
 @pytest.mark.parametrize(
     "name, words", [("missing.mp4", "does not exist"), ("text.mp4", "cannot open"), ("empty", "holds no pictures")]
 )

@@ -1,11 +1,15 @@
 """REP-155 mode: topics that come and go with people, what they say, and one plain line where hri_msgs is missing."""
 
 import os
+import threading
+from collections import deque
+from types import SimpleNamespace as Some
 
 import numpy as np
 import pytest
 from harness import WAIT_S, Client, NodeProcess, stamps
 from other_messages import provide
+from rclpy.clock import Clock
 
 from densefit_ros.body.assets import load_body
 from densefit_ros.body.model import joint_transforms
@@ -121,6 +125,55 @@ def test_topics_come_and_go_with_people():
         assert client.until(lambda: len(client.got["/humans/bodies/abcde/roi"]) > before, each=client.send), "and come again"
         assert client.until(lambda: not tracked[-1].ids and not present()), "nor does a camera that has stopped see anybody"
         assert node.stop() == 0, node.log
+
+
+@pytest.mark.ros
+def test_a_camera_that_fell_silent_sees_nobody_however_seldom_diagnostics_come():
+    provide("hri_msgs")
+    from hri_msgs.msg import IdsList
+
+    with NodeProcess("-p", "ros.diagnostics_period_s:=30.0", "-p", "hri.enabled:=true") as node, Client() as client:
+        client.listen(IdsList, "/humans/bodies/tracked")
+        client.start()
+        tracked = client.got["/humans/bodies/tracked"]
+        assert client.until(lambda: tracked and tracked[-1].ids, each=client.send)
+        assert client.until(lambda: not tracked[-1].ids)
+        assert node.stop() == 0, node.log
+
+
+@pytest.mark.ros
+def test_a_second_publisher_of_the_list_is_named():
+    provide("hri_msgs")
+    from hri_msgs.msg import IdsList
+
+    with NodeProcess(*FAST, "-p", "hri.enabled:=true") as node, Client() as client:
+        client.start()
+        assert client.until(lambda: client.got["/diagnostics"]) and not client.fault("hri")
+        client.node.create_publisher(IdsList, "/humans/bodies/tracked", 10)
+        assert client.until(lambda: "2 publishers of /humans/bodies/tracked" in client.fault("hri"))
+        assert "ros.cameras" in client.fault("hri")
+        assert node.stop() == 0, node.log
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_signal_in_the_middle_of_the_last_list_is_an_orderly_end(ended):
+    """The context is up when it is asked and down when the list is published."""
+    from densefit_ros.ros.hri import HriTopics
+
+    topics, answers = object.__new__(HriTopics), [True, not ended]
+
+    def publish(message):
+        raise RuntimeError("context is invalid")
+
+    topics._node = Some(context=Some(ok=lambda: answers.pop(0)), get_clock=lambda: Clock())
+    topics._types, topics._tracked = Some(IdsList=Some), Some(publish=publish)
+    topics._seen, topics._publishers = {"": ("abcde",)}, {}
+    topics._lock, topics._waiting = threading.Lock(), deque()
+    if ended:
+        topics.forget()
+    else:
+        with pytest.raises(RuntimeError, match="invalid"):
+            topics.forget()
 
 
 def _publishers(client: Client, topic: str) -> int:

@@ -1,17 +1,21 @@
 """One active node as a real process over DDS: topics, faults, stamps, parameters, services, camera restarts."""
 
 import array
-import functools
+import gc
 import types
+import weakref
 
 import numpy as np
 import pytest
+import rclpy
 from densefit_ros.msg import FrameTiming, MeshTopology, SmplBodyArray, SmplMeshArray
 from diagnostic_msgs.msg import DiagnosticStatus
+from fake_engine import FakeEngine
 from harness import Client, NodeProcess, stamps
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.msg import Log, Parameter, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import SetBool, Trigger
@@ -232,6 +236,25 @@ def test_what_fails_late_in_configure_is_said_and_leaves_nothing():
     assert any("cannot configure:" in line and "topic" in line for line in node.log.splitlines())
 
 
+def test_a_camera_that_fails_in_the_middle_of_its_topics_leaves_none():
+    """Its shorter names are possible, its longer ones are not: in configure, and in activate."""
+    long = "b" * 230
+    args = ("-r", "__node:=late", "-p", f"ros.cameras:=a,{long}")
+    with NodeProcess(*args) as node, Client(node="/late") as client:
+        assert not client.change_state(Transition.TRANSITION_CONFIGURE)
+        topics = lambda: [n for n, _ in client.node.get_topic_names_and_types() if n.startswith(f"/late/{long}")]  # noqa: E731
+        assert client.until(lambda: not any(map(client.node.count_publishers, topics())))
+        assert node.stop() == 0, node.log
+    assert "topic length" in node.log
+    args = ("-r", "__node:=later", "-p", "ros.depth:=true", "-r", "depth:=/" + 250 * "d", "-r", "camera_info:=/later_info")
+    with NodeProcess(*args) as node, Client(node="/later") as client:
+        assert client.change_state(Transition.TRANSITION_CONFIGURE)
+        assert not client.change_state(Transition.TRANSITION_ACTIVATE)
+        assert client.until(lambda: not client.node.count_subscribers("/later_info"))
+        assert node.stop() == 0, node.log
+    assert "cannot activate: " in node.log
+
+
 def test_camera_restart(pair):
     _, client = pair
     assert client.more(BODIES)
@@ -243,29 +266,34 @@ def test_camera_restart(pair):
             )
 
 
-@pytest.mark.parametrize("ends", [True, False])
-def test_a_signal_that_breaks_the_taking_of_a_message_is_an_orderly_end(monkeypatch, ends):
-    """The error comes first, the shutdown a moment later; an error without a shutdown is one."""
-    from densefit_ros.ros import node as module
+def test_an_engine_that_refers_to_itself_is_freed_by_cleanup():
+    """Activation keeps the garbage collector away from the models; cleanup calls it."""
+    from densefit_ros.ros.node import DensefitNode
 
-    asked = []
-    monkeypatch.setattr(module.rclpy, "ok", lambda: asked.append(1) or not (ends and len(asked) > 4))
-    monkeypatch.setattr(module.rclpy, "try_shutdown", lambda: None)
-    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(module, "_ends_soon", functools.partial(module._ends_soon, wait_s=0.1))
+    class Circular(FakeEngine):
+        def __init__(self, config):
+            super().__init__(config)
+            self.itself = self
+            engines.append(weakref.ref(self))
 
-    class Executor:
-        def add_node(self, node):
-            pass
+    engines, context = [], rclpy.Context()
+    rclpy.init(context=context)
+    node = DensefitNode(Circular, context=context)
+    try:
+        assert node.trigger_configure() == node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS and engines[0]() is not None
+        gc.disable()
+        assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+        assert engines[0]() is None
+    finally:
+        gc.enable()
+        node.close()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
 
-        def spin_once(self, timeout_sec):
-            raise RuntimeError("Unable to convert call argument '0' to Python object")
 
-    node = types.SimpleNamespace(close=lambda: None, destroy_node=lambda: None, autostart_failed=False)
-    monkeypatch.setattr(module, "SingleThreadedExecutor", Executor)
-    monkeypatch.setattr(module, "_start", lambda *_: node)
-    if ends:
-        assert module.main([]) == 0
-    else:
-        with pytest.raises(RuntimeError, match="convert"):
-            module.main([])
+def test_an_image_that_fails_after_cleanup_has_no_camera_left_to_report_to():
+    from densefit_ros.ros.node import DensefitNode
+
+    node = types.SimpleNamespace(context=types.SimpleNamespace(ok=lambda: True), _streams={})
+    DensefitNode._on_bug(node, "left", ZeroDivisionError("planted"))

@@ -7,12 +7,14 @@ import time
 import numpy as np
 import pytest
 from densefit_ros.msg import SmplBodyArray
+from diagnostic_msgs.msg import DiagnosticStatus
 from harness import WAIT_S, Client, NodeProcess
 from lifecycle_msgs.msg import Transition
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.msg import Log, Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
-from rclpy.qos import ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
+from std_srvs.srv import SetBool
 
 pytestmark = pytest.mark.ros
 BODIES = "/densefit/bodies"
@@ -100,6 +102,38 @@ def test_a_signal_in_the_middle_of_an_image_that_comes_again_is_an_orderly_end()
                 node.process.send_signal(signal.SIGINT)
             time.sleep(0.05)
         assert node.stop() == 0 and "Traceback" not in node.log and "internal" not in node.log, node.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_models_load_is_an_orderly_end(number):
+    args = (*FAST, "-p", "ros.autostart:=true")
+    with Client() as client, NodeProcess(*args, env={"DENSEFIT_FAKE_LOAD_S": "3"}) as node:
+        client.listen(Log, "/rosout", QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+        assert client.until(lambda: any("loading models" in m.msg for m in client.got["/rosout"]))
+        node.process.send_signal(number)
+        assert node.process.wait(WAIT_S) == 0 and node.stop() == 0, node.log
+        assert "cannot" not in node.log and "Traceback" not in node.log, node.log
+
+
+def test_a_configuration_begins_enabled():
+    with NodeProcess(*FAST) as node, Client() as client:
+        client.listen(SmplBodyArray, BODIES)
+        client.start()
+        assert client.call(SetBool, "/densefit/enable", SetBool.Request(data=False)).success
+        assert client.falls_silent(BODIES)
+        assert client.change_state(Transition.TRANSITION_DEACTIVATE)
+        assert client.change_state(Transition.TRANSITION_CLEANUP)
+        client.start()
+        assert client.more(BODIES)
+        assert node.stop() == 0, node.log
+
+
+def test_an_image_that_hangs_in_the_models_is_a_warning():
+    with NodeProcess(*FAST, env={"DENSEFIT_FAKE_MS": "60000"}) as node, Client() as client:
+        client.start()
+        assert client.until(lambda: "an image has been in the models for" in client.fault("stuck"), each=client.send)
+        assert client.got["/diagnostics"][-1].status[0].level == DiagnosticStatus.WARN
+        node.process.kill()  # its orderly end waits ten seconds for the image
 
 
 def test_no_camera_info_and_an_assumed_field_of_view():

@@ -51,7 +51,6 @@ class Recorder:
 def test_cameras_take_turns_and_the_newest_image_of_each_is_answered():
     r = Recorder()
     worker = Worker(r.process, r.on_error)
-    worker.start()
     r.gate.clear()
     worker.submit("a", 0)
     assert r.inside.wait(WAIT_S)
@@ -76,7 +75,6 @@ def test_no_camera_is_served_twice_while_another_waits():
         assert release.acquire(timeout=WAIT_S)
 
     worker = Worker(process, Recorder().on_error)
-    worker.start()
     for n in range(30):
         for slot, times in (("a", 5), ("b", 1), ("c", 1)):
             for _ in range(times):
@@ -94,7 +92,6 @@ def test_no_camera_is_served_twice_while_another_waits():
 def test_an_image_that_waits_for_its_depth_holds_up_nobody_and_is_not_overwritten():
     r, ready = Recorder(), threading.Event()
     worker = Worker(r.process, r.on_error, lambda slot, item: 5.0 if slot == "slow" and not ready.is_set() else 0.0)
-    worker.start()
     worker.submit("slow", 1)
     for i in range(5):
         worker.submit("fast", i)
@@ -110,7 +107,6 @@ def test_an_image_that_waits_for_its_depth_holds_up_nobody_and_is_not_overwritte
 def test_patience_ends():
     r, begin = Recorder(), time.monotonic()
     worker = Worker(r.process, r.on_error, lambda slot, item: item + 0.1 - time.monotonic())
-    worker.start()
     worker.submit("a", begin)
     assert worker.idle(WAIT_S) and worker.stop()
     assert r.answers and 0.1 <= time.monotonic() - begin < 5
@@ -119,31 +115,67 @@ def test_patience_ends():
 def test_a_bug_is_reported_and_stop_is_prompt_even_while_waiting():
     r = Recorder()
     worker = Worker(r.process, r.on_error, lambda slot, item: 100.0 if item == "never" else 0.0)
-    for _ in range(2):
-        worker.start()
-        worker.submit("a", "bug")
-        worker.submit("b", "never")
-        deadline = time.monotonic() + WAIT_S
-        while not worker.finished["a"] and time.monotonic() < deadline:
-            time.sleep(0.002)
-        begin = time.monotonic()
-        assert worker.stop() and time.monotonic() - begin < 2
-        worker.submit("a", "after the end")
-    assert r.errors == ["a: planted"] * 2 and r.answers == [("a", "bug")] * 2
+    worker.submit("a", "bug")
+    worker.submit("b", "never")
+    assert until(lambda: worker.finished["a"])
+    begin = time.monotonic()
+    assert worker.stop() and time.monotonic() - begin < 2
+    worker.submit("a", "after the end")
+    assert worker.stop() and r.errors == ["a: planted"] and r.answers == [("a", "bug")] and worker.received["a"] == 1
 
 
-def test_a_stop_that_timed_out_is_asked_again_before_a_new_start():
+@pytest.mark.parametrize("broken", ["patience", "on_error"])
+def test_what_is_called_around_an_image_does_not_end_the_thread(broken, caplog):
+    r = Recorder()
+
+    def patience(slot, item):
+        if broken == "patience" and item == "bad":
+            raise KeyError("planted there")
+        return 0.0
+
+    def on_error(slot, error):
+        r.on_error(slot, error)
+        if broken == "on_error":
+            raise RuntimeError("no logger any more")
+
+    worker = Worker(r.process, on_error, patience)
+    for item in ("bad" if broken == "patience" else "bug", "good"):
+        worker.submit("a", item)
+        assert worker.idle(WAIT_S)
+    assert [i for _, i in r.answers][-1] == "good" and len(r.errors) == 1 and not worker.is_dead() and worker.stop()
+    assert ("could not be reported" in caplog.text) == (broken == "on_error")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_how_long_an_item_takes_and_a_thread_that_has_ended_are_known():
+    r = Recorder()
+
+    def process(slot, item):
+        r.process(slot, item)
+        if item == "exit":
+            raise SystemExit  # no Exception: a library that ends the thread
+
+    worker = Worker(process, r.on_error)
+    assert worker.busy_s() == 0.0
+    r.gate.clear()
+    worker.submit("a", "slow")
+    assert r.inside.wait(WAIT_S) and until(lambda: worker.busy_s() > 0.05)
+    r.gate.set()
+    assert worker.idle(WAIT_S) and worker.busy_s() == 0.0
+    worker.submit("a", "exit")
+    assert worker.idle(WAIT_S) and not worker.is_dead(), "nothing waits"
+    worker.submit("a", "next")
+    assert until(worker.is_dead)
+    assert worker.stop() and not worker.is_dead()
+
+
+def test_a_stop_that_timed_out_is_asked_again():
     release = threading.Event()
     worker = Worker(lambda slot, item: release.wait(WAIT_S), lambda slot, error: None)
-    worker.start()
     worker.submit("a", "long")
     assert not worker.idle(0.1) and not worker.stop(0.05)
-    with pytest.raises(RuntimeError, match="has not ended"):
-        worker.start()
     release.set()
-    assert worker.stop()
-    worker.start()
-    assert worker.stop()
+    assert worker.stop() and worker.stop()
 
 
 def test_messages_are_matched_by_stamp():

@@ -12,20 +12,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-
 from ...config import Config, read_settings
 from ...errors import AssetError, ConfigError
 from ...offline.cameras import CameraChoice, read_camera
 from ...render.warp_renderer import WarpRenderer
 from ...settings import parse_overrides
 from ...types import FrameResult
-from ...viz.overlay import color_of, draw_mesh
+from ...viz.overlay import draw_people
 from ..diagnostics import Faults, Stats
 from ..engine import Engine, PipelineEngine
 from ..handler import Handler, Job
 from ..params import RosConfig, merged
 from ..sync import StampBuffer
+from ..topics import is_rectified_by_name
 from .sink import BagSink
 from .source import BagDamaged, choose_topics, count, open_bag, shots
 
@@ -98,11 +97,10 @@ class _Loop:
     def __init__(self, options: BagOptions, engine: Engine, sink: BagSink, topic: str, depths: StampBuffer | None) -> None:
         self._options, self._engine, self._sink, self.depths = options, engine, sink, depths
         self.faults = Faults(log.warning, lambda: options.ros.log_period_s)
-        rectified = options.ros.rectified
-        if rectified == "auto":
-            rectified = "yes" if "rect" in topic.removesuffix("/compressed").rsplit("/", 1)[-1] else "no"
+        choice = options.ros.rectified
+        rectified = is_rectified_by_name(topic) if choice == "auto" else choice == "yes"
         companions = {} if depths is None else {"depth": depths}
-        self._handler = Handler(engine, lambda: options.ros, self._publish, self.faults, Stats(), rectified == "yes", companions)
+        self._handler = Handler(engine, lambda: options.ros, self._publish, self.faults, Stats(), rectified, companions)
         self._renderer = WarpRenderer(engine.body) if options.overlay else None
         self._now_ns = 0
         self.images = self.answered = self.people = 0
@@ -123,10 +121,7 @@ class _Loop:
         self.people += len(result.people)
         picture = None
         if self._renderer is not None:
-            people, body = result.people, self._engine.body
-            vertices = np.stack([p.vertices for p in people]) if people else np.empty((0, 0, 3), np.float32)
-            colors = np.stack([color_of(p.track_id) for p in people]) if people else None
-            picture = draw_mesh(rgb, body, vertices, result.camera, colors, renderer=self._renderer)
+            picture = draw_people(rgb, self._engine.body, result, self._renderer)
         self._sink.write(result, header, self._now_ns, total_ms, self.answered, picture)
 
 

@@ -1,8 +1,12 @@
-"""The node's topics into a rosbag2, with their definitions, without ROS."""
+"""The node's topics into a rosbag2, with their definitions, without ROS.
+
+A single file is written in a folder beside it, NAME.mcap.unfinished, and takes its place when it is whole.
+"""
 
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,7 @@ TYPES = {
     f"{NODE}/overlay": "sensor_msgs/msg/Image",
     "/tf": "tf2_msgs/msg/TFMessage",
 }
+_FAILURES = (OSError, sqlite3.Error, WriterError)
 _FOREVER = QosTime(2147483647, 4294967295)
 
 
@@ -43,43 +48,55 @@ class BagSink:
     """Writes answers.  ``path`` ending in .mcap becomes one file, anything else a rosbag2 folder; used with ``with``."""
 
     def __init__(self, path: Path, body: Any, ros: RosConfig, overlay: bool = False, sqlite: bool = False) -> None:
-        """``ros`` says which frames go to /tf.  Raises AssetError when the place is taken or cannot be written."""
+        """``ros`` says which frames go to /tf.
+
+        Raises AssetError when the place is taken, be it by a run that did not end, or cannot be written.
+        """
         self._path, self._body, self._ros = path, body, ros
         single = path.suffix == ".mcap"
         self._folder = path.with_name(path.name + ".unfinished") if single else path
         if path.exists():
             raise AssetError(f"{path} exists already: remove it, or choose another --out")
-        if single and self._folder.exists():
-            shutil.rmtree(self._folder)  # of a run that was interrupted
-        self._store = typestore()
+        if self._folder.exists():
+            raise AssetError(
+                f"{self._folder} exists already, of a run that did not end: keep what you need of it and remove it, "
+                "or choose another --out"
+            )
+        self._store, self._broken = typestore(), False
         try:
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             plugin = StoragePlugin.SQLITE3 if sqlite and not single else StoragePlugin.MCAP
             self._writer = Writer(self._folder, version=9, storage_plugin=plugin)
             self._writer.open()
-        except (OSError, WriterError) as e:
+            self._connections = {
+                topic: self._writer.add_connection(
+                    topic, kind, typestore=self._store, offered_qos_profiles=[_latched()] if topic.endswith("/topology") else []
+                )
+                for topic, kind in TYPES.items()
+                if overlay or not topic.endswith("/overlay")
+            }
+        except _FAILURES as e:
+            if not isinstance(e, WriterError):  # which another run's folder may be the reason of
+                shutil.rmtree(self._folder, ignore_errors=True)
             raise AssetError(f"cannot write a bag to {path}: {e}") from e
-        self._connections = {
-            topic: self._writer.add_connection(
-                topic, kind, typestore=self._store, offered_qos_profiles=[_latched()] if topic.endswith("/topology") else []
-            )
-            for topic, kind in TYPES.items()
-            if overlay or not topic.endswith("/overlay")
-        }
         self._topology_written = False
 
     def __enter__(self) -> BagSink:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Finishes the file, also after an error: what was answered is kept."""
-        self._writer.close()
-        if self._folder != self._path:
-            (self._folder / f"{self._folder.name}.mcap").rename(self._path)
-            shutil.rmtree(self._folder)
+        """Finishes the file, also after an error: what was answered is kept.  Raises AssetError when that fails."""
+        try:
+            self._writer.close()
+            if self._folder != self._path and not self._broken:
+                (self._folder / f"{self._folder.name}.mcap").rename(self._path)
+                shutil.rmtree(self._folder)
+        except _FAILURES as e:
+            if not self._broken:  # or the error on its way has said it
+                raise self._failed(e) from e
 
     def write(self, result: FrameResult, header: Any, time_ns: int, total_ms: float, count: int, picture: Any = None) -> None:
-        """Everything about one image; ``header`` is the image's, ``time_ns`` when it was recorded."""
+        """Everything about one image; ``header`` is the image's, ``time_ns`` when it was recorded.  Raises AssetError."""
         stamp = {"sec": header.stamp.sec, "nanosec": header.stamp.nanosec}
         head = {"header": {"stamp": stamp, "frame_id": header.frame_id}}
         if not self._topology_written:
@@ -101,7 +118,14 @@ class BagSink:
 
     def _put(self, topic: str, time_ns: int, values: fields.Fields) -> None:
         message = build(self._store, TYPES[topic], values)
-        self._writer.write(self._connections[topic], time_ns, self._store.serialize_cdr(message, TYPES[topic]))
+        try:
+            self._writer.write(self._connections[topic], time_ns, self._store.serialize_cdr(message, TYPES[topic]))
+        except _FAILURES as e:
+            self._broken = True
+            raise self._failed(e) from e
+
+    def _failed(self, error: Exception) -> AssetError:
+        return AssetError(f"{self._path} cannot be written (disk full?): {error}; what came before is in {self._folder}")
 
 
 def build(store: Typestore, kind: str, values: fields.Fields) -> Any:

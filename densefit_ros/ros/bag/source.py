@@ -15,6 +15,7 @@ from ...errors import AssetError
 from ..bagtypes import typestore
 from ..convert import stamp_ns
 from ..sync import StampBuffer
+from ..topics import camera_info_beside
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 INFO_TYPE = "sensor_msgs/msg/CameraInfo"
@@ -85,7 +86,7 @@ def choose_topics(
         if topic is not None and topic not in known:
             raise AssetError(f"{name} {topic} is not in {path}; of that type it has: {', '.join(known) or 'none'}")
     if camera_info is None:
-        beside = image.removesuffix("/compressed").rsplit("/", 1)[0] + "/camera_info"
+        beside = camera_info_beside(image)
         camera_info = beside if beside in infos else None
     if camera_info is None and need_info:
         raise AssetError(
