@@ -46,6 +46,7 @@ def generate_launch_description():
             arg("densepose_topic", "", "DensePose maps (Image: part, u, v), or a list; empty: none"),
             arg("initial_topic", "", "first estimates (densefit_ros/SmplBodyArray), or a list; empty: our own"),
             arg("image_transport", "", "raw or compressed; empty: as in params_file (raw by default)"),
+            arg("depth_transport", "", "raw or compressedDepth; empty: as in params_file (raw by default)"),
             arg(
                 "params_file",
                 PathJoinSubstitution([SHARE, "config", "default.yaml"]),
@@ -87,8 +88,9 @@ def start(context, names):
     clock, transport = {}, {}
     if value("use_sim_time"):
         clock["use_sim_time"] = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
-    if value("image_transport"):
-        transport["ros.image_transport"] = value("image_transport")
+    for name in ("image_transport", "depth_transport"):
+        if value(name):
+            transport[f"ros.{name}"] = value(name)
     common = {
         **clock,
         **transport,

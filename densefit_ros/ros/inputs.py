@@ -118,9 +118,12 @@ class Inputs:
                 self._listen(_hri_types()[0], where, self._on_bodies, self._qos)
             else:
                 type_, own = _COMPANIONS[name]
-                where = node.resolve_topic_name(topic(camera, own))
-                qos = QoSProfile(depth=5, reliability=reliability) if name == "depth" else self._qos
-                self._listen(type_(), where, companion.add, qos)
+                where, qos, kind_of_it = node.resolve_topic_name(topic(camera, own)), self._qos, type_()
+                if name == "depth":
+                    qos = QoSProfile(depth=5, reliability=reliability)
+                    if ros.depth_transport == "compressedDepth":
+                        where, kind_of_it = where + "/compressedDepth", CompressedImage
+                self._listen(kind_of_it, where, companion.add, qos)
             said.append(f"{name} {where}")
         # Images last: calibration and companions should be there first.
         self._listen(kind, image, self._on_image, QoSProfile(depth=ros.image_depth, reliability=reliability))

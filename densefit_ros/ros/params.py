@@ -51,6 +51,9 @@ class RosConfig:
         0.0, "diagonal field of view to assume without a calibration, degrees; 0: wait for camera_info", 0.0, 170.0, live=True
     )
     depth: bool = option(False, "use the aligned depth image of topic 'depth' for metric scale")
+    depth_transport: str = option(
+        "raw", "how depth comes: <depth> or <depth>/compressedDepth (PNG, not RVL)", choices=("raw", "compressedDepth")
+    )
     depth_slop_s: float = option(
         0.02, "depth belongs to an image when their stamps differ by less than this, s", 0.0, 1.0, live=True
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import AssetError, BackendUnavailable, ConfigError, ShapeError
+from ..errors import AssetError, BackendUnavailable, ConfigError
 from .engine_cache import EngineKey, default_cache_dir, file_sha256, read_engine, write_engine
 from .protocol import TensorSpec, check_inputs, require_file
 from .tensorrt_build import PRECISIONS, RECIPE, build_engine, shares_profiles
@@ -31,9 +31,9 @@ _log = logging.getLogger(__name__)
 class TensorRTRuntime:
     """A network as a TensorRT engine, built on first use and cached.
 
-    ``precision`` is "fp16", "fp32" or "int8" (whose quantised network ``densefit build-engine`` makes); batches of 1 to
-    ``max_batch`` run.  Raises BackendUnavailable without TensorRT, a CUDA device or the quantised network, AssetError when
-    the network file is missing, damaged or cannot be built.
+    ``precision`` is "fp16", "fp32" or "int8" (whose quantised network ``densefit build-engine`` makes); up to
+    ``max_batch`` persons run at once.  Raises BackendUnavailable without TensorRT, a CUDA device or the quantised network,
+    AssetError when the network file is missing, damaged or cannot be built.
     """
 
     concurrent = False  # one execution context, one set of buffers
@@ -69,10 +69,15 @@ class TensorRTRuntime:
         self._passes: dict[int, Callable[[], None]] = {}
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """See :class:`densefit_ros.runtime.protocol.Runtime`."""
+        """See :class:`densefit_ros.runtime.protocol.Runtime`.  More than ``max_batch`` run in turns."""
         batch = check_inputs(self, inputs)
-        if batch > self.max_batch:
-            raise ShapeError(f"{self.name}: the engine takes at most {self.max_batch} persons, got {batch}")
+        if batch <= self.max_batch:
+            return self._run(inputs, batch)
+        turns = [slice(i, min(i + self.max_batch, batch)) for i in range(0, batch, self.max_batch)]
+        answers = [self._run({name: a[t] for name, a in inputs.items()}, t.stop - t.start) for t in turns]
+        return {name: np.concatenate([a[name] for a in answers]) for name in self.outputs}
+
+    def _run(self, inputs: dict[str, np.ndarray], batch: int) -> dict[str, np.ndarray]:
         torch = self._torch
         with torch.cuda.stream(self._stream):
             for name in self.inputs:

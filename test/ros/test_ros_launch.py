@@ -137,7 +137,7 @@ def run_file(arguments: dict[str, str], monkeypatch, extra: Sequence[str] = ()) 
         ({"cameras": "left,right", "image_topic": "/l/image_raw,/r/image_raw", "depth_topic": "/l/d,/r/d"}, 1),
         ({"namespace": "left,right", "image_topic": "/l/image_raw,/r/image_raw", "rviz": "true", "fixed_frame": "f"}, 2),
         ({"autostart": "false", "image_profile": "false", "respawn": "true"}, 1),
-        ({"use_sim_time": "true", "image_transport": "compressed"}, 1),
+        ({"use_sim_time": "true", "image_transport": "compressed", "depth_transport": "compressedDepth"}, 1),
     ],
 )
 def test_the_file_itself(arguments, nodes, monkeypatch):
@@ -157,7 +157,8 @@ def test_the_file_itself(arguments, nodes, monkeypatch):
             "ros.autostart": arguments.get("autostart", "true"),
         }
         assert tracker["respawn"] == ("respawn" in arguments) and tracker["respawn_delay"] > 0
-        assert given.get("ros.image_transport") == arguments.get("image_transport"), "else as in the file"
+        for name in ("image_transport", "depth_transport"):
+            assert given.get(f"ros.{name}") == arguments.get(name), "else as in the file"
         own = {k: v for k, v in given.items() if not isinstance(v, Recorded)}
         params.merged(Config(), params.RosConfig(), own)  # each is a parameter of the node, in range
         assert dict(tracker["remappings"]) and yaml.safe_load(Path(file).read_text())

@@ -277,7 +277,7 @@ def test_an_engine_that_refers_to_itself_is_freed_by_cleanup():
             engines.append(weakref.ref(self))
 
     engines, context = [], rclpy.Context()
-    rclpy.init(context=context)
+    rclpy.init(context=context, domain_id=101)
     node = DensefitNode(Circular, context=context)
     try:
         assert node.trigger_configure() == node.trigger_activate() == TransitionCallbackReturn.SUCCESS

@@ -166,14 +166,19 @@ def test_two_cameras_in_namespaces():
         assert a.stop() == 0 and b.stop() == 0, a.log + b.log
 
 
-def test_depth_and_compressed():
+@pytest.mark.parametrize("transport", ["raw", "compressedDepth"])
+def test_depth_and_compressed(transport):
     import cv2
     from sensor_msgs.msg import CompressedImage
 
-    with NodeProcess(*FAST, "-p", "ros.depth:=true", "-p", "ros.image_transport:=compressed") as node, Client() as client:
+    settings = ("ros.depth:=true", f"ros.depth_transport:={transport}", "ros.image_transport:=compressed")
+    with NodeProcess(*FAST, *[w for s in settings for w in ("-p", s)]) as node, Client() as client:
         client.listen(SmplBodyArray, BODIES)
         colour = client.node.create_publisher(CompressedImage, "image/compressed", 5)
-        depth = client.node.create_publisher(Image, "depth", 5)
+        raw = transport == "raw"
+        kind, name = (Image, "depth") if raw else (CompressedImage, "depth/compressedDepth")
+        depth = client.node.create_publisher(kind, name, 5)
+        png = cv2.imencode(".png", np.full((48, 64), 3000, np.uint16))[1].tobytes()
         jpeg = array.array("B", cv2.imencode(".jpg", np.full((48, 64, 3), 120, np.uint8))[1].tobytes())
         metres = array.array("B", np.full((48, 64), 3.0, np.float32).tobytes())
         client.start()
@@ -184,7 +189,12 @@ def test_depth_and_compressed():
             message.header.stamp, message.header.frame_id = stamp, "optical"
             client._info.publish(client.info())
             colour.publish(message)
-            depth.publish(client.image(stamp=stamp, encoding="32FC1", step=256, data=metres))
+            if raw:
+                depth.publish(client.image(stamp=stamp, encoding="32FC1", step=256, data=metres))
+            else:
+                packed = CompressedImage(format="16UC1; compressedDepth png", data=array.array("B", bytes(12) + png))
+                packed.header = message.header
+                depth.publish(packed)
 
         assert client.more(BODIES, each=send)
         assert client.until(lambda: any(b.bodies and b.bodies[0].scale_source == "depth" for b in client.got[BODIES]), each=send)

@@ -71,7 +71,8 @@ def choose_topics(
     Raises AssetError that lists what the bag holds: no image, several of them, no calibration where one is needed.
     """
     kinds = {c.topic: c.msgtype for c in reader.connections}
-    images = sorted(t for t, kind in kinds.items() if kind in IMAGE_TYPES)
+    pictures = sorted(t for t, kind in kinds.items() if kind in IMAGE_TYPES)
+    images = [t for t in pictures if not t.endswith("/compressedDepth")]
     infos = sorted(t for t, kind in kinds.items() if kind == INFO_TYPE)
     if image is None:
         if len(images) != 1:
@@ -81,7 +82,7 @@ def choose_topics(
     for name, topic, known in (
         ("--image-topic", image, images),
         ("--camera-info-topic", camera_info, infos),
-        ("--depth-topic", depth, images),
+        ("--depth-topic", depth, pictures),
     ):
         if topic is not None and topic not in known:
             raise AssetError(f"{name} {topic} is not in {path}; of that type it has: {', '.join(known) or 'none'}")
