@@ -23,6 +23,7 @@ from .geometry import crop as crops
 from .models import Models, load_models
 from .runtime.picture import SIZE_PX
 from .steps import conclude, find, given, identify, priors, steady
+from .track import egomotion
 from .track import state as tracking
 from .track.state import Track, TrackerState
 from .types import Correspondences, Crop, Estimate, Frame, FrameResult, Measured
@@ -53,6 +54,7 @@ def process(
     find.check_frame(frame, models.body.landmarks)
     times, config = _Stopwatch(), models.config
     state = find.still_valid(state, frame.stamp_ns, config.track)
+    state = egomotion.followed(models.body, state, frame.T_world_camera)
     before = {t.track_id: t for t in state.tracks}
 
     # The tracks, moved on to this frame.  On a CUDA device all steps run at once while nothing has to be decided between them.

@@ -43,6 +43,8 @@ class Frame:
     depth_m: np.ndarray | None = None  # (H,W) float32 metres, aligned to rgb; NaN or <= 0 where unknown
     # People as somebody else's detector sees them, in this image's px: they take the place of finder and first estimate.
     keypoints: Keypoints | None = None
+    # From this camera's optical frame to one that stands still, (4,4) m, where the camera moves and somebody knows how.
+    T_world_camera: np.ndarray | None = None
     # DensePose's map of this image, (H,W,3) uint8: part (0 is background), u, v.  It is evidence beside the displacements.
     iuv: np.ndarray | None = None
 
@@ -305,7 +307,9 @@ class PersonResult:
     source: str  # where the first estimate came from, as Estimate.source
     vertices: np.ndarray  # (V,3) m, refined, camera frame
     joints: np.ndarray  # (24,3) m, refined, camera frame
-    velocity_m_s: np.ndarray  # (3,) of t_camera_root, low-passed over track.velocity_tau_s; a camera that moves is in it
+    velocity_m_s: (
+        np.ndarray
+    )  # (3,) of t_camera_root, low-passed over track.velocity_tau_s; a moving camera's is in it unless T_world_camera is known
     joint_covariance: np.ndarray  # (24,3,3) m^2
     box_xywh: np.ndarray  # (4,) px, of the refined mesh
     fit_error_px: float  # median dense residual after the fit, full-image px; NaN when nothing was matched

@@ -12,7 +12,9 @@ from pipeline_helpers import CAMERA, DT_NS, World, body, make, parts, truth_at
 from densefit_ros.body.model import joint_transforms, pose
 from densefit_ros.body.skin import Skinner
 from densefit_ros.config import Config
+from densefit_ros.errors import ShapeError
 from densefit_ros.fit.solver import FitOptions, Fitter
+from densefit_ros.geometry import so3
 from densefit_ros.geometry.camera import box_of, camera_from_fov, mesh_box, project
 from densefit_ros.pipeline import initial_state, process
 from densefit_ros.render.protocol import Appearance
@@ -120,6 +122,30 @@ def test_after_minutes_without_an_image_nobody_inherits_a_name(parts, body):
     _, results = walk(models, world, body, range(20_000, 20_006), state)
     (person,) = results[-1].people
     assert person.track_id != name
+
+
+def test_who_coasts_stays_in_the_world_while_the_camera_turns(parts, body):
+    """A head that turns at 1 rad/s: without its pose the body would be published, and looked for, where it was in the image."""
+    models, world = street(parts, body, 1, **{"track.lost_after_s": 2.0})
+    world.start_m = (0.0, 0.0)
+    state, results = walk(models, world, body, range(8))
+    before = results[-1].people[0].joints[0]
+    world.visible = set()
+    for i in range(8, 18):
+        T = np.eye(4)
+        T[:3, :3] = so3.exp(np.array([0.0, (i - 7) / 30, 0.0]))
+        T[:3, 3] = 0.02 * (i - 7), 0.0, 0.0
+        world.i = i
+        first = dataclasses.replace(state, T_world_camera=np.eye(4)) if i == 8 else state
+        frame = Frame(world.picture(body, models.renderer), i * DT_NS, CAMERA, T_world_camera=T)
+        state, result = process(models, first, frame)
+    (person,) = result.people
+    assert person.tracking_state is TrackingState.PREDICTED
+    in_the_world = T[:3, :3] @ person.joints[0] + T[:3, 3]
+    assert np.linalg.norm(in_the_world - before) < 0.03 and np.linalg.norm(person.joints[0] - before) > 0.5
+    for wrong in (np.eye(3), np.diag([2.0, 1, 1, 1]), np.full((4, 4), np.nan)):
+        with pytest.raises(ShapeError, match="T_world_camera"):
+            process(models, state, dataclasses.replace(frame, stamp_ns=frame.stamp_ns + DT_NS, T_world_camera=wrong))
 
 
 def test_after_the_window_even_the_same_person_is_new(parts, body):

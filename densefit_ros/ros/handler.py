@@ -16,11 +16,13 @@ from ..evidence.densepose import NUM_PARTS
 from ..types import Estimate, Frame, FrameResult, Keypoints
 from . import convert, external
 from .camera_info import Calibration, assumed, calibration
+from .camera_motion import CameraMotion
 from .diagnostics import Faults, Stats
 from .engine import Engine
 from .params import RosConfig, words
 from .sync import Companion
 
+POLL_S = 0.005
 CLOCK_RESET_NS = 1_000_000_000  # stamps further back than this mean a restarted bag or clock, not a late image
 
 
@@ -49,11 +51,12 @@ class Handler:
         rectified: bool,
         companions: Mapping[str, Companion],
         camera: str = "",
+        motion: CameraMotion | None = None,
     ) -> None:
         """``companions``: "depth", "detections", "keypoints", "densepose", "initial", those that are listened to."""
         self._engine, self._ros, self._publish = engine, ros, publish
         self._faults, self._stats, self._rectified = faults, stats, rectified
-        self._companions, self._camera = companions, camera
+        self._companions, self._camera, self._motion = companions, camera, motion
         self._reset = threading.Event()
         self._last_ns = -1
         self._known: tuple[Any, Calibration] | None = None
@@ -71,6 +74,8 @@ class Handler:
             for name, source in self._companions.items()
             if source.may_come(stamp_ns, self._slop_s(name))
         ]
+        if self._motion is not None and not self._motion.known(job.image.header.frame_id, job.image.header.stamp):
+            left.append(min(self._ros().external_wait_s - waited_s, POLL_S))  # nobody wakes the worker for TF
         return max(left, default=0.0)
 
     def __call__(self, job: Job) -> None:
@@ -88,7 +93,9 @@ class Handler:
             self._engine.reset(self._camera)
         boxes, estimates = self._boxes_of(job, calib), self._estimates_of(job)
         iuv = self._companion("densepose", job, lambda m: _iuv(m, frame.rgb.shape[:2], calib))
-        frame = dataclasses.replace(frame, keypoints=self._keypoints_of(job, calib), iuv=iuv)
+        frame = dataclasses.replace(
+            frame, keypoints=self._keypoints_of(job, calib), iuv=iuv, T_world_camera=self._pose_of_camera(job)
+        )
         if self._ros().tf and not job.image.header.frame_id:
             self._faults.report("frame_id", "images carry no frame_id, so nothing goes to /tf: set it in the driver")
         try:
@@ -157,6 +164,15 @@ class Handler:
             return external.keypoints_of(message, frame_id, calib, sets)
 
         return self._companion("keypoints", job, value_of)
+
+    def _pose_of_camera(self, job: Job) -> np.ndarray | None:
+        if self._motion is None:
+            return None
+        try:
+            return self._motion.T_world_camera(job.image.header.frame_id, job.image.header.stamp)
+        except DensefitError as e:
+            self._faults.report("fixed_frame", f"{e}; going on as if the camera stood")
+            return None
 
     def _slop_s(self, name: str) -> float:
         return self._ros().depth_slop_s if name == "depth" else self._ros().external_slop_s

@@ -13,6 +13,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from densefit_ros.msg import KeypointsArray, SmplBodyArray
 
 from ..errors import BackendUnavailable
+from . import camera_motion
 from .diagnostics import Faults
 from .events import subscription_events
 from .external import MAX_PEOPLE
@@ -55,6 +56,8 @@ def check_installed(ros: RosConfig) -> None:
         _detection_array()
     if ros.keypoints == "hri":
         _hri_types()
+    if ros.fixed_frame:
+        camera_motion.library()
 
 
 def make_companions(ros: RosConfig, on_add: Callable[[], None]) -> dict[str, Companion]:

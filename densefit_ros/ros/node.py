@@ -23,6 +23,7 @@ from std_srvs.srv import SetBool, Trigger
 from ..config import Config
 from ..errors import BackendUnavailable, ConfigError, DensefitError
 from . import params
+from .camera_motion import CameraMotion
 from .engine import Engine, PipelineEngine
 from .handler import Job
 from .hri import HriTopics
@@ -46,6 +47,7 @@ class DensefitNode(LifecycleNode):
         self._engine: Engine | None = None
         self._streams: dict[str, Stream] = {}  # by camera, from configure to cleanup
         self._hri: HriTopics | None = None
+        self._motion: CameraMotion | None = None
         self._worker: Worker[Job] | None = None  # while active, and for as long as its last image takes
         self._enabled = True
         self.autostart_failed = False
@@ -69,8 +71,9 @@ class DensefitNode(LifecycleNode):
             self.get_logger().info("loading models and warming up ...")
             self._engine = self._make_engine(self._config)
             self._hri = self._make_hri()
+            self._motion = CameraMotion(self, self._ros.fixed_frame) if self._ros.fixed_frame else None
             for camera in cameras:
-                self._streams[camera] = Stream(self, camera, self._engine, lambda: self._ros, self._hri)
+                self._streams[camera] = Stream(self, camera, self._engine, lambda: self._ros, self._hri, self._motion)
         except Exception as e:  # rclpy would turn it into a silent "failed": a missing module must be read in the log
             self._say("configure", e)
             self._free()
@@ -232,6 +235,9 @@ class DensefitNode(LifecycleNode):
         if self._hri is not None:
             self._hri.destroy()
             self._hri = None
+        if self._motion is not None:
+            self._motion.destroy()
+            self._motion = None
         self._engine = None
         self._enabled = True  # what ~/enable said was about the cameras of this configuration
         gc.unfreeze()

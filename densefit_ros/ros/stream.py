@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from .camera_motion import CameraMotion
 from .diagnostics import Faults, Stats, diagnostic_array
 from .engine import Engine
 from .handler import Handler, Job
@@ -21,14 +22,22 @@ SILENT_S = 5.0  # without an image or an answer for this long an operator is tol
 class Stream:
     """See the module.  ``camera`` is its name, empty for the only one."""
 
-    def __init__(self, node: Any, camera: str, engine: Engine, ros: Callable[[], RosConfig], hri: HriTopics | None) -> None:
+    def __init__(
+        self,
+        node: Any,
+        camera: str,
+        engine: Engine,
+        ros: Callable[[], RosConfig],
+        hri: HriTopics | None,
+        motion: CameraMotion | None = None,
+    ) -> None:
         self.camera, self._node, self._engine, self._ros = camera, node, engine, ros
         said = f"{camera}: " if camera else ""
         self.faults = Faults(lambda m: node.get_logger().warning(said + m), lambda: ros().log_period_s)
         self._stats = Stats()
         prefix = f"~/{camera}/" if camera else "~/"
         self._outputs = Outputs(node, engine.body, ros, lambda: node.get_clock().now().nanoseconds, self.faults, prefix)
-        self._hri = hri
+        self._hri, self._motion = hri, motion
         self._inputs: Inputs | None = None
         self._handler: Handler | None = None
         self._worker: Worker[Job] | None = None
@@ -43,7 +52,7 @@ class Stream:
         self._worker = worker
         self._heard, self._heard_s = 0, time.monotonic()
         self._handler = Handler(
-            self._engine, self._ros, self._publish, self.faults, self._stats, rectified, companions, self.camera
+            self._engine, self._ros, self._publish, self.faults, self._stats, rectified, companions, self.camera, self._motion
         )
         self._outputs.publish_topology()
         self._inputs = Inputs(

@@ -50,6 +50,11 @@ def check_frame(frame: Frame, landmarks: Mapping[str, Landmarks]) -> None:
     if frame.depth_m is not None and (frame.depth_m.shape != rgb.shape[:2] or frame.depth_m.dtype.kind != "f"):
         got = f"{frame.depth_m.shape} {frame.depth_m.dtype}"
         raise ShapeError(f"expected depth aligned to the image, {rgb.shape[:2]}, in m as floats, got {got} (millimetres?)")
+    T = frame.T_world_camera
+    if T is not None and (
+        np.shape(T) != (4, 4) or not np.isfinite(T).all() or np.abs(T[:3, :3] @ T[:3, :3].T - np.eye(3)).max() > 1e-3
+    ):
+        raise ShapeError(f"expected T_world_camera (4,4) with a rotation, got {np.array2string(np.asarray(T), precision=3)}")
     k = frame.keypoints
     if k is not None:
         if k.set_name not in landmarks:

@@ -40,6 +40,7 @@ class TrackerState:
     searched_ns: int | None = None
     stamp_ns: int | None = None
     lost: tuple[Track, ...] = ()  # dropped a moment ago: somebody who returns takes the old name back
+    T_world_camera: np.ndarray | None = None  # (4,4) m at stamp_ns; None: nobody said
 
 
 MAX_LOST = 32

@@ -139,7 +139,8 @@ def _progress(items: Any, total: int, options: BagOptions) -> Any:
 
 def _check_sources(ros: RosConfig) -> None:
     """Raise ConfigError for a setting that asks for what other programs say: of a bag only images and depth are read."""
-    for name, off in (("initial", False), ("detections", False), ("keypoints", "none"), ("densepose", False)):
+    offs = {"initial": False, "detections": False, "keypoints": "none", "densepose": False, "fixed_frame": ""}
+    for name, off in offs.items():
         value = getattr(ros, name)
         if value != off:
             said = f"ros.{name} is {value}, but a bag is read for images and depth alone"

@@ -1,0 +1,98 @@
+"""Poses of a moving camera from TF.  tf2_ros is not among the wheels: a stand-in with its names answers here."""
+
+import sys
+from types import SimpleNamespace as Some
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from densefit_ros.errors import BackendUnavailable
+from densefit_ros.ros.camera_motion import CameraMotion
+from densefit_ros.ros.diagnostics import Faults, Stats
+from densefit_ros.ros.handler import POLL_S, Handler, Job
+from densefit_ros.ros.inputs import check_installed
+from densefit_ros.ros.params import RosConfig
+from densefit_ros.types import FrameResult
+
+HALF = np.sqrt(0.5)
+
+
+class TransformException(Exception):
+    pass
+
+
+class Buffer:
+    """Poses of "optical" in "odom" up to the second ``newest``: 1 m ahead for each second, turned left by 90 degrees."""
+
+    newest = 3
+
+    def can_transform(self, target, source, time):
+        return (target, source) == ("odom", "optical") and time.nanoseconds <= self.newest * 1_000_000_000
+
+    def lookup_transform(self, target, source, time):
+        if not self.can_transform(target, source, time):
+            raise TransformException(f"Lookup would require extrapolation into the future\nfrom {source}")
+        x = time.nanoseconds * 1e-9
+        return Some(transform=Some(translation=Some(x=x, y=0.0, z=0.0), rotation=Some(x=0.0, y=0.0, z=HALF, w=HALF)))
+
+
+class TransformListener:
+    made = []
+
+    def __init__(self, buffer, node, *, spin_thread):
+        assert not spin_thread, "the node's own executor serves it"
+        self.registered = True
+        self.made.append(self)
+
+    def unregister(self):
+        self.registered = False
+
+
+@pytest.fixture
+def tf(monkeypatch):
+    library = Some(Buffer=Buffer, TransformListener=TransformListener, TransformException=TransformException)
+    monkeypatch.setitem(sys.modules, "tf2_ros", library)
+    return library
+
+
+def test_without_the_library_configure_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf2_ros", None)
+    check_installed(RosConfig())
+    with pytest.raises(BackendUnavailable, match="ros.fixed_frame needs the package tf2_ros"):
+        check_installed(RosConfig(fixed_frame="odom"))
+
+
+def test_poses_go_with_the_images(tf):
+    said, frames, image = [], [], Image(height=48, width=64, encoding="rgb8", step=192, data=bytes(48 * 192))
+    motion, ros = CameraMotion(None, "odom"), RosConfig(fov_deg=70.0, fixed_frame="odom")
+    engine = Some(
+        process=lambda f, *_: frames.append(f) or FrameResult(f.stamp_ns, f.camera, (), {}),
+        reset=lambda *_: None,
+        body=Some(landmarks={}),
+    )
+    handler = Handler(engine, lambda: ros, lambda *_: None, Faults(said.append, lambda: 0.0), Stats(), False, {}, "", motion)
+    for sec, frame_id in ((1, "optical"), (2, "optical"), (9, "optical"), (10, "other")):
+        image.header = Header(stamp=Time(sec=sec), frame_id=frame_id)
+        handler(Job(image, None, 0.0))
+    T = frames[1].T_world_camera
+    np.testing.assert_allclose(T @ [0, 1, 0, 1], [2 - 1, 0, 0, 1], atol=1e-12)
+    assert frames[0].T_world_camera is not None and frames[2].T_world_camera is None and frames[3].T_world_camera is None
+    assert len(said) == 2 and "from 'optical' to 'odom': Lookup would require" in said[0] and "'other'" in said[1]
+    assert all("going on as if the camera stood" in line and "\n" not in line for line in said)
+    motion.destroy()
+    assert not TransformListener.made[-1].registered
+
+
+def test_an_image_waits_a_moment_for_its_pose(tf):
+    import time
+
+    ros = RosConfig(fov_deg=70.0, fixed_frame="odom", external_wait_s=0.2)
+    handler = Handler(None, lambda: ros, None, Faults(print, lambda: 0.0), Stats(), False, {}, "", CameraMotion(None, "odom"))
+    image = Image(header=Header(stamp=Time(sec=1), frame_id="optical"))
+    assert handler.patience(Job(image, None, time.monotonic())) == 0
+    image.header.stamp = Time(sec=8)
+    assert 0 < handler.patience(Job(image, None, time.monotonic())) <= POLL_S
+    assert handler.patience(Job(image, None, time.monotonic() - 1.0)) <= 0
