@@ -54,7 +54,7 @@ def process(
     find.check_frame(frame, models.body.landmarks)
     times, config = _Stopwatch(), models.config
     state = find.still_valid(state, frame.stamp_ns, config.track)
-    state = egomotion.followed(models.body, state, frame.T_world_camera)
+    state = egomotion.followed(models.body, state, frame.T_world_camera, frame.stamp_ns)
     before = {t.track_id: t for t in state.tracks}
 
     # The tracks, moved on to this frame.  On a CUDA device all steps run at once while nothing has to be decided between them.

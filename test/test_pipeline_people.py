@@ -136,7 +136,7 @@ def test_who_coasts_stays_in_the_world_while_the_camera_turns(parts, body):
         T[:3, :3] = so3.exp(np.array([0.0, (i - 7) / 30, 0.0]))
         T[:3, 3] = 0.02 * (i - 7), 0.0, 0.0
         world.i = i
-        first = dataclasses.replace(state, T_world_camera=np.eye(4)) if i == 8 else state
+        first = dataclasses.replace(state, T_world_camera=np.eye(4), pose_ns=state.stamp_ns) if i == 8 else state
         frame = Frame(world.picture(body, models.renderer), i * DT_NS, CAMERA, T_world_camera=T)
         state, result = process(models, first, frame)
     (person,) = result.people

@@ -1,5 +1,7 @@
 """The camera's own motion: bodies, velocities and covariances move as points do."""
 
+import dataclasses
+
 import numpy as np
 from fit_helpers import body, realistic_params
 
@@ -41,7 +43,7 @@ def test_prediction_and_the_camera_s_motion_change_places():
     rng, b = np.random.default_rng(1), body()
     before, now = motion(rng), motion(rng)
     person = track(rng)
-    (moved,) = followed(b, TrackerState((person,), T_world_camera=before), now).tracks
+    (moved,) = followed(b, TrackerState((person,), T_world_camera=before), now, 1).tracks
     T = np.linalg.inv(now) @ before
     late = pose(b, predict(moved.params, moved.velocity, 0.1)).vertices
     early = pose(b, moved_params(b, predict(person.params, person.velocity, 0.1), T)).vertices
@@ -57,7 +59,7 @@ def test_a_way_there_and_back_changes_nothing():
     person, poses = track(rng), [motion(rng, 0.3) for _ in range(3)]
     state = TrackerState((person,), lost=(person,), T_world_camera=poses[0])
     for T in (poses[1], poses[2], poses[0]):
-        state = followed(b, state, T)
+        state = followed(b, state, T, 0)
     for got in (*state.tracks, *state.lost):
         np.testing.assert_allclose(pose(b, got.params).vertices, pose(b, person.params).vertices, atol=1e-4)
         np.testing.assert_allclose(got.velocity.t_m_s, person.velocity.t_m_s, atol=1e-4)
@@ -67,5 +69,17 @@ def test_without_two_poses_the_camera_stands():
     rng, b = np.random.default_rng(3), body()
     person, T = track(rng), motion(rng)
     for before, now in ((None, T), (T, None), (T, T.copy()), (None, None)):
-        state = followed(b, TrackerState((person,), T_world_camera=before), now)
-        assert state.tracks == (person,) and (state.T_world_camera is now)
+        state = followed(b, TrackerState((person,), T_world_camera=before), now, 1)
+        assert state.tracks == (person,)
+
+
+def test_over_a_missing_pose_those_move_whom_nobody_measured_meanwhile():
+    rng, b = np.random.default_rng(4), body()
+    coasting, before, now = track(rng), motion(rng), motion(rng)
+    measured = dataclasses.replace(track(rng), measured_ns=2)
+    state = TrackerState((coasting, measured), T_world_camera=before, pose_ns=1)
+    state = followed(b, followed(b, state, None, 2), now, 3)
+    T = np.linalg.inv(now) @ before
+    here, there = pose(b, coasting.params).vertices, pose(b, state.tracks[0].params).vertices
+    np.testing.assert_allclose(there, here @ T[:3, :3].T + T[:3, 3], atol=2e-5)
+    assert state.tracks[1] is measured and state.pose_ns == 3

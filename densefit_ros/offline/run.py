@@ -201,7 +201,12 @@ class _Loop:
         if found is None:
             log.warning("%s: no keypoints of %s, frame %d: nobody is measured in it", self._keypoints.path, item.file, item.index)
             return Keypoints("openpose25", np.zeros((0, 25, 2), np.float32), np.zeros((0, 25), np.float32))
-        return projected(dataclasses.replace(found, uv=calibrated.from_picture(found.uv)), calibrated.camera)
+        uv = calibrated.from_picture(found.uv)
+        # Not seen, instead of known in 3D alone, are points that the lens cannot have put there.
+        lost = np.isfinite(found.uv).all(-1) & ~np.isfinite(uv).all(-1)
+        seen = np.where(lost, 0, found.confidence).astype(np.float32)
+        found = dataclasses.replace(found, uv=np.where(lost[..., None], 0, uv).astype(np.float32), confidence=seen)
+        return projected(found, calibrated.camera)
 
     def _boxes_of(self, item: Item, camera: Calibrated) -> np.ndarray | None:
         # The boxes of a video are those of its first frame; from there on the tracks know better.

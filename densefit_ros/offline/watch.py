@@ -84,32 +84,26 @@ def watch(
 
     Raises AssetError when the source cannot be opened or shows nothing, and when the port is taken.
     """
-    stop = stop or threading.Event()
+    stop, images, pictures, looks = stop or threading.Event(), Slot(), Slot(), _Looks()
     capture = _open(options.source)
-    images, pictures, looked_at = Slot(), Slot(), _Looks()
     try:
+        server = ThreadingHTTPServer((options.host, options.port), _handler(pictures, looks))
+    except OSError as e:
+        raise AssetError(f"cannot serve on {options.host}:{options.port}: {e.strerror}; another --port?") from e
+    with server:
         models = load(options.config)
-        try:
-            server = ThreadingHTTPServer((options.host, options.port), _handler(pictures, looked_at))
-        except OSError as e:
-            raise AssetError(f"cannot serve on {options.host}:{options.port}: {e.strerror}; another --port?") from e
-        threads = [
-            threading.Thread(target=server.serve_forever, daemon=True),
-            threading.Thread(target=_read, args=(capture, images, stop), daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
+        drawing = _Drawing(models)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        reader = threading.Thread(target=_read, args=(capture, images, stop), daemon=True)
+        reader.start()
         try:
             started(f"http://{options.host}:{server.server_address[1]}/")
-            return _answer(options, models, images, pictures, looked_at, stop)
+            return _answer(options, models, drawing, images, pictures, looks, stop)
         finally:
             stop.set()
             pictures.close()
             server.shutdown()
-            server.server_close()
-            threads[1].join(WAIT_S)
-    finally:
-        capture.release()
+            reader.join(WAIT_S)  # one that hangs in its camera ends with the program
 
 
 def _open(source: str) -> cv2.VideoCapture:
@@ -124,20 +118,25 @@ def _read(capture: cv2.VideoCapture, images: Slot, stop: threading.Event) -> Non
     fps = capture.get(cv2.CAP_PROP_FPS)
     paced = capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0 and 1 <= fps <= 240
     begin, n = time.monotonic(), 0
-    while not stop.is_set():
-        readable, bgr = capture.read()
-        if not readable:
-            break
-        if paced:
-            stop.wait(max(0.0, begin + n / fps - time.monotonic()))
-        images.put((time.monotonic_ns(), np.ascontiguousarray(bgr[..., ::-1])))
-        n += 1
-    images.close()
+    try:
+        while not stop.is_set():
+            readable, bgr = capture.read()
+            if not readable:
+                break
+            if paced:
+                stop.wait(max(0.0, begin + n / fps - time.monotonic()))
+            images.put((time.monotonic_ns(), np.ascontiguousarray(bgr[..., ::-1])))
+            n += 1
+    finally:
+        capture.release()  # here: under a read of this thread it would crash
+        images.close()
 
 
-def _answer(options: WatchOptions, models: Models, images: Slot, pictures: Slot, looks: _Looks, stop: threading.Event) -> int:
+def _answer(
+    options: WatchOptions, models: Models, drawing: _Drawing, images: Slot, pictures: Slot, looks: _Looks, stop: threading.Event
+) -> int:
     state, number, answered, size, calibrated = initial_state(), 0, 0, None, None
-    drawing, rate_hz, before_s = _Drawing(models), 0.0, time.monotonic()
+    rate_hz, before_s = 0.0, time.monotonic()
     while not stop.is_set():
         number, item = images.after(number, WAIT_S)
         if item is None:
@@ -167,14 +166,12 @@ class _Drawing:
         self._models, self._renderer = models, WarpRenderer(models.body)
 
     def jpeg(self, rgb: np.ndarray, result: FrameResult, text: str) -> bytes:
-        people = result.people
-        colors = np.array([overlay.color_of(p.track_id) for p in people], np.uint8).reshape(-1, 3)
-        vertices = np.stack([p.vertices for p in people]) if people else np.zeros((0, 0, 3), np.float32)
-        picture = overlay.draw_mesh(rgb, self._models.body, vertices, result.camera, colors, renderer=self._renderer)
+        picture = overlay.draw_people(rgb, self._models.body, result, self._renderer)
         height_px = max(11.0, rgb.shape[0] / 40)
-        for p, color in zip(people, colors):
+        for p in result.people:
             at = (max(float(p.box_xywh[0]), 2.0), max(float(p.box_xywh[1]) - 4, 2 * height_px))
-            picture = overlay.draw_text(picture, f"{p.track_id}  {np.linalg.norm(p.joints[0]):.1f} m", at, height_px, color)
+            name = f"{p.track_id}  {np.linalg.norm(p.joints[0]):.1f} m"
+            picture = overlay.draw_text(picture, name, at, height_px, overlay.color_of(p.track_id))
         picture = overlay.draw_text(picture, text, (0.5 * height_px, 1.5 * height_px), height_px)
         return cv2.imencode(".jpg", picture[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))[1].tobytes()
 
@@ -206,6 +203,8 @@ class _Looks:
 
 def _handler(pictures: Slot, looks: _Looks) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        timeout = 2 * WAIT_S  # of a viewer who takes nothing any more
+
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             try:

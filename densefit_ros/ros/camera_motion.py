@@ -5,39 +5,52 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from rclpy.time import Time
 from scipy.spatial.transform import Rotation
 
 from ..errors import BackendUnavailable, MessageError
+
+DEAD_NS = 1_000_000_000  # whoever says where the camera is and said nothing for so long is not waited for
 
 
 class CameraMotion:
     """Listens to /tf and /tf_static of the node; lookups are for any thread."""
 
-    def __init__(self, node: Any, fixed_frame: str) -> None:
+    def __init__(self, node: Any, world_frame: str) -> None:
         """Raises BackendUnavailable without tf2_ros."""
         tf2_ros = library()
         self._errors = tf2_ros.TransformException
-        self.fixed_frame = fixed_frame
+        self.world_frame = world_frame
         self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
 
-    def known(self, frame_id: str, stamp: Any) -> bool:
-        """Whether the camera's pose at the stamp (builtin_interfaces/Time) can be told."""
-        return bool(self._buffer.can_transform(self.fixed_frame, frame_id, _time(stamp)))
+    def may_come(self, frame_id: str, stamp: Any) -> bool:
+        """Whether the camera's pose at the stamp (builtin_interfaces/Time) is still to come: the newest is a little older."""
+        if self._buffer.can_transform(self.world_frame, frame_id, _time(stamp)):
+            return False
+        try:
+            newest = self._buffer.lookup_transform(self.world_frame, frame_id, Time()).header.stamp
+        except self._errors:
+            return False  # the frames have nothing to do with one another, so far
+        return 0 < _time(stamp).nanoseconds - _time(newest).nanoseconds < DEAD_NS
 
     def T_world_camera(self, frame_id: str, stamp: Any) -> np.ndarray:
         """(4,4) m from ``frame_id``, the image's, to the fixed frame at the stamp.  Raises MessageError."""
         try:
-            found = self._buffer.lookup_transform(self.fixed_frame, frame_id, _time(stamp)).transform
+            found = self._buffer.lookup_transform(self.world_frame, frame_id, _time(stamp)).transform
         except self._errors as e:
-            raise MessageError(f"no transform from '{frame_id}' to '{self.fixed_frame}': {str(e).splitlines()[0]}") from e
+            raise MessageError(f"no transform from '{frame_id}' to '{self.world_frame}': {str(e).splitlines()[0]}") from e
         T = np.eye(4)
         q, t = found.rotation, found.translation
         if not abs(q.x**2 + q.y**2 + q.z**2 + q.w**2 - 1) < 0.1:  # written so that NaN fails
-            raise MessageError(f"the transform from '{frame_id}' to '{self.fixed_frame}' has no rotation")
+            raise MessageError(f"the transform from '{frame_id}' to '{self.world_frame}' has no rotation")
         T[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
         T[:3, 3] = t.x, t.y, t.z
         return T
+
+    def forget(self) -> None:
+        """Time went back: what comes now is older than what is there, and would be refused."""
+        self._buffer.clear()
 
     def destroy(self) -> None:
         """Stop listening."""
@@ -50,12 +63,10 @@ def library() -> Any:
         import tf2_ros
     except ImportError as e:
         raise BackendUnavailable(
-            f"ros.fixed_frame needs the package tf2_ros (apt: ros-<distro>-tf2-ros-py), which is not installed: {e}"
+            f"ros.world_frame needs the package tf2_ros (apt: ros-<distro>-tf2-ros-py), which is not installed: {e}"
         ) from e
     return tf2_ros
 
 
 def _time(stamp: Any) -> Any:
-    from rclpy.time import Time
-
     return Time.from_msg(stamp)

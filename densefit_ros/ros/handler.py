@@ -67,14 +67,14 @@ class Handler:
         self._reset.set()
 
     def patience(self, job: Job) -> float:
-        """How many seconds an image should still wait for its depth, boxes, keypoints and first estimates."""
+        """How many seconds an image should still wait for its depth, boxes, keypoints, first estimates and the camera's pose."""
         waited_s, stamp_ns = time.monotonic() - job.arrived_s, convert.stamp_ns(job.image)
         left = [
             self._wait_s(name) - waited_s
             for name, source in self._companions.items()
             if source.may_come(stamp_ns, self._slop_s(name))
         ]
-        if self._motion is not None and not self._motion.known(job.image.header.frame_id, job.image.header.stamp):
+        if self._motion is not None and self._motion.may_come(job.image.header.frame_id, job.image.header.stamp):
             left.append(min(self._ros().external_wait_s - waited_s, POLL_S))  # nobody wakes the worker for TF
         return max(left, default=0.0)
 
@@ -171,7 +171,7 @@ class Handler:
         try:
             return self._motion.T_world_camera(job.image.header.frame_id, job.image.header.stamp)
         except DensefitError as e:
-            self._faults.report("fixed_frame", f"{e}; going on as if the camera stood")
+            self._faults.report("world_frame", f"{e}; going on as if the camera stood")
             return None
 
     def _slop_s(self, name: str) -> float:
@@ -211,6 +211,8 @@ class Handler:
             self._faults.report("stamp", f"stamps went back by {(last - stamp_ns) * 1e-9:.1f} s: all tracks are forgotten")
             self._last_ns = stamp_ns
             self._engine.reset(self._camera)
+            if self._motion is not None:
+                self._motion.forget()
             return True
         why = (
             "has the same stamp as the one before"

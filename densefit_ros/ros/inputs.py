@@ -56,7 +56,7 @@ def check_installed(ros: RosConfig) -> None:
         _detection_array()
     if ros.keypoints == "hri":
         _hri_types()
-    if ros.fixed_frame:
+    if ros.world_frame:
         camera_motion.library()
 
 

@@ -78,7 +78,7 @@ class RosConfig:
     densepose: bool = option(
         False, "use the DensePose map of topic 'densepose' (Image of three bytes a pixel: part, u, v) as evidence"
     )
-    fixed_frame: str = option(
+    world_frame: str = option(
         "",
         "frame that stands still (odom, map), where the camera moves: TF then takes the camera's motion out of predictions, "
         "re-identification and velocities; needs tf2_ros; empty: the camera stands",

@@ -70,15 +70,18 @@ def check_frame(frame: Frame, landmarks: Mapping[str, Landmarks]) -> None:
         raise ShapeError(f"expected a DensePose map {rgb.shape} uint8 of this image, got {frame.iuv.shape} {frame.iuv.dtype}")
 
 
+SLOWEST_S = 10.0  # between images of a stream: whoever is measured in each of them is tracked
+
+
 def still_valid(state: TrackerState, stamp_ns: int, config: TrackConfig) -> TrackerState:
     """Without tracks when stamps do not advance, and without those whose names have run out; names go on counting.
 
     A stream that paused for minutes shows somebody else in the same place: a name outlasts track.lost_after_s and
-    track.reidentify_s, not more.
+    track.reidentify_s, or SLOWEST_S where that is longer, not more.
     """
     if state.stamp_ns is not None and stamp_ns <= state.stamp_ns:
         return TrackerState(born=state.born)
-    window_s = config.lost_after_s + config.reidentify_s
+    window_s = max(config.lost_after_s + config.reidentify_s, SLOWEST_S)
     known = tuple(t for t in state.tracks if (stamp_ns - t.measured_ns) * 1e-9 <= window_s)
     return state if len(known) == len(state.tracks) else dataclasses.replace(state, tracks=known)
 

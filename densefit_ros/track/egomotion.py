@@ -17,21 +17,24 @@ from . import motion
 from .state import Track, TrackerState
 
 
-def followed(body: BodyModel, state: TrackerState, T_world_camera: np.ndarray | None) -> TrackerState:
-    """``state`` in the camera's frame of now, (4,4) from the camera's optical frame to one that stands still, m.
+def followed(body: BodyModel, state: TrackerState, T_world_camera: np.ndarray | None, stamp_ns: int) -> TrackerState:
+    """``state`` in the camera's frame of ``stamp_ns``; (4,4) m from the camera's optical frame to one that stands still.
 
-    Without a pose, of this frame or the one before, the camera is taken to have stood still.
+    Without a pose the camera is taken to have stood.  When there is one again, those move who were measured last while the one
+    before held: who was measured since is where the camera of that image saw them.
     """
-    before = state.T_world_camera
-    state = dataclasses.replace(state, T_world_camera=T_world_camera)
-    if before is None or T_world_camera is None or np.array_equal(before, T_world_camera):
+    before, pose_ns = state.T_world_camera, state.pose_ns
+    if T_world_camera is None:
+        return state
+    state = dataclasses.replace(state, T_world_camera=T_world_camera, pose_ns=stamp_ns)
+    if before is None or np.array_equal(before, T_world_camera):
         return state
     T_now_before = np.linalg.inv(T_world_camera) @ before
-    return dataclasses.replace(
-        state,
-        tracks=tuple(_moved(body, t, T_now_before) for t in state.tracks),
-        lost=tuple(_moved(body, t, T_now_before) for t in state.lost),
-    )
+
+    def moved(tracks: tuple[Track, ...]) -> tuple[Track, ...]:
+        return tuple(_moved(body, t, T_now_before) if t.measured_ns <= pose_ns else t for t in tracks)
+
+    return dataclasses.replace(state, tracks=moved(state.tracks), lost=moved(state.lost))
 
 
 def moved_params(body: BodyModel, params: BodyParams, T: np.ndarray) -> BodyParams:

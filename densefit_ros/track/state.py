@@ -40,7 +40,8 @@ class TrackerState:
     searched_ns: int | None = None
     stamp_ns: int | None = None
     lost: tuple[Track, ...] = ()  # dropped a moment ago: somebody who returns takes the old name back
-    T_world_camera: np.ndarray | None = None  # (4,4) m at stamp_ns; None: nobody said
+    T_world_camera: np.ndarray | None = None  # (4,4) m, the last that was known, and when that was
+    pose_ns: int = 0
 
 
 MAX_LOST = 32

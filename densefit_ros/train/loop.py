@@ -28,7 +28,7 @@ Metrics = dict[str, float]
 # May change from one sitting of a run to the next: how long, on what, and how often it reports.
 _FREE = frozenset(
     ("out", "minutes", "steps", "workers", "threads", "compile", "device")
-    + ("checkpoint_minutes", "validate_minutes", "validation_batches", "log_steps")
+    + ("checkpoint_minutes", "validate_minutes", "log_steps")
 )
 
 

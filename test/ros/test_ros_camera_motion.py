@@ -28,15 +28,20 @@ class Buffer:
     """Poses of "optical" in "odom" up to the second ``newest``: 1 m ahead for each second, turned left by 90 degrees."""
 
     newest = 3
+    cleared = 0
 
     def can_transform(self, target, source, time):
         return (target, source) == ("odom", "optical") and time.nanoseconds <= self.newest * 1_000_000_000
 
+    def clear(self):
+        type(self).cleared += 1
+
     def lookup_transform(self, target, source, time):
         if not self.can_transform(target, source, time):
             raise TransformException(f"Lookup would require extrapolation into the future\nfrom {source}")
-        x = time.nanoseconds * 1e-9
-        return Some(transform=Some(translation=Some(x=x, y=0.0, z=0.0), rotation=Some(x=0.0, y=0.0, z=HALF, w=HALF)))
+        x = (time.nanoseconds or self.newest * 1_000_000_000) * 1e-9
+        pose = Some(translation=Some(x=x, y=0.0, z=0.0), rotation=Some(x=0.0, y=0.0, z=HALF, w=HALF))
+        return Some(header=Some(stamp=Time(sec=int(x))), transform=pose)
 
 
 class TransformListener:
@@ -61,13 +66,13 @@ def tf(monkeypatch):
 def test_without_the_library_configure_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2_ros", None)
     check_installed(RosConfig())
-    with pytest.raises(BackendUnavailable, match="ros.fixed_frame needs the package tf2_ros"):
-        check_installed(RosConfig(fixed_frame="odom"))
+    with pytest.raises(BackendUnavailable, match="ros.world_frame needs the package tf2_ros"):
+        check_installed(RosConfig(world_frame="odom"))
 
 
 def test_poses_go_with_the_images(tf):
     said, frames, image = [], [], Image(height=48, width=64, encoding="rgb8", step=192, data=bytes(48 * 192))
-    motion, ros = CameraMotion(None, "odom"), RosConfig(fov_deg=70.0, fixed_frame="odom")
+    motion, ros = CameraMotion(None, "odom"), RosConfig(fov_deg=70.0, world_frame="odom")
     engine = Some(
         process=lambda f, *_: frames.append(f) or FrameResult(f.stamp_ns, f.camera, (), {}),
         reset=lambda *_: None,
@@ -79,9 +84,12 @@ def test_poses_go_with_the_images(tf):
         handler(Job(image, None, 0.0))
     T = frames[1].T_world_camera
     np.testing.assert_allclose(T @ [0, 1, 0, 1], [2 - 1, 0, 0, 1], atol=1e-12)
-    assert frames[0].T_world_camera is not None and frames[2].T_world_camera is None and frames[3].T_world_camera is None
+    assert [f.T_world_camera is None for f in frames] == [False, False, True, True]
     assert len(said) == 2 and "from 'optical' to 'odom': Lookup would require" in said[0] and "'other'" in said[1]
     assert all("going on as if the camera stood" in line and "\n" not in line for line in said)
+    image.header = Header(stamp=Time(sec=2), frame_id="optical")
+    handler(Job(image, None, 0.0))
+    assert Buffer.cleared == 1 and len(frames) == 5, "time went back: older transforms would be refused"
     motion.destroy()
     assert not TransformListener.made[-1].registered
 
@@ -89,10 +97,14 @@ def test_poses_go_with_the_images(tf):
 def test_an_image_waits_a_moment_for_its_pose(tf):
     import time
 
-    ros = RosConfig(fov_deg=70.0, fixed_frame="odom", external_wait_s=0.2)
+    ros = RosConfig(fov_deg=70.0, world_frame="odom", external_wait_s=0.2)
     handler = Handler(None, lambda: ros, None, Faults(print, lambda: 0.0), Stats(), False, {}, "", CameraMotion(None, "odom"))
     image = Image(header=Header(stamp=Time(sec=1), frame_id="optical"))
     assert handler.patience(Job(image, None, time.monotonic())) == 0
     image.header.stamp = Time(sec=8)
+    assert handler.patience(Job(image, None, time.monotonic())) == 0, "nobody has said anything for five seconds"
+    image.header.stamp = Time(sec=3, nanosec=50_000_000)
     assert 0 < handler.patience(Job(image, None, time.monotonic())) <= POLL_S
     assert handler.patience(Job(image, None, time.monotonic() - 1.0)) <= 0
+    image.header.frame_id = "other"
+    assert handler.patience(Job(image, None, time.monotonic())) == 0, "frames that nobody connects"
