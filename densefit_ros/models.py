@@ -164,7 +164,6 @@ def _make_chart(config: Config, body: BodyModel) -> Chart:
 
 
 def _make_keypoint_source(config: Config) -> KeypointSource | None:
-
     # As with the finder: somebody who names a network wants it.
     backend = "network" if config.regress.backend == "auto" and config.regress.onnx else config.regress.backend
     if backend not in ("auto", "mediapipe"):

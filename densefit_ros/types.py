@@ -307,9 +307,8 @@ class PersonResult:
     source: str  # where the first estimate came from, as Estimate.source
     vertices: np.ndarray  # (V,3) m, refined, camera frame
     joints: np.ndarray  # (24,3) m, refined, camera frame
-    velocity_m_s: (
-        np.ndarray
-    )  # (3,) of t_camera_root, low-passed over track.velocity_tau_s; a moving camera's is in it unless T_world_camera is known
+    # (3,) of t_camera_root, low-passed over track.velocity_tau_s; a moving camera's is in it unless T_world_camera is known.
+    velocity_m_s: np.ndarray
     joint_covariance: np.ndarray  # (24,3,3) m^2
     box_xywh: np.ndarray  # (4,) px, of the refined mesh
     fit_error_px: float  # median dense residual after the fit, full-image px; NaN when nothing was matched

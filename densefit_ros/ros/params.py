@@ -80,8 +80,8 @@ class RosConfig:
     )
     world_frame: str = option(
         "",
-        "frame that stands still (odom, map), where the camera moves: TF then takes the camera's motion out of predictions, "
-        "re-identification and velocities; needs tf2_ros; empty: the camera stands",
+        "frame that stands still and never jumps (odom), where the camera moves: TF then takes the camera's motion out of "
+        "predictions, re-identification and velocities; needs tf2_ros; empty: the camera stands",
     )
     external_slop_s: float = option(
         0.001,
