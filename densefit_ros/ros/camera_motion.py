@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from rclpy.time import Time
 from scipy.spatial.transform import Rotation
 
 from ..errors import BackendUnavailable, MessageError
@@ -29,7 +28,7 @@ class CameraMotion:
         if self._buffer.can_transform(self.world_frame, frame_id, _time(stamp)):
             return False
         try:
-            newest = self._buffer.lookup_transform(self.world_frame, frame_id, Time()).header.stamp
+            newest = self._buffer.lookup_transform(self.world_frame, frame_id, _time()).header.stamp
         except self._errors:
             return False  # the frames have nothing to do with one another, so far
         return 0 < _time(stamp).nanoseconds - _time(newest).nanoseconds < DEAD_NS
@@ -68,5 +67,8 @@ def library() -> Any:
     return tf2_ros
 
 
-def _time(stamp: Any) -> Any:
-    return Time.from_msg(stamp)
+def _time(stamp: Any = None) -> Any:
+    """A stamp as tf2_ros takes it; without one the newest time that it knows."""
+    from rclpy.time import Time  # here: bags are answered by the same handler without ROS
+
+    return Time() if stamp is None else Time.from_msg(stamp)
