@@ -115,6 +115,7 @@ class DensefitNode(LifecycleNode):
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free models, memory and publishers."""
         self.close()
+        gc.collect()  # models that refer to themselves would stay, with the device's memory, until some later collection
         return _OK
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -241,7 +242,6 @@ class DensefitNode(LifecycleNode):
         self._engine = None
         self._enabled = True  # what ~/enable said was about the cameras of this configuration
         gc.unfreeze()
-        gc.collect()  # models that refer to themselves would stay, with the device's memory, until some later collection
 
 
 def _where(error: Exception) -> str:
