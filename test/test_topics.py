@@ -26,7 +26,7 @@ def test_names_of_image_topics(image, info, rectified):
 
 
 def test_files_are_found_in_the_checkout_and_then_under_share(tmp_path, monkeypatch):
-    assert (installed.share("msg/SmplBody.msg") / "config" / "fastdds_image.xml").is_file()
+    assert installed.share("config/fastdds_image.xml").is_file()
     monkeypatch.setattr(installed, "__file__", str(tmp_path / "lib" / "densefit_ros" / "ros" / "installed.py"))
     monkeypatch.setattr(installed.sys, "prefix", str(tmp_path / "none"))
     monkeypatch.setenv("AMENT_PREFIX_PATH", f"{tmp_path / 'other'}:{tmp_path / 'prefix'}")
@@ -35,4 +35,4 @@ def test_files_are_found_in_the_checkout_and_then_under_share(tmp_path, monkeypa
     folder = tmp_path / "prefix" / "share" / "densefit_ros"
     (folder / "msg").mkdir(parents=True)
     (folder / "msg" / "SmplBody.msg").write_text("")
-    assert installed.share("msg/SmplBody.msg") == folder
+    assert installed.share("msg/SmplBody.msg") == folder / "msg" / "SmplBody.msg"

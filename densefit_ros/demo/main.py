@@ -48,7 +48,7 @@ def environment() -> dict[str, str]:
         env["ROS_LOCALHOST_ONLY"] = "1"
     else:
         env["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    profile = share("config/fastdds_image.xml") / "config" / "fastdds_image.xml"
+    profile = share("config/fastdds_image.xml")
     env["FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"] = str(profile)
     env["PYTHONUNBUFFERED"] = "1"
     return env

@@ -75,7 +75,7 @@ def keypoint_weights(keypoints: Keypoints, placed: np.ndarray, options: FitOptio
         return confidence / options.keypoint_sigma_px
     out = np.zeros_like(confidence)
     for p in range(len(uv)):
-        # Not those with half of the best confidence: a sure face alone, at the edge of that, made body points count 8 times more.
+        # Not those with half of the best confidence: a sure face alone, at the edge of that, made body points count 9 times more.
         seen = confidence[p] > DOUBTFUL
         seen = seen if seen.any() else good[p]
         if seen.any():
