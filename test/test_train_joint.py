@@ -39,7 +39,7 @@ def test_joint_answers_are_those_of_the_separate_networks():
 
 
 def test_displacements_alone_leave_the_regressor_as_it_is():
-    task = JointTask(None, None, None, displacement_only=True)
+    task = JointTask(None, None, None, None, displacement_only=True)
     net = task.network(SMALL)
     before = copy.deepcopy(net.state_dict())
     image, _, rendering = inputs()

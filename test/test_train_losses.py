@@ -7,8 +7,11 @@ import math
 import numpy as np
 import pytest
 
+from densefit_ros.body.assets import load_body
 from densefit_ros.body.joints import SMPL_FLIP, SMPL_PARENTS
+from densefit_ros.body.model import joint_shares, outline_vertices, pose
 from densefit_ros.geometry import so3
+from densefit_ros.types import BodyParams
 
 torch = pytest.importorskip("torch")
 
@@ -24,7 +27,7 @@ from densefit_ros.train.losses import (  # noqa: E402
     project_joints,
     regressor_loss,
 )
-from densefit_ros.train.torch_body import JointChain, angle_between, rotmat_from_rot6d_rows  # noqa: E402
+from densefit_ros.train.torch_body import JointChain, SkinPoints, angle_between, rotmat_from_rot6d_rows  # noqa: E402
 
 W = DisplacementWeights()
 
@@ -38,6 +41,11 @@ def chain(symmetric: bool = False) -> JointChain:
         template = 0.5 * (template + template[flip] * mirror)
         dirs = 0.5 * (dirs + dirs[flip] * mirror[:, None])
     return JointChain(template, dirs, np.asarray(SMPL_PARENTS))
+
+
+def skin() -> SkinPoints:
+    rng = np.random.default_rng(1)
+    return SkinPoints(rng.normal(0, 0.3, (40, 3)), rng.normal(0, 0.02, (40, 3, 10)), rng.dirichlet(np.ones(24), 40))
 
 
 def regressor_batch(persons: int = 3, seed: int = 0):
@@ -68,8 +76,8 @@ def regressor_batch(persons: int = 3, seed: int = 0):
 
 def test_the_truth_costs_nothing_but_its_variances():
     outputs, batch = regressor_batch()
-    _, parts = regressor_loss(outputs, batch, chain(), RegressorWeights())
-    for name in ("rotation", "joints", "betas", "pelvis_uv", "scale", "reprojection", "placed", "depth"):
+    _, parts = regressor_loss(outputs, batch, chain(), skin(), RegressorWeights())
+    for name in ("rotation", "joints", "skin", "betas", "pelvis_uv", "scale", "reprojection", "placed", "depth"):
         assert float(parts[name]) < 1e-4, name
     assert float(parts["mpjpe_mm"]) < 0.1
 
@@ -79,11 +87,36 @@ def test_every_output_is_pulled_to_its_truth(name):
     outputs, batch = regressor_batch()
     wrong = outputs[name] + 0.05 * torch.randn(outputs[name].shape, generator=torch.Generator().manual_seed(1))
     wrong.requires_grad_(True)
-    total, _ = regressor_loss({**outputs, name: wrong}, batch, chain(), RegressorWeights())
+    total, _ = regressor_loss({**outputs, name: wrong}, batch, chain(), skin(), RegressorWeights())
     total.backward()
     assert torch.isfinite(wrong.grad).all()
     # Against the gradient lies the truth.
     assert float((wrong.grad * (wrong.detach() - outputs[name])).sum()) > 0
+
+
+def test_points_of_the_skin_lie_on_the_posed_body():
+    body = load_body()
+    rng = np.random.default_rng(5)
+    params = BodyParams(
+        rng.normal(0, 1, (3, 10)).astype(np.float32), rng.normal(0, 1, (3, 3)).astype(np.float32),
+        rng.normal(0, 0.5, (3, 23, 3)).astype(np.float32), np.zeros((3, 3), np.float32),
+    )  # fmt: skip
+    vertices = outline_vertices(body, 64)
+    points = SkinPoints(body.v_template[vertices], body.shapedirs[vertices], joint_shares(body, vertices))
+    joints = JointChain(body.joint_template, body.joint_shapedirs, body.parents)
+    rotmat = torch.from_numpy(so3.exp(params.rotvec).astype(np.float32))
+    placed, posed = points.posed(joints, rotmat, torch.from_numpy(params.betas)), pose(body, params)
+    np.testing.assert_allclose(placed[0].numpy(), posed.joints - posed.joints[:, :1], atol=1e-5)
+    np.testing.assert_allclose(placed[1].numpy(), posed.vertices[:, vertices] - posed.joints[:, :1], atol=1e-5)
+
+
+def test_a_belly_that_no_joint_shows_is_pulled_to_its_truth():
+    outputs, batch = regressor_batch()
+    flat = JointChain(np.zeros((24, 3)), np.zeros((24, 3, 10)), np.asarray(SMPL_PARENTS))
+    wrong = (outputs["betas"] + 1.0).requires_grad_(True)
+    _, parts = regressor_loss({**outputs, "betas": wrong}, batch, flat, skin(), RegressorWeights())
+    assert float(parts["joints"]) == 0.0
+    assert float(parts["skin"]) > 0.01
 
 
 def test_absent_people_teach_the_confidence_alone():
@@ -92,7 +125,7 @@ def test_absent_people_teach_the_confidence_alone():
     batch["confidence"][:] = 0.0
     wrong = {k: (v + 0.3).requires_grad_(True) for k, v in outputs.items() if k != "confidence"}
     confidence = torch.full((3,), 0.7, requires_grad=True)
-    total, _ = regressor_loss({**wrong, "confidence": confidence}, batch, chain(), RegressorWeights())
+    total, _ = regressor_loss({**wrong, "confidence": confidence}, batch, chain(), skin(), RegressorWeights())
     total.backward()
     assert float(confidence.grad.min()) > 0
     assert all(v.grad is None or not v.grad.any() for v in wrong.values())
@@ -107,7 +140,7 @@ def test_the_best_rotation_variance_is_the_mean_squared_error_per_axis():
     grid = np.linspace(-6, 0, 121)
     for log_var in grid:
         outputs["rot_log_var"] = torch.full((1, 24), float(log_var))
-        losses.append(float(regressor_loss(outputs, batch, chain(), RegressorWeights())[0]))
+        losses.append(float(regressor_loss(outputs, batch, chain(), skin(), RegressorWeights())[0]))
     assert abs(grid[int(np.argmin(losses))] - math.log(angle**2 / 3)) < 0.06
 
 

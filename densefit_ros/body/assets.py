@@ -18,7 +18,7 @@ from ..errors import AssetError, BackendUnavailable
 from ..types import NUM_BETAS, NUM_JOINTS
 from .joints import SMPL_PARENTS, keypoint_sets
 from .landmarks import points_of_file
-from .model import BodyModel, topology_id
+from .model import BodyModel, joint_shares, topology_id
 from .unpickle import restricted_load
 
 if TYPE_CHECKING:
@@ -226,13 +226,11 @@ def to_smplx(body: BodyModel) -> smplx.SMPL:
     except ImportError as error:
         raise BackendUnavailable(f"the baselines need smplx (pip install smplx, non-commercial licence): {error}") from error
     v = body.num_vertices
-    weights = np.zeros((v, NUM_JOINTS), np.float32)
-    np.add.at(weights, (np.arange(v)[:, None], body.skin_joint), body.skin_weight)
     parents = np.array(SMPL_PARENTS, np.int64)
     posedirs = np.zeros((v, 3, 207), np.float32) if body.posedirs is None else body.posedirs.T.reshape(v, 3, 207)
     struct = Struct(
         v_template=body.v_template, shapedirs=body.shapedirs, posedirs=posedirs, J_regressor=body.j_regressor.toarray(),
-        kintree_table=np.stack([parents, np.arange(NUM_JOINTS)]), weights=weights, f=body.faces,
+        kintree_table=np.stack([parents, np.arange(NUM_JOINTS)]), weights=joint_shares(body), f=body.faces,
     )  # fmt: skip
     return smplx.SMPL(model_path="", data_struct=struct, num_betas=NUM_BETAS, vertex_ids=_vertex_ids(body))
 

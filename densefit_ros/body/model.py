@@ -52,11 +52,17 @@ class BodyModel:
         return len(self.faces)
 
 
+def joint_shares(body: BodyModel, vertices: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """(n,24) float32: how much each joint carries of ``vertices`` (n,), all of them by default."""
+    joint, weight = body.skin_joint[vertices], body.skin_weight[vertices]
+    share = np.zeros((len(joint), NUM_JOINTS), np.float32)
+    np.add.at(share, (np.arange(len(joint))[:, None], joint), weight)
+    return share
+
+
 def face_parts(body: BodyModel) -> np.ndarray:
     """(F,) uint8: the joint with the largest share in each face's skinning."""
-    share = np.zeros((body.num_vertices, NUM_JOINTS), np.float32)
-    np.add.at(share, (np.arange(len(share))[:, None], body.skin_joint), body.skin_weight)
-    return share[body.faces].sum(1).argmax(1).astype(np.uint8)
+    return joint_shares(body)[body.faces].sum(1).argmax(1).astype(np.uint8)
 
 
 def outline_vertices(body: BodyModel, count: int = 1024) -> np.ndarray:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..body.model import joint_shares
 from ..geometry import so3
 from ..types import NUM_BETAS, NUM_JOINTS, NUM_UNKNOWNS, BodyParams, Camera
 from .layout import COL_BETA, COL_ROT
@@ -100,9 +101,7 @@ def combination(body, state: State, posed: Posed, weight: np.ndarray, rest: np.n
 
 
 def _skin(body, vertices: np.ndarray, state: State):
-    weight = np.zeros((len(vertices), NUM_JOINTS))
-    for slot in range(body.skin_joint.shape[1]):
-        np.add.at(weight, (np.arange(len(vertices)), body.skin_joint[vertices, slot]), body.skin_weight[vertices, slot])
+    weight = joint_shares(body, vertices).astype(np.float64)
     by_beta = body.shapedirs[vertices].astype(np.float64)
     rest = body.v_template[vertices].astype(np.float64) + by_beta @ state.betas
     if body.posedirs is not None:

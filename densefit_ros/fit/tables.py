@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from ..body.model import joint_shares
 from ..types import NUM_JOINTS
 from .layout import GROUP, GROUP_JOINTS, GROUPS, PAIRS, ROW, SHARED, WIDTH, column_in_row
 
@@ -31,11 +32,8 @@ def face_tables(body) -> SimpleNamespace:
     """
     f = len(body.faces)
     dense = np.zeros((f, NUM_JOINTS, 3), np.float32)
-    index = np.arange(f)
     for corner in range(3):
-        v = body.faces[:, corner]
-        for slot in range(body.skin_joint.shape[1]):
-            np.add.at(dense, (index, body.skin_joint[v, slot], corner), body.skin_weight[v, slot])
+        dense[:, :, corner] = joint_shares(body, body.faces[:, corner])
     face, joint = np.nonzero((dense != 0).any(2))
     carries, face_class = np.unique((dense != 0).any(2), axis=0, return_inverse=True)
     above = carries.copy()

@@ -20,7 +20,7 @@ from .losses import DisplacementWeights, displacement_loss, match_loss
 from .tasks import RegressorTask, displacement_metrics_of, likelihood_share
 from .through_fit import NAMES as FIT_NAMES
 from .through_fit import fit_loss
-from .torch_body import JointChain
+from .torch_body import JointChain, SkinPoints
 
 Moves = tuple[Tensor, Tensor, tuple[Tensor, Tensor]]  # flow, log_var, and the match's queries and keys
 
@@ -52,9 +52,16 @@ class JointNet(nn.Module):
 class JointTask:
     """The regressor's and the displacement network's losses, added; or the latter's alone, on a trunk that stays as it is."""
 
-    def __init__(self, spec: SourceSpec, validation_spec: SourceSpec, chain: JointChain, displacement_only: bool = False) -> None:
+    def __init__(
+        self,
+        spec: SourceSpec,
+        validation_spec: SourceSpec,
+        chain: JointChain,
+        skin: SkinPoints,
+        displacement_only: bool = False,
+    ) -> None:
         self.spec, self.validation_spec, self._alone = spec, validation_spec, displacement_only
-        self._regressor = RegressorTask(spec, validation_spec, chain)
+        self._regressor = RegressorTask(spec, validation_spec, chain, skin)
         self._weights = DisplacementWeights()
 
     def network(self, config: dict[str, Any]) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .torch_body import JointChain, angle_between, rotmat_from_rot6d_rows
+from .torch_body import JointChain, SkinPoints, angle_between, rotmat_from_rot6d_rows
 
 Parts = dict[str, Tensor]
 
@@ -137,6 +137,7 @@ class RegressorWeights:
 
     rotation: float = 2.0
     joints: float = 8.0  # per m
+    skin: float = 8.0  # per m
     betas: float = 0.02
     pelvis_uv: float = 5.0
     scale: float = 2.0
@@ -152,7 +153,12 @@ class RegressorWeights:
 
 
 def regressor_loss(
-    outputs: dict[str, Tensor], batch: dict[str, Tensor], chain: JointChain, w: RegressorWeights, aspect: float = 1.0
+    outputs: dict[str, Tensor],
+    batch: dict[str, Tensor],
+    chain: JointChain,
+    skin: SkinPoints,
+    w: RegressorWeights,
+    aspect: float = 1.0,
 ) -> tuple[Tensor, Parts]:
     """All terms of the regressor.  ``batch`` as :class:`densefit_ros.train.sources.RegressorSource` makes it, from pictures with
     ``aspect`` times as many columns as rows.
@@ -166,10 +172,11 @@ def regressor_loss(
         return (x.flatten(1).mean(1) * person).sum() / count
 
     rot = rotmat_from_rot6d_rows(outputs["rot6d_rows"])
-    joints = chain.joints(rot, outputs["betas"])  # pelvis at the origin, frame of the viewing ray
-    truth = chain.joints(batch["rotmat"], batch["betas"])
+    joints, points = skin.posed(chain, rot, outputs["betas"])  # pelvis at the origin, frame of the viewing ray
+    truth, points_truth = skin.posed(chain, batch["rotmat"], batch["betas"])
     rotation = mean((rot - batch["rotmat"]).abs())
     joint = mean((joints - truth).abs())
+    surface = mean((points - points_truth).abs())
     betas = mean((outputs["betas"] - batch["betas"]) ** 2)
     cam, cam_true = outputs["cam"], batch["cam"]
     pelvis_uv = mean((cam[:, :2] - cam_true[:, :2]).abs())
@@ -189,6 +196,7 @@ def regressor_loss(
     total = (
         w.rotation * rotation
         + w.joints * joint
+        + w.skin * surface
         + w.betas * betas
         + w.pelvis_uv * pelvis_uv
         + w.scale * scale
@@ -201,8 +209,9 @@ def regressor_loss(
     )
     with torch.no_grad():
         mpjpe = 1000 * mean((joints - truth).norm(dim=-1))
-    parts = {"rotation": rotation, "joints": joint, "betas": betas, "pelvis_uv": pelvis_uv, "scale": scale, "depth": depth}
-    parts |= {"reprojection": reprojection, "placed": placed, "confidence": confidence, "rotation_nll": rotation_nll}
+    parts = {"rotation": rotation, "joints": joint, "skin": surface, "betas": betas, "pelvis_uv": pelvis_uv}
+    parts |= {"scale": scale, "depth": depth, "reprojection": reprojection, "placed": placed, "confidence": confidence}
+    parts["rotation_nll"] = rotation_nll
     return total, {k: v.detach() for k, v in parts.items()} | {"mpjpe_mm": mpjpe}
 
 

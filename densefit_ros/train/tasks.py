@@ -13,10 +13,11 @@ from .config import TrainConfig
 from .data import Batch, SourceSpec
 from .loop import Metrics, Task, to_tensors
 from .losses import RegressorWeights, attention_loss, guide_loss, in_view, part_loss, regressor_loss
-from .torch_body import JointChain, angle_between, rotmat_from_rot6d_rows
+from .torch_body import JointChain, SkinPoints, angle_between, rotmat_from_rot6d_rows
 
 # Seeds of held-out data: far from any that a run counts up from.
 VALIDATION_SEED = 900_000_007
+_SKIN_POINTS = 256  # of the surface that the regressor's loss looks at
 _NLL_FROM, _NLL_FULL = 0.03, 0.10
 
 
@@ -27,9 +28,12 @@ def make_task(config: TrainConfig) -> Task:
 
         return make_finder_task(config)
     from ..body.assets import load_body
+    from ..body.model import joint_shares, outline_vertices
 
     body = load_body()
     chain = JointChain(body.joint_template, body.joint_shapedirs, body.parents)
+    points = outline_vertices(body, _SKIN_POINTS)
+    skin = SkinPoints(body.v_template[points], body.shapedirs[points], joint_shares(body, points))
     name = "RegressorSource" if config.task == "regressor" else "JointSource"
     kwargs = {"count": config.made, **config.data}
     train = SourceSpec("densefit_ros.train.sources", name, {"seed": config.seed, **kwargs})
@@ -40,8 +44,8 @@ def make_task(config: TrainConfig) -> Task:
     if config.task != "regressor":
         from .joint import JointTask
 
-        return JointTask(train, held_out, chain, displacement_only=config.task == "displacement")
-    return RegressorTask(train, held_out, chain)
+        return JointTask(train, held_out, chain, skin, displacement_only=config.task == "displacement")
+    return RegressorTask(train, held_out, chain, skin)
 
 
 def likelihood_share(progress: float) -> float:
@@ -92,10 +96,9 @@ def displacement_metrics(
 class RegressorTask:
     """Predict the body's parameters from a crop."""
 
-    def __init__(
-        self, spec: SourceSpec, validation_spec: SourceSpec, chain: JointChain, weights: RegressorWeights | None = None
-    ) -> None:
-        self.spec, self.validation_spec, self._chain, self._weights = spec, validation_spec, chain, weights or RegressorWeights()
+    def __init__(self, spec: SourceSpec, validation_spec: SourceSpec, chain: JointChain, skin: SkinPoints) -> None:
+        self.spec, self.validation_spec, self._chain, self._skin = spec, validation_spec, chain, skin
+        self._weights = RegressorWeights()
 
     def network(self, config: dict[str, Any]) -> nn.Module:
         return RegressorNet(**config)
@@ -107,10 +110,10 @@ class RegressorTask:
         """From the network's outputs with the training-only ones."""
         *values, attention, guide, shown = answers
         outputs = dict(zip(RegressorNet.OUTPUTS, values))
-        chain = self._chain.to(batch["betas"].device)
+        chain, skin = (x.to(batch["betas"].device) for x in (self._chain, self._skin))
         aspect = batch["image"].shape[2] / batch["image"].shape[1]
         with torch.autocast(batch["betas"].device.type, enabled=False):
-            total, parts = regressor_loss(outputs, batch, chain, self._weights, aspect)
+            total, parts = regressor_loss(outputs, batch, chain, skin, self._weights, aspect)
             guided = guide_loss(guide, batch["body_colour"])
             told_apart = part_loss(shown, batch["body_part"])
             aimed = attention_loss(attention, batch["joints_uv"], batch["person"])
@@ -121,13 +124,15 @@ class RegressorTask:
     def validate(self, net: nn.Module, batches: list[Batch], device: str) -> Metrics:
         """Joint errors in mm and crop share, calibration of the rotations, and the share of persons told from none."""
         rows: list[Metrics] = []
-        chain = self._chain.to(device)
+        chain, skin = self._chain.to(device), self._skin.to(device)
         for batch in batches:
             t = to_tensors(batch, device)
             with torch.inference_mode():
                 out = dict(zip(RegressorNet.OUTPUTS, net(t["image"], t["intrinsics"])))
                 rot = rotmat_from_rot6d_rows(out["rot6d_rows"])
-                joints, truth = chain.joints(rot, out["betas"]), chain.joints(t["rotmat"], t["betas"])
+                joints, points = skin.posed(chain, rot, out["betas"])
+                truth, points_truth = skin.posed(chain, t["rotmat"], t["betas"])
+                off = (points - points_truth).norm(dim=-1).mean(-1).cpu().numpy()
                 angle = angle_between(rot, t["rotmat"])
                 z2 = (angle**2 / 3 * torch.exp(-out["rot_log_var"])).cpu().numpy()
                 placed = (out["joints_uv"] - t["joints_uv"]).norm(dim=-1).cpu().numpy()
@@ -140,6 +145,7 @@ class RegressorTask:
             rows.append(
                 {
                     "mpjpe_mm": float(1000 * np.linalg.norm(a - b, axis=-1).mean()),
+                    "skin_mm": float(1000 * off[person].mean()),
                     "angle_deg": float(np.degrees(angle.cpu().numpy()[person].mean())),
                     "placed": float(placed[person][inside[person]].mean()),
                     "pck05": float((placed[person][inside[person]] < 0.05).mean()),

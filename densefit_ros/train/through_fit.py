@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..body.joints import SMPL_FLIP
-from ..body.model import BodyModel, joint_transforms, outline_vertices
+from ..body.model import BodyModel, joint_shares, joint_transforms, outline_vertices
 from ..config import DisplaceConfig, FitConfig
 from ..fit.layout import COL_BETA, COL_ROT
 from ..fit.reference import below
@@ -52,9 +52,7 @@ class BodyMotion:
     def __init__(self, body: BodyModel) -> None:
         self.body = body
         self._below = below(body).astype(np.float32)
-        share = np.zeros((body.num_vertices, NUM_JOINTS), np.float32)
-        np.add.at(share, (np.arange(len(share))[:, None], body.skin_joint), body.skin_weight)
-        self._share = share
+        self._share = joint_shares(body)
 
     def at(self, start: BodyParams, vertices: np.ndarray, weights: np.ndarray, points_m: np.ndarray) -> np.ndarray:
         """(P,N,3,85) m of the points ``points_m`` (P,N,3): combinations ``weights`` (P,N,K) of ``vertices`` (P,N,K)."""

@@ -1,4 +1,4 @@
-"""The joints of a body in torch, for losses: forward kinematics without the surface."""
+"""A body in torch, for losses: forward kinematics, and some points of the skin."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ class JointChain(nn.Module):
 
     def joints(self, rotmat: Tensor, betas: Tensor) -> Tensor:
         """(P,24,3,3) local rotations (the root's in any frame), (P,10) -> (P,24,3) m, pelvis at the origin."""
+        return self.transforms(rotmat, betas)[1]
+
+    def transforms(self, rotmat: Tensor, betas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``joints``: world rotations (P,24,3,3), positions (P,24,3) m, and places at rest (P,24,3) m."""
         rest = self.template + torch.einsum("jck,pk->pjc", self.shapedirs, betas)
         world = [rotmat[:, 0]]
         position = [torch.zeros_like(rest[:, 0])]
@@ -30,7 +34,27 @@ class JointChain(nn.Module):
             bone = (rest[:, joint] - rest[:, parent])[:, :, None]
             position.append(position[parent] + (world[parent] @ bone)[:, :, 0])
             world.append(world[parent] @ rotmat[:, joint])
-        return torch.stack(position, 1)
+        return torch.stack(world, 1), torch.stack(position, 1), rest
+
+
+class SkinPoints(nn.Module):
+    """Points of the skin, linearly blended; without pose corrections, which the free body has not.
+
+    Built from template (N,3) m, shapedirs (N,3,10) m and the joints' shares (N,24) of these points.  Buffers only.
+    """
+
+    def __init__(self, template: np.ndarray, shapedirs: np.ndarray, share: np.ndarray) -> None:
+        super().__init__()
+        for name, value in (("template", template), ("shapedirs", shapedirs), ("share", share)):
+            self.register_buffer(name, torch.as_tensor(np.asarray(value, np.float32)))
+
+    def posed(self, chain: JointChain, rotmat: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`JointChain.joints`: (P,24,3) m of the joints and (P,N,3) m of the points."""
+        world, position, rest = chain.transforms(rotmat, betas)
+        shift = position - torch.einsum("pjab,pjb->pja", world, rest)
+        points = self.template + torch.einsum("ncb,pb->pnc", self.shapedirs, betas)
+        turned = torch.einsum("nj,pjab->pnab", self.share, world)
+        return position, torch.einsum("pnab,pnb->pna", turned, points) + torch.einsum("nj,pja->pna", self.share, shift)
 
 
 def rotmat_from_rot6d_rows(rot6d: Tensor) -> Tensor:
