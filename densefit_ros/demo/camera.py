@@ -28,14 +28,13 @@ from ..geometry.camera import ROS_PIXEL_SHIFT_PX
 from ..ros.messages import time_message, time_ns
 from ..viz.video import VideoWriter
 from .recorder import READY_TOPIC
-from .source import DEFAULT_FOV_DEG, Shot, Source, open_source
+from .source import DEFAULT_FOV_DEG, LIVE_COPY, Shot, Source, open_source
 
 FRAME_ID = "demo_camera_optical_frame"
 NODE_WAIT_S = 180.0  # loading, and on the first run compiling, on a slow machine
 ANSWER_WAIT_S = 8.0
 WARM_UP_IMAGES = 15
 RECORDER_WAIT_S = 20.0  # for node and recorder to find one another, while images are shown on and on
-LIVE_COPY = "input.mp4"
 
 
 class DemoCamera:
@@ -193,6 +192,8 @@ def main(argv: list[str] | None = None) -> int:
     except DensefitError as e:
         print(f"camera: {e}", file=sys.stderr)
         return 2
+    for problem in source.problems:
+        print(f"camera: {problem}; left out", file=sys.stderr)
     if source.kind == "device" and count / source.fps < limit - 1:
         print(f"camera: {source.text} stopped after {count} images (unplugged?); reporting on those", file=sys.stderr)
     last = camera.sent[-1]["stamp_ns"]

@@ -21,10 +21,10 @@ from pathlib import Path
 from ..errors import ConfigError, DensefitError
 from ..offline.sources import check_apart
 from ..ros.installed import share
-from .source import DEFAULT_FOV_DEG, Source, VideoSource, open_source
+from .source import DEFAULT_FOV_DEG, LIVE_COPY, open_source
 
 STOP_WAIT_S = 20.0
-LEFTOVERS = ("overlay.mp4", "preview.jpg", "summary.json", "camera.json", "input.mp4", "node.log", "recorder.log")
+LEFTOVERS = ("overlay.mp4", "preview.jpg", "summary.json", "camera.json", LIVE_COPY, "node.log", "recorder.log")
 MARKS = ("camera.json", "node.log", "recorder.log")  # what no other program leaves: the rest of the folder is the demo's too
 # Markers and overlay are for eyes: a few per second are recorded, the rest of the processor is the tracker's.
 NODE_PARAMETERS = {
@@ -113,9 +113,7 @@ def report(args: argparse.Namespace) -> dict[str, object]:
     from .report import summarise, table
 
     run = read_run(args.out)
-    source: Source = (
-        VideoSource(str(args.out / "input.mp4"), args.fov) if run.kind == "device" else open_source(args.input, args.fov)
-    )
+    source = open_source(str(args.out / LIVE_COPY) if run.kind == "device" else args.input, args.fov)
     body = load_body(dict(args.param).get("body.model_path") or None)
     summary = summarise(run, source.truth, body)
     (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -144,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.input:
             source = open_source(args.input, args.fov)  # a wrong name is said before anything starts
-            check_apart([Path(args.input), *getattr(source, "files", ())], (args.out / name for name in ("bag", *LEFTOVERS)))
+            check_apart(source.paths, (args.out / name for name in ("bag", *LEFTOVERS)))
         make_room(args.out)
         print("starting camera, node and recorder ...", flush=True)
         run_processes(args)

@@ -12,10 +12,11 @@ import numpy as np
 
 from ..errors import AssetError
 from ..geometry.camera import camera_from_fov
+from ..offline import sources as files
 from ..types import BodyParams, Camera
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAX_SIDE_PX = 1280  # larger input is scaled down: people stay large enough, and messages stay small
+LIVE_COPY = "input.mp4"  # what is kept of a device, which cannot be read again for the report
 DEFAULT_FOV_DEG = 65.0  # diagonal, between a webcam's and a phone's
 
 
@@ -37,6 +38,8 @@ class Source(ABC):
         self.fps = fps  # Hz
         self.count = count  # images, None where unknown
         self.stills = stills  # every picture stands alone
+        self.paths: list[Path] = []  # the files that are read
+        self.problems: list[str] = []  # what was left out by ``shots`` because it could not be read
 
     @abstractmethod
     def shots(self) -> Iterator[Shot]:
@@ -66,19 +69,40 @@ class SyntheticSource(Source):
         return self._sequence.params.person(index)
 
 
-class VideoSource(Source):
-    """A video file, or a camera device, through OpenCV."""
+class FileSource(Source):
+    """A video, a picture, or a directory of pictures, of which every one stands alone.
+
+    What cannot be read is left out; AssetError when nothing can.
+    """
+
+    def __init__(self, path: str | Path, fov_deg: float) -> None:
+        self._items, self._fov_deg = files.open_source(path), fov_deg
+        video = self._items.is_video
+        fps = self._items.fps if video else 1.0
+        super().__init__("video" if video else "pictures", str(path), fps, self._items.count or None, stills=not video)
+        self.paths = [self._items.path, *getattr(self._items, "files", ())]
+
+    def shots(self) -> Iterator[Shot]:
+        self.problems, any_read = [], False
+        for item in self._items:
+            if item.rgb is None:
+                self.problems.append(item.problem)
+                continue
+            any_read = True
+            yield _shot(item.rgb, self._fov_deg, f"{item.index:06d}" if self._items.is_video else item.file)
+        if not any_read:
+            raise AssetError(f"{self.text}: nothing could be read: {self.problems[0] if self.problems else 'it is empty'}")
+
+
+class DeviceSource(Source):
+    """A camera device through OpenCV."""
 
     def __init__(self, path: str, fov_deg: float) -> None:
         self._path, self._fov_deg = path, fov_deg
-        device = path.startswith("/dev/video")
         capture = self._open()
         fps = capture.get(cv2.CAP_PROP_FPS)
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         capture.release()
-        if not 1 <= fps <= 240:
-            fps = 30.0
-        super().__init__("device" if device else "video", path, fps, None if device or count <= 0 else count)
+        super().__init__("device", path, fps if 1 <= fps <= 240 else 30.0, None)
 
     def shots(self) -> Iterator[Shot]:
         capture, n = self._open(), 0
@@ -87,11 +111,9 @@ class VideoSource(Source):
                 ok, bgr = capture.read()
                 if not ok:
                     if n == 0:
-                        raise AssetError(
-                            f"{self._path} opens but gives no image: it is damaged, or another program holds the camera"
-                        )
+                        raise AssetError(f"{self._path} opens but gives no image: another program holds the camera?")
                     return
-                yield _shot(bgr, self._fov_deg, f"{n:06d}")
+                yield _shot(np.ascontiguousarray(bgr[..., ::-1]), self._fov_deg, f"{n:06d}")
                 n += 1
         finally:
             capture.release()
@@ -99,28 +121,8 @@ class VideoSource(Source):
     def _open(self) -> cv2.VideoCapture:
         capture = cv2.VideoCapture(self._path)
         if not capture.isOpened():
-            raise AssetError(
-                f"cannot open {self._path} as a video: expected a video file, a picture, a directory of pictures or /dev/videoN"
-            )
+            raise AssetError(f"cannot open {self._path} as a camera: expected /dev/videoN, or a file or directory")
         return capture
-
-
-class PictureSource(Source):
-    """A picture or all pictures of a directory, in the order of their names; every one stands alone."""
-
-    def __init__(self, path: Path, fov_deg: float) -> None:
-        self.files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES) if path.is_dir() else [path]
-        self._fov_deg = fov_deg
-        if not self.files:
-            raise AssetError(f"{path} holds no pictures; expected files ending in {', '.join(PICTURES)}")
-        super().__init__("pictures", str(path), 1.0, len(self.files), stills=True)
-
-    def shots(self) -> Iterator[Shot]:
-        for path in self.files:
-            bgr = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
-            if bgr is None:
-                raise AssetError(f"cannot read {path}: it is not a picture or it is damaged")
-            yield _shot(bgr, self._fov_deg, path.name)
 
 
 def open_source(text: str | None, fov_deg: float = DEFAULT_FOV_DEG) -> Source:
@@ -130,17 +132,14 @@ def open_source(text: str | None, fov_deg: float = DEFAULT_FOV_DEG) -> Source:
     """
     if not text:
         return SyntheticSource()
-    path = Path(text)
-    if not path.exists():
-        raise AssetError(f"INPUT {text} does not exist")
-    if path.is_dir() or path.suffix.lower() in PICTURES:
-        return PictureSource(path, fov_deg)
-    return VideoSource(text, fov_deg)
+    if text.startswith("/dev/video"):
+        return DeviceSource(text, fov_deg)
+    return FileSource(text, fov_deg)
 
 
-def _shot(bgr: np.ndarray, fov_deg: float, name: str) -> Shot:
-    scale = MAX_SIDE_PX / max(bgr.shape[:2])
+def _shot(rgb: np.ndarray, fov_deg: float, name: str) -> Shot:
+    scale = MAX_SIDE_PX / max(rgb.shape[:2])
     if scale < 1:
-        bgr = cv2.resize(bgr, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    height, width = bgr.shape[:2]
-    return Shot(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), camera_from_fov(width, height, fov_deg), name)
+        rgb = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    height, width = rgb.shape[:2]
+    return Shot(rgb, camera_from_fov(width, height, fov_deg), name)

@@ -30,8 +30,10 @@ def test_pictures(tmp_path):
     pictures.mkdir()
     for n, size in enumerate([(120, 160), (200, 100), (1500, 1400)]):
         cv2.imwrite(str(pictures / f"{n}.png"), np.full((*size, 3), 90, np.uint8))
+    (pictures / "0a.png").write_bytes((pictures / "0.png").read_bytes()[:20])
     done = demo(tmp_path / "out", "--input", str(pictures), "--node-command", FAKE)
     assert done.returncode == 0, done.stderr
+    assert "0a.png: not a picture, or damaged; left out" in done.stderr
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["frames_in"], summary["frames_out"], summary["dropped"], summary["people"]) == (3, 3, 0, 1)
     assert {"fps", "latency_ms_p50", "latency_ms_p95", "stage_ms"} <= set(summary) and "refined" not in summary
@@ -123,7 +125,7 @@ def test_warm_up_waits_for_the_recorder(monkeypatch, recorded_after, people, ima
 
 
 @pytest.mark.parametrize(
-    "name, words", [("missing.mp4", "does not exist"), ("text.mp4", "cannot open"), ("empty", "holds no pictures")]
+    "name, words", [("missing.mp4", "no such file"), ("text.mp4", "cannot be opened as a video"), ("empty", "expected pictures")]
 )
 def test_bad_input(tmp_path, name, words):
     (tmp_path / "text.mp4").write_text("not a video")
@@ -134,7 +136,7 @@ def test_bad_input(tmp_path, name, words):
 
 @pytest.mark.parametrize("name", ["input.mp4", "preview.jpg", "bag/1.png", "bag", ""])
 def test_the_input_is_not_among_the_files_of_the_demo_before(tmp_path, monkeypatch, capsys, name):
-    pictures = types.SimpleNamespace(files=[tmp_path / "preview.jpg"] * (name == ""))
+    pictures = types.SimpleNamespace(paths=[tmp_path / "bag" / ".." / name, *[tmp_path / "preview.jpg"] * (name == "")])
     monkeypatch.setattr("densefit_ros.demo.main.open_source", lambda *_: pictures)
     (tmp_path / "bag").mkdir()
     held = [tmp_path / n for n in ("input.mp4", "preview.jpg", "recorder.log", "bag/1.png")]
