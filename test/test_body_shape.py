@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 from body_helpers import random_params, toy_arrays
+from smpl_like import smpl_file
 
 from densefit_ros.body.assets import DEFAULT_BODY, load_body
 from densefit_ros.body.joints import JOINT_INDEX, KEYPOINT_SETS, SMPL_FLIP, flip_map, landmark_positions
-from densefit_ros.body.model import pose, rest_joints, rest_vertices, vertex_colors
+from densefit_ros.body.model import FREE_TOPOLOGY, pose, rest_joints, rest_vertices, vertex_colors
 from densefit_ros.types import BodyParams
 
 
@@ -196,3 +197,8 @@ def test_vertex_colors_do_not_depend_on_resolution(body):
     keep = np.unique(np.concatenate([np.arange(0, body.num_vertices, 3), body.v_template.argmin(0), body.v_template.argmax(0)]))
     coarse = dataclasses.replace(body, v_template=body.v_template[keep])
     np.testing.assert_allclose(vertex_colors(coarse), vertex_colors(body)[keep], atol=1e-6)
+
+
+def test_only_the_body_that_ships_has_shapes_of_its_own():
+    assert load_body().topology_id == FREE_TOPOLOGY and not load_body().is_smpl
+    assert load_body(smpl_file()).is_smpl

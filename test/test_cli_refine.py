@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 
 import cv2
 import numpy as np
 import pytest
+from smpl_like import smpl_file
 
 from densefit_ros import cli
 from densefit_ros.body.assets import load_body
@@ -26,12 +28,12 @@ W, H = 480, 360
 FOCAL = 600.0  # CLIFF's own is the diagonal, which is 600 here
 CAMERA = Camera(FOCAL, FOCAL, W / 2, H / 2, W, H)
 # Nothing but the evidence at hand moves these bodies, so that its effect can be seen.
-ALONE = ["--set", "displace.enabled=false", "--set", "device=cpu", "--quiet"]
+ALONE = ["--set", "displace.enabled=false", "--set", "device=cpu", "--set", f"body.model_path={smpl_file()}", "--quiet"]
 
 
 @functools.lru_cache(maxsize=1)
 def _body():
-    return load_body()
+    return load_body(smpl_file())
 
 
 def _people(count, seed=0, degrees=10.0):
@@ -120,6 +122,28 @@ def test_estimates_stay_where_their_source_had_them(tmp_path):
     moved = np.array(record["first_estimate"]["joints_px"])
     assert moved[0] == pytest.approx(expected[0], abs=0.5) and np.abs(moved - expected).max() < 12
     assert record["first_estimate"]["joints_m"][0][2] > 1.3 * 3.6
+
+
+def test_the_free_body_takes_poses_and_places_but_not_shapes_of_smpl(tmp_path, caplog):
+    true, near = _people(1)
+    near = dataclasses.replace(near, betas=np.full((1, 10), 1.5, np.float32))
+    _write(tmp_path / "in", (true, near), ["a.png"], tmp_path / "cliff.npz")
+    arguments = [
+        "refine",
+        "--images",
+        str(tmp_path / "in"),
+        "--init",
+        str(tmp_path / "cliff.npz"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    with caplog.at_level("WARNING", logger="densefit"):
+        assert cli.main([*arguments, "--set", "displace.enabled=false", "--set", "device=cpu", "--quiet"]) == 0
+    assert "set body.model_path" in caplog.text
+    first = _refined(tmp_path / "out")[0]["first_estimate"]
+    assert np.abs(first["betas"]).max() == 0.0
+    assert first["joint_rotvec"] == pytest.approx(near.joint_rotvec[0], abs=1e-4)
+    assert first["joints_m"][0] == pytest.approx(near.t_camera_root[0] + [-0.0018, -0.2233, 0.0282], abs=1e-3)
 
 
 def test_sizes_that_a_file_does_not_say_are_those_of_its_pictures(tmp_path):

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import test_eval_datasets as mini
+from smpl_like import smpl_file
 
 from densefit_ros import cli
+from densefit_ros.body.assets import DEFAULT_BODY
 from densefit_ros.eval import main as eval_main
 from densefit_ros.models import load_models
 
@@ -26,7 +28,9 @@ def _load_once(monkeypatch):
 
 def _run(out, root, bodies, dataset, *more):
     arguments = ["eval", "--dataset", dataset, "--root", str(root), "--bodies", str(bodies), "--out", str(out), "--quiet"]
-    return cli.main([*arguments, "--regressor", "network", "--set", "device=cpu", *more])
+    return cli.main(
+        [*arguments, "--regressor", "network", "--set", "device=cpu", "--set", f"body.model_path={smpl_file()}", *more]
+    )
 
 
 def _rows(out):
@@ -50,6 +54,14 @@ def test_evidences_and_priors_make_a_table(tmp_path, capsys, dataset, make):
     before = (out / "samples.csv").read_text()
     assert _run(out, root, bodies, dataset, "--evidence", "none") == 0
     assert (out / "samples.csv").read_text().startswith(before) and len(_rows(out)) == len(rows) + 1
+
+
+def test_the_free_body_is_not_scored_as_smpl(tmp_path, capsys):
+    """It has SMPL's number of vertices, and other ones."""
+    root, bodies = mini._threedpw(tmp_path / "data")
+    arguments = ["--set", f"body.model_path={DEFAULT_BODY}", "--evidence", "none"]
+    assert _run(tmp_path / "out", root, bodies, "3dpw", *arguments) == cli.EXIT_ERROR
+    assert "3dpw measures SMPL's vertices and joints: --set body.model_path" in capsys.readouterr().err
 
 
 def test_a_run_of_other_weights_is_not_continued(tmp_path, capsys, monkeypatch):
@@ -90,7 +102,6 @@ def test_a_run_of_another_estimator_is_not_continued(tmp_path, capsys, monkeypat
         (("--set", "regress.backend=mediapipe"), "--regressor network says it already"),
         (("--keypoints", "folder"), "only --evidence keypoints reads it"),
         (("--densepose", "folder", "--evidence", "none,keypoints"), "only --evidence densepose reads it"),
-        (("--densepose-chart", "UV_Processed.mat"), "only --evidence densepose reads it"),
         (("--dataset", "synthetic", "--stride", "5"), "--stride: synthetic has no recorded frames"),
         (("--dataset", "synthetic-video", "--stride", "5"), "--stride: synthetic-video has no recorded frames"),
         (("--dataset", "synthetic", "--seed", "-1"), "--seed: expected 0 or more"),

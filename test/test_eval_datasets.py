@@ -12,8 +12,9 @@ import struct
 import cv2
 import numpy as np
 import pytest
+from smpl_like import smpl_file
 
-from densefit_ros.body.assets import DEFAULT_BODY, load_body
+from densefit_ros.body.assets import load_body
 from densefit_ros.body.model import joint_transforms, pose
 from densefit_ros.errors import AssetError
 from densefit_ros.eval import rich
@@ -66,7 +67,7 @@ def _regressor():
 def _bodies(folder):
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("MALE", "FEMALE", "NEUTRAL"):
-        shutil.copy(DEFAULT_BODY, folder / f"SMPL_{name}.npz")
+        shutil.copy(smpl_file(), folder / f"SMPL_{name}.npz")
     np.save(folder / "J_regressor_h36m.npy", _regressor())
     return folder
 

@@ -43,6 +43,7 @@ def _models():
         renderer=WarpRenderer(body),
         fitter=fitter,
         displacer=None,
+        chart=None,
         backends={"device": "cpu", "regress": "fake", "render": "warp:cpu"},
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from smpl_like import smpl_file
 
 from densefit_ros.body.assets import load_body
 from densefit_ros.body.model import pose
@@ -27,7 +28,7 @@ SIZE = 32
 
 @functools.lru_cache(maxsize=1)
 def _body():
-    return load_body()
+    return load_body(smpl_file())
 
 
 def _rotvecs():

@@ -19,6 +19,8 @@ from ..geometry import so3
 from ..types import NUM_BETAS, NUM_JOINTS, BodyParams, PosedBody
 from .joints import Landmarks
 
+FREE_TOPOLOGY = "76d64e13c78dfeff"  # of the body that ships
+
 
 @dataclass(frozen=True, eq=False)
 class BodyModel:
@@ -50,6 +52,11 @@ class BodyModel:
     def num_faces(self) -> int:
         """F."""
         return len(self.faces)
+
+    @property
+    def is_smpl(self) -> bool:
+        """Whether betas, translations and vertices mean what SMPL's files mean; those of the free body are its own."""
+        return self.topology_id != FREE_TOPOLOGY
 
 
 def joint_shares(body: BodyModel, vertices: np.ndarray | slice = slice(None)) -> np.ndarray:

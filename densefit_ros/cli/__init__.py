@@ -33,7 +33,6 @@ ROOMS: dict[str, tuple[str, str]] = {
     "train": ("densefit_ros.train.main", "train the networks on synthetic people"),
     "export": ("densefit_ros.train.commands:export", "write a trained network as ONNX"),
     "build-engine": ("densefit_ros.cli.build_engine", "build TensorRT engines for this machine"),
-    "preview": ("densefit_ros.synth.preview", "pictures of the synthetic training data"),
     "ros-policy": ("densefit_ros.ros.policy", "write an SROS 2 policy from the node's real topics and services"),
 }
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from ..body.joints import landmark_positions
-from ..body.model import BodyModel
 from ..displace.decode import covered_cells, decode
 from ..errors import AssetError, ConfigError
 from ..evidence import densepose
@@ -46,7 +45,6 @@ class EvidenceOptions:
 
     keypoints: Path | None = None  # OpenPose's <name>_keypoints.json
     densepose: Path | None = None  # DensePose's maps <name>_IUV.png, of the size of the pictures
-    chart: Path | None = None  # UV_Processed.mat for IUV pictures of the DensePose project
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,7 @@ class EvidenceMaker:
     def __init__(self, models: Models, options: EvidenceOptions) -> None:
         self._models, self._options = models, options
         self._appearance = neutral_appearance(models.body)
-        body: BodyModel = models.body
-        self._chart = densepose.read_chart(options.chart, body) if options.chart else densepose.body_chart(body)
+        self._chart = models.chart or densepose.body_chart(models.body)
 
     def make(self, name: str, sample: Sample, params: BodyParams, estimate: Estimate, crop: Crop) -> Made:
         """Dense matches and keypoints around the current ``params``.  Raises ConfigError where the truth is not known."""

@@ -95,7 +95,7 @@ def read_job(args: argparse.Namespace) -> Job:
     overrides.setdefault("detect.backend", "none")  # the boxes come from the dataset
     options = HarnessOptions(evidence, priors, args.first, args.iterations, args.passes)
     data = DatasetOptions(args.dataset, args.root, args.bodies, args.split, args.stride, args.count, args.seed)
-    sources = EvidenceOptions(args.keypoints, args.densepose, args.densepose_chart)
+    sources = EvidenceOptions(args.keypoints, args.densepose)
     return Job(load_config(args.config, overrides), data, options, sources)
 
 
@@ -113,10 +113,8 @@ def _refuse_idle(args: argparse.Namespace, evidence: Sequence[str], overrides: M
     if args.regressor and "regress.backend" in overrides:
         raise ConfigError(f"--set regress.backend={overrides['regress.backend']}: --regressor {args.regressor} says it already")
     for needs in ("keypoints", "densepose"):
-        for name in (needs, f"{needs}_chart"):
-            if getattr(args, name, None) and needs not in evidence:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag}: only --evidence {needs} reads it, and this run has {', '.join(evidence)}")
+        if getattr(args, needs) and needs not in evidence:
+            raise ConfigError(f"--{needs}: only --evidence {needs} reads it, and this run has {', '.join(evidence)}")
     if args.stride != 1 and args.dataset.startswith("synthetic"):
         raise ConfigError(f"--stride: {args.dataset} has no recorded frames to leave out; --count says how many people are made")
 
@@ -171,8 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--iterations", type=int, default=10, help="solver steps per pass (default: %(default)s)")
     p.add_argument("--passes", type=int, default=2, help="render and displace this often (default: %(default)s)")
     p.add_argument("--keypoints", type=Path, metavar="DIR", help="OpenPose JSON files, named after the pictures")
-    p.add_argument("--densepose", type=Path, metavar="DIR", help="IUV pictures <name>_IUV.png")
-    p.add_argument("--densepose-chart", type=Path, metavar="FILE", help="UV_Processed.mat, for IUV pictures and real SMPL bodies")
+    p.add_argument("--densepose", type=Path, metavar="DIR", help="IUV pictures <name>_IUV.png; see body.densepose_chart")
     p.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML")
     p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting, e.g. fit.robust_scale=3")
     p.add_argument("--workers", type=int, default=0, help="processes (default: one per CPU core, one on a GPU)")

@@ -74,6 +74,8 @@ def make_dataset(options: DatasetOptions, body: Any) -> Dataset:
         return SyntheticVideo(body, options.count, options.seed)
     if options.root is None:
         raise ConfigError(f"--root: the folder of the {options.name} download is needed")
+    if not body.is_smpl:  # it has as many vertices as SMPL, so nothing else would notice
+        raise ConfigError(f"{options.name} measures SMPL's vertices and joints: --set body.model_path=SMPL_NEUTRAL.pkl")
     bodies = options.bodies or options.root
     if options.name == "3dpw":
         from .threedpw import ThreeDPW

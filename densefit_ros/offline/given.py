@@ -15,7 +15,7 @@ from ..body.model import BodyModel
 from ..config import ADMIT_EVERYBODY, Config
 from ..errors import AssetError
 from ..evidence.densepose import read_iuv
-from ..regress.external import ExternalPerson, by_picture, in_camera, read_people, source_camera
+from ..regress.external import ExternalPerson, by_picture, for_body, in_camera, read_people, source_camera
 from ..types import NUM_JOINTS, BodyParams, Camera, Estimate, PersonResult
 from .cameras import Calibrated
 from .sources import Item, Source
@@ -85,14 +85,15 @@ class InitialEstimates:
         """Everybody in the picture, for our camera: same pixel of the pelvis, same size.  Files know nothing of lenses."""
         camera, bodies = calibrated.camera, []
         for person in self.people(item):
-            pelvis = body.joint_template[0] + body.joint_shapedirs[0] @ person.params.betas[0]
+            params = for_body(person.params, body)
+            pelvis = body.joint_template[0] + body.joint_shapedirs[0] @ params.betas[0]
             source = source_camera(person, camera.width, camera.height)
-            x, y, z = person.params.t_camera_root[0].astype(np.float64) + pelvis
+            x, y, z = params.t_camera_root[0].astype(np.float64) + pelvis
             if z > 0:
                 uv = np.array([source.fx * x / z + source.cx, source.fy * y / z + source.cy])
                 du, dv = np.nan_to_num(calibrated.from_picture(uv) - uv)  # a pelvis out of the pinhole's picture stays
                 source = dataclasses.replace(source, cx=source.cx + du, cy=source.cy + dv)
-            bodies.append(in_camera(person.params, source, camera, pelvis))
+            bodies.append(in_camera(params, source, camera, pelvis))
         count = len(bodies)
         sigma = np.full((count, NUM_JOINTS), self._sigma_rad, np.float32)
         return Estimate(BodyParams.stack(bodies), np.ones(count, np.float32), source="external", rot_sigma_rad=sigma)

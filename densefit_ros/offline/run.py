@@ -20,6 +20,7 @@ from ..evidence.keypoint_files import KeypointFiles
 from ..evidence.keypoints import projected
 from ..models import Models
 from ..pipeline import initial_state, load_models, process
+from ..regress.external import OTHER_SHAPES
 from ..render.warp_renderer import WarpRenderer
 from ..settings import settings, with_overrides
 from ..types import BodyParams, Camera, Frame, FrameResult, Keypoints, PosedBody
@@ -85,6 +86,8 @@ def run(options: RunOptions, load: Callable[[Config], Models] = load_models) -> 
     if initial:
         config = with_overrides(config, given.overrides_for(config, initial.most, options.overrides))
     models = load(config)  # first: where that fails, the results of before stay
+    if initial and not models.body.is_smpl:
+        log.warning("%s: %s", options.given.init, OTHER_SHAPES)
     results = ResultsFile(options.out)
     log.info("running: %s", ", ".join(f"{k} {v}" for k, v in models.backends.items()))
     with results, _Overlays(options.out, source, models.body) as overlays:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
 
+from ..body.model import BodyModel
 from ..config import CropNetworkConfig
 from ..errors import AssetError, ConfigError, ShapeError
 from ..geometry import so3
 from ..runtime.protocol import Runtime, TensorSpec
 from ..types import NUM_BETAS, NUM_JOINTS, BodyParams, Camera, Crop, Estimate
-from .decode import RestBody
-from .external.people import in_camera, weak_to_full
+from .external.people import OTHER_SHAPES, for_body, in_camera, weak_to_full
+
+_log = logging.getLogger(__name__)
 
 
 def _interleaved(value: np.ndarray) -> np.ndarray:
@@ -38,9 +41,11 @@ class CropNetwork:
     Raises AssetError when the file has other inputs or outputs than the settings say, ConfigError when these make no sense.
     """
 
-    def __init__(self, body: RestBody, runtime: Runtime, options: CropNetworkConfig) -> None:
+    def __init__(self, body: BodyModel, runtime: Runtime, options: CropNetworkConfig) -> None:
         self.runtime, self.name = runtime, f"custom ({runtime.name})"
         self._body, self._options = body, options
+        if not body.is_smpl:
+            _log.warning("%s: %s", runtime.path, OTHER_SHAPES)
         self._mean, self._std = (_three(getattr(options, n), f"regress.custom.{n}") for n in ("mean", "std"))
         if (self._std <= 0).any():
             raise ConfigError(f"regress.custom.std: expected positive numbers, got '{options.std}'")
@@ -80,6 +85,7 @@ class CropNetwork:
         f = np.float32
         t = self._translation(self._output(outputs, self._options.camera, count), centre, side, camera)
         params = BodyParams(betas.astype(f), rotvec[:, 0].astype(f), rotvec[:, 1:].astype(f), t.astype(f))
+        params = for_body(params, self._body)
         if self._options.camera_kind == "full":
             params = self._from_own_camera(params, camera)
         confidence = np.ones(count, f)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .people import ExternalPerson, by_picture, in_camera, source_camera
+from .people import OTHER_SHAPES, ExternalPerson, by_picture, for_body, in_camera, source_camera
 from .read import LAYOUTS, read_people
 
-__all__ = ["LAYOUTS", "ExternalPerson", "by_picture", "in_camera", "read_people", "source_camera"]
+__all__ = [
+    "LAYOUTS", "OTHER_SHAPES", "ExternalPerson", "by_picture", "for_body", "in_camera", "read_people", "source_camera",
+]  # fmt: skip

@@ -21,8 +21,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...body.model import BodyModel
 from ...errors import AssetError
 from ...types import BodyParams, Camera
+
+SMPL_PELVIS_M = (-0.0018, -0.2233, 0.0282)  # at rest, of SMPL's neutral mean body
+OTHER_SHAPES = "SMPL's betas mean nothing to the free body and are left out: set body.model_path to your SMPL file to use them"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +75,18 @@ def in_camera(params: BodyParams, source: Camera, camera: Camera, pelvis_m: np.n
     z = at[2] * camera.fy / source.fy
     there = np.array([(u - camera.cx) / camera.fx * z, (v - camera.cy) / camera.fy * z, z])
     return dataclasses.replace(params, t_camera_root=(there - pelvis_m)[None].astype(np.float32))
+
+
+def for_body(params: BodyParams, body: BodyModel) -> BodyParams:
+    """SMPL's parameters for ``body``.
+
+    The free body has other shapes and another origin: it gets its mean shape, and its pelvis comes to where that of SMPL's
+    mean body is, which a shape moves by a centimetre or two.
+    """
+    if body.is_smpl:
+        return params
+    shift = (np.array(SMPL_PELVIS_M) - body.joint_template[0]).astype(np.float32)
+    return dataclasses.replace(params, betas=np.zeros_like(params.betas), t_camera_root=params.t_camera_root + shift)
 
 
 def by_picture(people: Iterable[ExternalPerson], names: Sequence[str]) -> list[list[ExternalPerson]]:
