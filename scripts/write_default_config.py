@@ -37,7 +37,8 @@ def text() -> str:
 def _comment(setting: Setting) -> str:
     text = setting.description
     if setting.choices:
-        text += f"; one of: {', '.join(setting.choices)}"
+        # Unquoted, YAML reads yes and no as booleans, and ROS refuses the parameter.
+        text += f"; one of: {', '.join(repr(c) if yaml.safe_load(c) != c else c for c in setting.choices)}"
     elif isinstance(setting.value, (int, float)) and not isinstance(setting.value, bool):
         text += f" [{setting.lo:g} .. {setting.hi:g}]"
     return text + (" (live)" if setting.live else "")
