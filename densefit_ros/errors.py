@@ -20,6 +20,10 @@ class BackendUnavailable(DensefitError):
     """A backend asked for by name cannot run here.  The message carries the install hint."""
 
 
+class DeviceLost(DensefitError):
+    """The GPU answers nothing any more, as after an illegal access or when it fell off the bus: only a new process can use it."""
+
+
 class ShapeError(DensefitError):
     """An array has another shape, dtype or range than the function documents."""
 

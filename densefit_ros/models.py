@@ -224,7 +224,14 @@ def _runtime(config: Config, path: Any, device: str) -> Any:
     from .runtime.factory import make_runtime
 
     settings = config.runtime
-    return make_runtime(path, settings.backend, device, settings.threads, precision=settings.precision)
+    return make_runtime(
+        path, settings.backend, _asked_of_runtimes(config, device), settings.threads, precision=settings.precision
+    )
+
+
+def _asked_of_runtimes(config: Config, device: str) -> str:
+    """A GPU that nobody named binds no network: what pip installs by default runs them on the CPU."""
+    return "auto" if (config.device, device) == ("auto", "cuda") else device
 
 
 def _make_device_frame(
@@ -262,7 +269,7 @@ def _make_device_frame(
 def _make_finder(config: Config, device: str) -> Detector | None:
     from .detect.factory import make_detector
 
-    runtime = config.runtime
+    runtime, device = config.runtime, _asked_of_runtimes(config, device)
     return make_detector(
         config.detect.backend, onnx=config.detect.onnx, runtime=runtime.backend, device=device, threads=runtime.threads
     )

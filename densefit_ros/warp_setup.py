@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 @functools.lru_cache(maxsize=1)
@@ -27,3 +30,16 @@ def init() -> None:
         raise BackendUnavailable(f"Warp cannot keep its kernels: {e}; set WARP_CACHE_PATH to a folder that can be written") from e
     if leveled:
         wp.config.log_level = wp.LOG_WARNING
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """For recording a CUDA graph: what a garbage collection frees, execution contexts and pinned memory, would break it."""
+    gc.collect()
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

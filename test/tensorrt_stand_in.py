@@ -40,6 +40,11 @@ class Told:
     refuse: int = 0  # this many engines are refused when they are read
     fails: bool = False  # execution fails
     shapes_refused: bool = False
+    starts: bool = True  # the runtime and the builder
+
+    def start(self):
+        if not self.starts:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
 
 
 def write_network(path: Path, factor: float = 2.0) -> Path:
@@ -82,10 +87,15 @@ def pretend_cuda(monkeypatch, torch) -> None:
 
 
 class _Context:
-    def __init__(self, told):
-        self._told, self._shape, self._address = told, {}, {}
+    def __init__(self, told, profile):
+        self._told, self._shape, self._address, self.active_optimization_profile = told, {}, {}, profile
+
+    def set_optimization_profile_async(self, profile, stream):
+        self.active_optimization_profile = profile
+        return True
 
     def set_input_shape(self, name, shape):
+        assert self.active_optimization_profile == 0, "all calls fail until a valid profile index has been set"
         if self._told.shapes_refused:
             return False
         self._shape[name] = shape
@@ -132,7 +142,8 @@ class _Engine:
         if self._trt.__version__.startswith("8.") and told.builds and not told.builds[-1].sharing:
             assert self._contexts == 0, "Profile 0 has been chosen by another IExecutionContext"
         self._contexts += 1
-        return _Context(self._trt.told)
+        taken = self._trt.__version__.startswith("8.") and self._contexts > 1
+        return _Context(self._trt.told, -1 if taken else 0)
 
 
 def make(version: str) -> ModuleType:
@@ -191,7 +202,7 @@ def make(version: str) -> ModuleType:
 
     class Builder:
         def __init__(self, logger):
-            pass
+            told.start()
 
         def create_network(self, flags):
             image = SimpleNamespace(name="image", shape=(-1, 8, 8, 3))
@@ -232,7 +243,7 @@ def make(version: str) -> ModuleType:
 
     class Runtime:
         def __init__(self, logger):
-            pass
+            told.start()
 
         def deserialize_cuda_engine(self, stored):
             if told.refuse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -238,6 +239,30 @@ def test_a_person_out_of_sight_measures_nothing_and_breaks_nothing(models, track
         got = models.device_frame.measure(frame, [dataclasses.replace(track, params=params)], models.config)
         for value in (got.fit.params.t_camera_root, got.fit.joint_covariance, got.posed.vertices):
             assert np.isfinite(value).all()
+
+
+def test_networks_elsewhere_are_refused(models):
+    elsewhere = SimpleNamespace(device="cuda", name="torch:cuda")
+    with pytest.raises(BackendUnavailable, match="torch:cuda cannot run on the memory of cpu"):
+        DeviceFrame(models.body, models.fitter, models.estimator.runtime, elsewhere, "cpu", 2)
+
+
+def test_images_for_which_there_is_no_memory_are_answered_step_by_step(models, sequence, monkeypatch, caplog):
+    frame = DeviceFrame(models.body, models.fitter, models.estimator.runtime, models.displacer.runtime, "cpu", 2)
+    asked = []
+
+    def place(*_):
+        asked.append(1)
+        raise RuntimeError("CUDA error 2: out of memory")
+
+    monkeypatch.setattr("densefit_ros.device_frame.frame._Place", place)
+    poor, state = dataclasses.replace(models, device_frame=frame), pipeline.initial_state()
+    for i in range(3):
+        rgb, _ = sequence.frame(i)
+        boxes = boxes_at(models, sequence, i)[:1] if i == 0 else None
+        state, result = pipeline.process(poor, state, Frame(rgb, i * DT_NS, sequence.camera), boxes)
+        assert len(result.people) == 1
+    assert len(asked) == 1 and caplog.text.count("answered step by step: CUDA error 2") == 1
 
 
 def test_named_and_impossible_is_an_error_and_auto_is_off_on_the_cpu():

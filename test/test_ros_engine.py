@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from densefit_ros.config import Config
+from densefit_ros.errors import DeviceLost
 from densefit_ros.geometry.camera import camera_from_fov
 from densefit_ros.ros.engine import PipelineEngine
 from densefit_ros.settings import settings, with_overrides
+from densefit_ros.track.state import TrackerState
 from densefit_ros.types import BodyParams, Estimate, Frame
 
 CAMERA = camera_from_fov(640, 480, 60.0)
@@ -61,3 +64,20 @@ def test_live_settings_reach_the_pipeline(engine):
     engine.reset()
     engine.retune(config)
     assert not names(engine, "", 0, doubtful)
+
+
+def test_a_gpu_that_answers_nothing_any_more_is_told_from_a_bug(engine, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("CUDA error 700: an illegal memory access was encountered")
+
+    monkeypatch.setattr(engine, "_pipeline", SimpleNamespace(process=fail, initial_state=TrackerState))
+    frame = Frame(GREY, 9_000_000_000, CAMERA)
+    with pytest.raises(RuntimeError, match="error 700"):  # on a CPU
+        engine.process(frame)
+    monkeypatch.setitem(engine.backends, "device", "cuda")
+    monkeypatch.setattr("densefit_ros.ros.engine.device_answers", lambda: True)
+    with pytest.raises(RuntimeError, match="error 700"):
+        engine.process(frame)
+    monkeypatch.setattr("densefit_ros.ros.engine.device_answers", lambda: False)
+    with pytest.raises(DeviceLost, match="answers nothing any more .*error 700"):
+        engine.process(frame)

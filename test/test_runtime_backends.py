@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 
+from densefit_ros.config import load_config
 from densefit_ros.displace.contract import DISPLACEMENT_CONTRACT, GRID
 from densefit_ros.errors import AssetError, BackendUnavailable, ConfigError, ShapeError
 from densefit_ros.regress.contract import REGRESSOR_CONTRACT
@@ -129,6 +130,36 @@ def test_a_damaged_file_is_named(files, tmp_path, backend, damage):
     assert "\n" not in str(caught.value)
 
 
+def test_a_provider_that_does_not_start_is_not_a_damaged_file(files, monkeypatch, tmp_path):
+    import onnxruntime
+
+    real = onnxruntime.InferenceSession
+
+    def session(path, options=None, providers=(), **rest):
+        if providers[0] != "CPUExecutionProvider":
+            raise RuntimeError("CUDA_PATH is set but CUDA wasn't able to be loaded")
+        return real(path, options, providers=providers, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.raises(BackendUnavailable, match="cannot start its CUDAExecutionProvider: CUDA_PATH is set"):
+        OnnxRuntime(files["displacement"][0], "cuda")
+    (tmp_path / "noise.onnx").write_bytes(b"noise")
+    with pytest.raises(AssetError, match="noise.onnx"):
+        OnnxRuntime(tmp_path / "noise.onnx", "cuda")
+
+
+def test_a_gpu_that_nobody_named_leaves_the_networks_where_they_can_run(files, monkeypatch):
+    """A driver is there, and the packages are those that pip installs by default: networks run on the CPU."""
+    from densefit_ros import models
+
+    monkeypatch.setattr("densefit_ros.runtime.factory.cuda_device_count", lambda: 1)
+    assert models._runtime(load_config(), files["displacement"][0], "cuda").device == "cpu"
+    named = load_config(None, {"device": "cuda"})
+    with pytest.raises(BackendUnavailable, match="onnxruntime has no CUDAExecutionProvider"):
+        models._runtime(named, files["displacement"][0], "cuda")
+
+
 def test_wrong_inputs_are_refused_with_their_shape(files):
     runtime = make_runtime(files["displacement"][0], "onnxruntime", "cpu")
     good = _inputs(1)
@@ -228,10 +259,10 @@ def test_onnxruntimes_providers_get_their_options_and_stream(files, monkeypatch,
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: every)
     runtime = OnnxRuntime(files["displacement"][0], "tensorrt", precision="fp16", cache_dir=tmp_path)
     assert [p if isinstance(p, str) else p[0] for p in asked[0]] == every
-    assert asked[0][0][1]["trt_engine_cache_path"] == str(tmp_path) and asked[0][0][1]["trt_fp16_enable"] == "1"
+    assert asked[0][0][1]["trt_engine_cache_path"] == str(tmp_path) and asked[0][0][1]["trt_fp16_enable"] == "True"
     (tmp_path / "file").write_text("in the way")
     OnnxRuntime(files["displacement"][0], "tensorrt", cache_dir=tmp_path / "file" / "cache")
-    assert asked.pop()[0][1] == {"trt_fp16_enable": "1"} and "the engine cannot be kept in" in caplog.text
+    assert asked.pop()[0][1] == {"trt_fp16_enable": "True"} and "the engine cannot be kept in" in caplog.text
     image, flow = torch.zeros((2, 4), dtype=torch.uint8), torch.zeros((2, 4))
     runtime.bind({"image": image}, {"flow": flow}, stream=99)()
     assert [p[1]["user_compute_stream"] for p in asked[1][:2]] == ["99", "99"]

@@ -18,6 +18,7 @@ import tensorrt_stand_in as stand_in
 
 from densefit_ros.errors import AssetError, BackendUnavailable, ConfigError
 from densefit_ros.runtime import cache_file, onnx_prepare, tensorrt_backend, tensorrt_build
+from densefit_ros.runtime.factory import make_runtime
 from densefit_ros.runtime.tensorrt_backend import MAX_BATCH, TensorRTRuntime, quantised_path
 from densefit_ros.runtime.tensorrt_build import build_engine
 
@@ -200,16 +201,27 @@ def test_a_shape_that_tensorrt_leaves_open_is_refused(trt, network, tmp_path, mo
 
 def test_a_network_that_cannot_be_read_or_built_is_named(trt, network, tmp_path):
     trt.told.readable = False
-    with pytest.raises(AssetError, match=r"net\.onnx.*Unsupported operator Foo"):
+    with pytest.raises(BackendUnavailable, match=r"net\.onnx.*Unsupported operator Foo"):
         build_engine(trt, None, network, "fp32", 4)
     trt.told.readable, trt.told.buildable = True, False
-    with pytest.raises(AssetError, match=r"net\.onnx.*could not build"):
+    with pytest.raises(BackendUnavailable, match=r"net\.onnx.*could not build"):
         build_engine(trt, None, network, "fp32", 4)
     with pytest.raises(AssetError, match="not found"):
         TensorRTRuntime(tmp_path / "none.onnx", cache_dir=tmp_path)
     network.write_bytes(b"noise")
     with pytest.raises(AssetError, match=r"net\.onnx"):
         TensorRTRuntime(network, cache_dir=tmp_path)
+
+
+def test_a_tensorrt_that_does_not_start_is_no_reason_to_stop(trt, network, tmp_path, monkeypatch):
+    """The driver is older than the library: its constructors give null pointers."""
+    trt.told.starts = False
+    with pytest.raises(BackendUnavailable, match="newer NVIDIA driver"):
+        TensorRTRuntime(network, cache_dir=tmp_path)
+    with pytest.raises(BackendUnavailable, match="newer NVIDIA driver"):
+        build_engine(trt, None, network, "fp32", 4)
+    monkeypatch.setattr("densefit_ros.runtime.factory.cuda_device_count", lambda: 1)
+    assert make_runtime(network, "auto", "auto", cache_dir=tmp_path).device == "cpu"
 
 
 def test_unknown_precision_is_a_configuration_error(network):

@@ -156,7 +156,7 @@ def config(out, **kwargs):
 
 
 def trainer(out, **kwargs):
-    return Trainer(config(out, **kwargs), ToyTask(spec(), spec(seed=99), None), say=lambda line: None)
+    return Trainer(config(out, **kwargs), ToyTask(spec(), spec(seed=99), None, None), say=lambda line: None)
 
 
 def test_learning_lowers_the_error(tmp_path):

@@ -7,13 +7,14 @@ the tests do.
 
 from __future__ import annotations
 
-import gc
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import warp as wp
 
+from .. import warp_setup
 from ..config import Config
 from ..errors import BackendUnavailable
 from ..fit.resident import require_mixture
@@ -24,6 +25,7 @@ from .batch import Batch, Parts
 
 SIZES = (1, 2, 4, 8, 16)  # batches are filled up to the next of these
 MOST_SIZES = 4  # of images
+_log = logging.getLogger(__name__)
 
 
 class _Place:
@@ -52,24 +54,30 @@ class DeviceFrame:
         self, body: Any, fitter: Any, regressor: Any, displacer: Any, device: str, max_people: int, mirrored: bool = False
     ) -> None:
         """``mirrored``: the networks are asked about the mirrored crops too."""
-        for runtime in (regressor, displacer):
-            if not hasattr(runtime, "bind"):
-                raise BackendUnavailable(f"{runtime.name} cannot run on device memory: choose another runtime.backend")
-        require_mixture(fitter)
         self._device = wp.get_device(device)
+        where = "cpu" if self._device.is_cpu else "cuda"
+        for runtime in (regressor, displacer):
+            if runtime.device != where:
+                raise BackendUnavailable(f"{runtime.name} cannot run on the memory of {device}: choose another runtime.backend")
+        require_mixture(fitter)
         self._shared = {"body": body, "fitter": fitter, "regressor": regressor, "mirrored": mirrored, "displacer": displacer}
         self._torch = None if self._device.is_cpu else _torch_on_cuda()
         self._stream = None if self._torch is None else self._torch.cuda.Stream()
         self._warp_stream = None if self._torch is None else wp.stream_from_torch(self._stream)
         self._sizes = [s for s in SIZES if s < max_people] + [next(s for s in SIZES if s >= max_people)]
         self._places: dict[tuple[int, int], _Place] = {}
+        self._refused: set[tuple[int, int]] = set()  # sizes of images for which the device has no memory
+        self._done = None if self._torch is None else self._torch.cuda.Event()
         self.records = self._torch is not None and regressor.capturable and displacer.capturable
         how = "one CUDA graph" if self.records else "one stream" if self._torch else "step by step"
         self.name = f"{self._device.alias}, {how}"
 
-    def measure(self, frame: Frame, tracks: Sequence[Track], config: Config) -> Measured:
-        """Everything about ``tracks``, predicted to the frame's stamp, that its image says."""
+    def measure(self, frame: Frame, tracks: Sequence[Track], config: Config) -> Measured | None:
+        """Everything about ``tracks``, predicted to the frame's stamp, that its image says; None where there is no memory for
+        images of its size."""
         place = self._place(frame.rgb.shape[:2])
+        if place is None:
+            return None
         np.copyto(place.rgb, frame.rgb)
         size = next(s for s in self._sizes if s >= len(tracks))
         batch = place.batches[size]
@@ -81,12 +89,19 @@ class DeviceFrame:
         self._run(place, size)
         return _collect(batch, len(tracks))
 
-    def _place(self, shape: tuple[int, int]) -> _Place:
+    def _place(self, shape: tuple[int, int]) -> _Place | None:
+        if shape in self._refused:
+            return None
         place = self._places.pop(shape, None)
         if place is None:
             while len(self._places) >= MOST_SIZES:  # first: a small board has no memory for one more
                 del self._places[next(iter(self._places))]
-            place = _Place(self._shared, self._sizes, self._device, self._stream, shape)
+            try:
+                place = _Place(self._shared, self._sizes, self._device, self._stream, shape)
+            except (RuntimeError, BackendUnavailable) as e:  # of Warp, torch and TensorRT when memory is out
+                self._refused.add(shape)
+                _log.warning("images of %d x %d px are answered step by step: %s", shape[1], shape[0], e)
+                return None
         self._places[shape] = place  # the newest last
         return place
 
@@ -106,24 +121,23 @@ class DeviceFrame:
                     place.graphs[size].replay()
             else:
                 batch.queue()
+            self._done.record(self._stream)
         # By Warp: a wait of torch's would be refused while its sync_debug_mode watches that nothing else waits.
         wp.synchronize_stream(self._warp_stream)
+        if not self._done.query():  # raises what the device failed with, which Warp up to 1.16 does not
+            raise RuntimeError("the device did not finish its frame")
 
     def _record(self, batch: Batch) -> Any:
         torch, graph = self._torch, self._torch.cuda.CUDAGraph()
-        gc.collect()
-        collects = gc.isenabled()
-        gc.disable()  # what a collection frees, contexts and pinned memory, would break the capture
-        try:
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                wp.capture_begin(stream=self._warp_stream, external=True)
-                try:
-                    batch.queue()
-                finally:
-                    wp.capture_end(stream=self._warp_stream)
-        finally:
-            if collects:
-                gc.enable()
+        with (
+            warp_setup.without_collections(),
+            torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+        ):
+            wp.capture_begin(stream=self._warp_stream, external=True)
+            try:
+                batch.queue()
+            finally:
+                wp.capture_end(stream=self._warp_stream)
         return graph
 
 

@@ -10,6 +10,7 @@ threads at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -187,7 +188,7 @@ class Fitter:
     def _record(self, launches: list):
         """A graph of the launches; None on a CPU whose Warp records graphs on CUDA only: the same launches, one by one."""
         try:
-            with wp.ScopedCapture(device=self._device) as capture:
+            with self._quiet(), wp.ScopedCapture(device=self._device) as capture:
                 for launch in launches:
                     launch.launch()
         except RuntimeError:
@@ -195,6 +196,9 @@ class Fitter:
                 raise
             return None
         return capture.graph
+
+    def _quiet(self):
+        return nullcontext() if self._device.is_cpu else warp_setup.without_collections()
 
     @staticmethod
     def _sequence(plan, steps: int) -> list:

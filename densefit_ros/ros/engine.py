@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..config import Config
+from ..errors import DeviceLost
+from ..runtime.cuda_probe import device_answers
 from ..types import Estimate, Frame, FrameResult
 
 
@@ -23,7 +25,7 @@ class Engine(Protocol):
     ) -> FrameResult:
         """Answer one frame of a camera; boxes and first estimates of other programs as in pipeline.process.
 
-        Raises DensefitError.
+        Raises DensefitError, of which DeviceLost means that no frame can be answered any more.
         """
         ...
 
@@ -56,7 +58,12 @@ class PipelineEngine:
         self, frame: Frame, boxes_xywh: np.ndarray | None = None, estimates: Estimate | None = None, camera: str = ""
     ) -> FrameResult:
         state = dataclasses.replace(self._states.get(camera) or self._pipeline.initial_state(), born=self._born)
-        state, result = self._pipeline.process(self._models, state, frame, boxes_xywh, estimates)
+        try:
+            state, result = self._pipeline.process(self._models, state, frame, boxes_xywh, estimates)
+        except Exception as e:
+            if self.backends["device"] == "cuda" and not device_answers():
+                raise DeviceLost(f"the GPU answers nothing any more ({type(e).__name__}: {e})") from e
+            raise
         self._states[camera], self._born = state, state.born
         return result
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CameraError, DensefitError, ImageError
+from ..errors import CameraError, DensefitError, DeviceLost, ImageError
 from ..evidence.densepose import NUM_PARTS
 from ..types import Estimate, Frame, FrameResult, Keypoints
 from . import convert, external
@@ -79,7 +79,7 @@ class Handler:
         return max(left, default=0.0)
 
     def __call__(self, job: Job) -> None:
-        """Answer one image, or report why not.  Raises only what is a bug."""
+        """Answer one image, or report why not.  Raises DeviceLost, and what is a bug."""
         begin = time.perf_counter()
         try:
             frame, calib = self._frame(job)
@@ -100,6 +100,8 @@ class Handler:
             self._faults.report("frame_id", "images carry no frame_id, so nothing goes to /tf: set it in the driver")
         try:
             result = self._engine.process(frame, boxes, estimates, self._camera)
+        except DeviceLost:
+            raise
         except DensefitError as e:
             self._faults.report("pipeline", str(e))
             return

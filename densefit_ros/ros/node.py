@@ -21,7 +21,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_srvs.srv import SetBool, Trigger
 
 from ..config import Config
-from ..errors import BackendUnavailable, ConfigError, DensefitError
+from ..errors import BackendUnavailable, ConfigError, DensefitError, DeviceLost
 from . import params
 from .camera_motion import CameraMotion
 from .engine import Engine, PipelineEngine
@@ -50,7 +50,7 @@ class DensefitNode(LifecycleNode):
         self._motion: CameraMotion | None = None
         self._worker: Worker[Job] | None = None  # while active, and for as long as its last image takes
         self._enabled = True
-        self.autostart_failed = False
+        self.failed = False  # could not start, or lost its GPU
         # Timers of the node itself go by the wall: with use_sim_time and no /clock yet, ROS time stands still.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_service(Trigger, "~/reset_tracks", self._on_reset)
@@ -146,6 +146,11 @@ class DensefitNode(LifecycleNode):
     def _on_bug(self, camera: str, error: Exception) -> None:
         if not self.context.ok():
             return  # a signal ended ROS in the middle of an image, whose answer nobody can get
+        if isinstance(error, DeviceLost):
+            self.get_logger().fatal(f"{error}; ending, so that a supervisor can start the node anew")
+            self.failed = True
+            rclpy.try_shutdown()
+            return
         stream = self._streams.get(camera)
         if stream is None:
             return  # an image that hung failed after cleanup: its camera is gone
@@ -162,7 +167,7 @@ class DensefitNode(LifecycleNode):
         self._start_timer.cancel()
         if self.trigger_configure() != _OK or self.trigger_activate() != _OK:
             # Nobody will ask again: end, so that a supervisor or a person notices.  Unless a signal is the reason.
-            self.autostart_failed = self.context.ok()
+            self.failed = self.context.ok()
             rclpy.try_shutdown()
 
     def _on_reset(self, request: Any, response: Any) -> Any:
@@ -253,7 +258,7 @@ _OURS = {s.name: s for s in params.all_settings(Config(), params.RosConfig())}
 
 
 def main(argv: list[str] | None = None, make_engine: Callable[[Config], Engine] = PipelineEngine) -> int:
-    """Run the node until it is told to stop.  Exit status 0 on an orderly end, 1 when it could not start."""
+    """Run the node until it is told to stop.  Exit status 0 on an orderly end, 1 when it could not start or lost its GPU."""
     node = None
     try:
         node = _start(argv, make_engine)
@@ -265,7 +270,7 @@ def main(argv: list[str] | None = None, make_engine: Callable[[Config], Engine] 
         return 1
     finally:
         end(node, lambda: node.close())
-    return 1 if node is not None and node.autostart_failed else 0
+    return 1 if node is not None and node.failed else 0
 
 
 def _start(argv: list[str] | None, make_engine: Callable[[Config], Engine]) -> DensefitNode:

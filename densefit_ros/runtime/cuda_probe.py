@@ -24,6 +24,19 @@ def cuda_device_count() -> int:
     return 0
 
 
+def device_answers() -> bool:
+    """Whether the CUDA device still takes work from this process.  After some errors it refuses all until the process ends."""
+    import warp as wp
+
+    try:
+        with wp.ScopedDevice("cuda"):
+            ok = bool((wp.full(1, 7, dtype=wp.int32).numpy() == 7).all())
+            wp.synchronize_device()
+        return ok
+    except RuntimeError:
+        return False
+
+
 def main() -> int:
     """For scripts, before anything is installed: exit status 1 and one line without a CUDA device."""
     if cuda_device_count():

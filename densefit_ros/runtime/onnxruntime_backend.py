@@ -53,6 +53,7 @@ class OnnxRuntime:
         self._session = self._open()
         self._on_stream: dict[int, Any] = {}
         self.name = f"onnxruntime:{provider}"
+        self.device = "cpu" if provider == "cpu" else "cuda"
         self.inputs: Mapping[str, TensorSpec] = {i.name: _spec(i) for i in self._session.get_inputs()}
         self.outputs: Mapping[str, TensorSpec] = {o.name: _spec(o) for o in self._session.get_outputs()}
         self._names = list(self.outputs)
@@ -69,6 +70,8 @@ class OnnxRuntime:
             session = self._ort.InferenceSession(self.path, options, providers=chain, enable_fallback=0)
         except Exception as error:  # the binding raises a dozen unrelated types for one cause: it cannot read the file
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            if self._provider != "cpu" and self._can_be_read():
+                raise BackendUnavailable(f"onnxruntime cannot start its {PROVIDERS[self._provider]}: {first_line}") from error
             raise AssetError(
                 f"{self.path}: not a readable ONNX network, damaged or incomplete download? ({first_line})"
             ) from error
@@ -78,6 +81,13 @@ class OnnxRuntime:
         if stream and session.get_provider_options()[wanted].get("user_compute_stream") != str(stream):
             raise BackendUnavailable(f"onnxruntime {self._ort.__version__} does not queue on a stream of ours: 1.18 on do")
         return session
+
+    def _can_be_read(self) -> bool:
+        try:
+            self._ort.InferenceSession(self.path, providers=[PROVIDERS["cpu"]])
+        except Exception:  # as above
+            return False
+        return True
 
     def _chain(self, stream: int) -> list[Any]:
         """Providers with their options, the wanted one first."""
@@ -90,11 +100,11 @@ class OnnxRuntime:
             return [cuda, cpu]
         if self._precision == "int8":
             raise ConfigError("onnxruntime-tensorrt runs fp16 or fp32, not int8: set runtime.backend tensorrt")
-        engines = {"trt_fp16_enable": "1" if self._precision == "fp16" else "0"}
+        engines = {"trt_fp16_enable": str(self._precision == "fp16")}  # it knows True and False, and no numbers
         if make_folder(self._cache_dir, "the engine"):
             folder = str(self._cache_dir)
-            engines |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": folder,
-                        "trt_timing_cache_enable": "1", "trt_timing_cache_path": folder}  # fmt: skip
+            engines |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": folder,
+                        "trt_timing_cache_enable": "True", "trt_timing_cache_path": folder}  # fmt: skip
         return [(PROVIDERS["tensorrt"], {**engines, **on_stream}), cuda, cpu]
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], stream: int) -> Callable[[], None]:

@@ -44,6 +44,7 @@ class OpenVinoRuntime:
     """
 
     concurrent = False
+    device = "cpu"
     capturable = False
     # One call at a time, of all networks: two threads that handed arrays to the library for the first time waited for each other
     # for ever (2026.4.1, in its conversion of arrays to tensors).

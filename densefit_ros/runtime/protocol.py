@@ -40,6 +40,7 @@ class Runtime(Protocol):
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     concurrent: bool  # calls of several threads run side by side
+    device: str  # "cpu" or "cuda"
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once.  Raises ShapeError on a missing input or another shape or dtype than declared."""

@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import AssetError, BackendUnavailable, ConfigError
 from .engine_cache import EngineKey, default_cache_dir, file_sha256, read_engine, write_engine
 from .protocol import TensorSpec, check_inputs, require_file
-from .tensorrt_build import PRECISIONS, RECIPE, build_engine, shares_profiles
+from .tensorrt_build import PRECISIONS, RECIPE, build_engine, shares_profiles, started
 
 MAX_BATCH = 16
 _HINT = (
@@ -33,10 +33,11 @@ class TensorRTRuntime:
 
     ``precision`` is "fp16", "fp32" or "int8" (whose quantised network ``densefit build-engine`` makes); up to
     ``max_batch`` persons run at once.  Raises BackendUnavailable without TensorRT, a CUDA device or the quantised network,
-    AssetError when the network file is missing, damaged or cannot be built.
+    AssetError when the network file is missing or damaged.
     """
 
     concurrent = False  # one execution context, one set of buffers
+    device = "cuda"
     capturable = True  # a pass can be part of a CUDA graph
 
     def __init__(
@@ -47,7 +48,7 @@ class TensorRTRuntime:
         self._trt, self._torch = trt, torch = _import()
         self.path, self.max_batch = str(path), max_batch
         logger = trt.Logger(trt.Logger.WARNING)
-        self._runtime = trt.Runtime(logger)
+        self._runtime = started(trt.Runtime, logger)
         self._engine = self._load(logger, precision, Path(cache_dir) if cache_dir else default_cache_dir())
         self._stream = torch.cuda.Stream()
         self.name = f"tensorrt:{precision}"
@@ -98,8 +99,9 @@ class TensorRTRuntime:
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], stream: int) -> Callable[[], None]:
         """See :class:`densefit_ros.runtime.protocol.DeviceRuntime`."""
-        context = self._context()
-        batch = len(next(iter(inputs.values())))
+        context, said = self._context(), f"{self.name}: {self.path}"  # what the pass keeps must not hold it: contexts go at once
+        batch, names, shared = len(next(iter(inputs.values()))), list(self.inputs), self._shared is not None
+        placed = [*names, *self.outputs]
         held = {**inputs, **outputs}
         for name, spec in self.outputs.items():
             if name not in held:  # the engine writes every output, read or not
@@ -107,12 +109,11 @@ class TensorRTRuntime:
                 held[name] = self._torch.empty(shape, dtype=getattr(self._torch, spec.dtype), device="cuda")
 
         def place() -> None:
-            taken = [context.set_input_shape(name, tuple(inputs[name].shape)) for name in self.inputs]
-            taken += [context.set_tensor_address(name, held[name].data_ptr()) for name in (*self.inputs, *self.outputs)]
+            taken = [context.set_input_shape(name, tuple(inputs[name].shape)) for name in names]
+            taken += [context.set_tensor_address(name, held[name].data_ptr()) for name in placed]
             if not all(taken):
-                raise BackendUnavailable(f"{self.name}: {self.path} does not take these shapes or this memory (its log says why)")
+                raise BackendUnavailable(f"{said} does not take these shapes or this memory (its log says why)")
 
-        shared = self._shared is not None
         if not shared:
             place()
 
@@ -120,7 +121,7 @@ class TensorRTRuntime:
             if shared:
                 place()
             if not context.execute_async_v3(stream):
-                raise BackendUnavailable(f"{self.name}: execution of {self.path} failed on the device (its log says why)")
+                raise BackendUnavailable(f"{said} failed on the device (its log says why)")
 
         return run_pass
 
@@ -131,6 +132,9 @@ class TensorRTRuntime:
         context = self._engine.create_execution_context()
         if context is None:
             raise BackendUnavailable(f"{self.name}: no execution context for {self.path} (out of device memory?)")
+        if context.active_optimization_profile < 0:  # before version 9 only the first context of a profile has it from the start
+            context.set_optimization_profile_async(0, self._stream.cuda_stream)
+            self._stream.synchronize()
         return context
 
     def _allocate(self, spec: TensorSpec) -> tuple[Any, Any]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import AssetError
+from ..errors import BackendUnavailable
 from . import onnx_prepare
 from .cache_file import keep
 
@@ -33,16 +33,17 @@ def build_engine(
     """Engine of the network file ``source`` with one batch profile of 1 to ``max_batch`` persons, best at 1.
 
     For "int8" the source is what :func:`densefit_ros.runtime.onnx_prepare.quantise` wrote.  ``timing_cache`` keeps what the
-    builder measured, so that the next engine on this machine takes a fraction of the time.  Raises AssetError.
+    builder measured, so that the next engine on this machine takes a fraction of the time.  Raises AssetError for a damaged
+    file, BackendUnavailable where this TensorRT cannot build a good one.
     """
     graph = _graph(trt, source, precision)
-    builder = trt.Builder(logger)
+    builder = started(trt.Builder, logger)
     explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
     network = builder.create_network(1 << int(explicit) if explicit is not None else 0)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(graph):
         first = parser.get_error(0).desc() if parser.num_errors else "no reason given"
-        raise AssetError(f"{source}: TensorRT {trt.__version__} cannot read this network ({first})")
+        raise BackendUnavailable(f"{source}: TensorRT {trt.__version__} cannot read this network ({first})")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     for name in _FLAGS[precision]:
@@ -63,9 +64,19 @@ def build_engine(
     with _progress(trt, config, Path(source).name):
         serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        raise AssetError(f"{source}: TensorRT {trt.__version__} could not build an engine (its log says why)")
+        raise BackendUnavailable(f"{source}: TensorRT {trt.__version__} could not build an engine (its log says why)")
     _save_timings(config, timing_cache)
     return bytes(serialized)
+
+
+def started(kind: Callable[[Any], Any], logger: Any) -> Any:
+    """TensorRT's runtime or builder.  Raises BackendUnavailable where it does not start."""
+    try:
+        return kind(logger)
+    except TypeError as e:  # the binding's word for a null pointer
+        raise BackendUnavailable(
+            "TensorRT is installed and does not start: it needs a newer NVIDIA driver, or another version of TensorRT"
+        ) from e
 
 
 def shares_profiles(trt: Any) -> bool:

@@ -31,8 +31,8 @@ _DTYPES = {1: "float32", 2: "uint8", 7: "int64", 10: "float16"}
 class TorchRuntime:
     """The network as a torch module on ``device`` ("cpu" or "cuda").
 
-    Raises AssetError when the file is missing, damaged or of an unknown network, BackendUnavailable without torch,
-    onnx or the device.
+    Raises AssetError when the file is missing or damaged, BackendUnavailable without torch, onnx or the device, and for
+    networks that are not of this package.
     """
 
     concurrent = False  # its operators already share the threads
@@ -47,7 +47,8 @@ class TorchRuntime:
         model = _read(path)
         meta = {p.key: p.value for p in model.metadata_props}
         if meta.get("network") not in NETWORKS:
-            raise AssetError(f"{path}: metadata 'network' is {meta.get('network')!r}, expected one of {sorted(NETWORKS)}")
+            ours, said = ", ".join(sorted(NETWORKS)), meta.get("network")
+            raise BackendUnavailable(f"{path}: torch can rebuild {ours}, and this file's 'network' is {said!r}")
         module_name, class_name = NETWORKS[meta["network"]]
         network = getattr(importlib.import_module(module_name), class_name)
         try:
@@ -62,7 +63,7 @@ class TorchRuntime:
         self.network = net.eval().to(self._device)
         if device == "cpu":
             torch.set_num_threads(max(1, int(threads)))
-        self.name = f"torch:{device}"
+        self.name, self.device = f"torch:{device}", device
         self.inputs: Mapping[str, TensorSpec] = {v.name: _spec(v) for v in model.graph.input}
         self.outputs: Mapping[str, TensorSpec] = {v.name: _spec(v) for v in model.graph.output}
 

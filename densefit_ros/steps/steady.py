@@ -23,6 +23,8 @@ def measure(models: Models, state: TrackerState, tracks: Sequence[Track], frame:
     if find.may_search(models, state, len(tracks), frame.stamp_ns):
         return None
     measured = models.device_frame.measure(frame, tracks, config)
+    if measured is None:
+        return None
     crop, estimate = measured.crop, measured.estimate
     if identify.settle(models, tracks, crop, estimate, frame)[1] is not estimate:
         return None

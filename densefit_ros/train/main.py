@@ -61,6 +61,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     config = config_from_args(args)
     os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))
+    if config.processes > 1 and config.device == "cuda":
+        raise ConfigError(
+            "--processes: several processes take steps together on a CPU; on a GPU use --workers to make data ahead"
+        )
     if config.processes > 1:
         from .parallel import run_together
 

@@ -35,7 +35,7 @@ class Peers:
         One clock for all: the learning rate depends on it, and weights stay equal only if it is equal.
         """
         gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients] + [torch.tensor([elapsed_s], dtype=gradients[0].dtype)])
+        flat = torch.cat([g.flatten() for g in gradients] + [gradients[0].new_tensor([elapsed_s])])
         distributed.all_reduce(flat)
         flat /= self.count
         offset = 0

@@ -15,11 +15,13 @@ import numpy as np
 from densefit_ros.body.assets import load_body
 from densefit_ros.body.model import pose
 from densefit_ros.config import Config
+from densefit_ros.errors import DeviceLost
 from densefit_ros.types import BodyParams, Estimate, FitStatus, Frame, FrameResult, PersonResult, TrackingState
 
 
 class FakeEngine:
-    """See the module.  ``device: cuda`` fails as a missing backend would; a red image is a bug in the pipeline.
+    """See the module.  ``device: cuda`` fails as a missing backend would; a red image is a bug in the pipeline, and a green one
+    loses the GPU.
 
     DENSEFIT_FAKE_LOAD_S and DENSEFIT_FAKE_MS: how long loading and a frame take.
     """
@@ -47,6 +49,8 @@ class FakeEngine:
         mean = frame.rgb[::32, ::32].reshape(-1, 3).mean(0)
         if mean[0] > 250 and mean[1] < 5:
             raise ZeroDivisionError("planted bug")
+        if mean[1] > 250 and mean[0] < 5:
+            raise DeviceLost("planted loss")
         people = (self._person(frame),) if mean.max() > 8 else ()
         if estimates is not None:
             given = [estimates.params.person(i) for i in range(len(estimates.params))]

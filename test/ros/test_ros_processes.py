@@ -45,6 +45,14 @@ def test_a_subscriber_that_asks_for_more_than_is_offered_is_named():
         assert node.stop() == 0, node.log
 
 
+def test_a_node_that_lost_its_gpu_ends_so_that_it_can_be_started_again():
+    with NodeProcess(*FAST) as node, Client() as client:
+        client.start()
+        green = client.image(data=array.array("B", b"\0\xff\0" * 3072))
+        assert client.until(lambda: node.process.poll() is not None, each=lambda: client.send(green))
+        assert node.stop() == 1 and "planted loss; ending" in node.log, node.log
+
+
 def test_lifecycle_in_any_order():
     with NodeProcess(*FAST) as node, Client() as client:
         client.listen(SmplBodyArray, BODIES)

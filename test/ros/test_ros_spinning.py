@@ -21,7 +21,7 @@ def ended(monkeypatch):
     monkeypatch.setattr(spinning.signal, "signal", lambda number, action: closed.append(action))
     monkeypatch.setattr(spinning, "_ends_soon", functools.partial(spinning._ends_soon, wait_s=0.1))
     its_node = types.SimpleNamespace(
-        close=lambda: closed.append("close"), destroy_node=lambda: closed.append("node"), autostart_failed=False
+        close=lambda: closed.append("close"), destroy_node=lambda: closed.append("node"), failed=False
     )
     monkeypatch.setattr(node, "_start", lambda *_: its_node)
     monkeypatch.setattr(recorder.rclpy, "init", lambda args: None)
