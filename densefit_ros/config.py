@@ -121,12 +121,9 @@ class RegressConfig:
     mediapipe_task: str = option(
         "", "MediaPipe .task file for releases that do not carry the pose model; empty: the packaged model"
     )
+    new_confidence: float = option(0.3, "a new track needs at least this confidence of its first estimate", 0.0, 1.0, live=True)
     min_confidence: float = option(
-        0.3,
-        "a new track needs at least this confidence of the first estimate, and a tracked person to count as seen",
-        0.0,
-        1.0,
-        live=True,
+        0.3, "a tracked person counts as seen with at least this confidence of the first estimate", 0.0, 1.0, live=True
     )
     max_joint_sigma: float = option(
         0.08,
@@ -265,7 +262,9 @@ class Config:
 
 
 # Overrides for people whom somebody else answers for: whoever comes is admitted.
-ADMIT_EVERYBODY = {"regress.min_confidence": 0.0, "regress.max_joint_sigma": 10.0}
+ADMIT_EVERYBODY = {"regress.new_confidence": 0.0, "regress.max_joint_sigma": 10.0}
+# And whoever is admitted counts as seen, whatever the image shows: for warming up and timing.
+KEEP_EVERYBODY = {**ADMIT_EVERYBODY, "regress.min_confidence": 0.0, "track.min_inliers": 0.0}
 
 
 _OF_THE_NODE = ("ros.", "hri.")

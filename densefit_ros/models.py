@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from .config import ADMIT_EVERYBODY, Config
+from .config import KEEP_EVERYBODY, Config
 from .errors import BackendUnavailable, ConfigError
 from .settings import with_overrides
 from .types import BodyParams, Camera, Crop, Estimate
@@ -281,8 +281,7 @@ def _warm_up(models: Models) -> None:
     from .pipeline import initial_state, process
     from .types import Frame
 
-    admit_all = with_overrides(models.config, {**ADMIT_EVERYBODY, "track.min_inliers": 0.0})
-    models = dataclasses.replace(models, config=admit_all)
+    models = dataclasses.replace(models, config=with_overrides(models.config, KEEP_EVERYBODY))
     rgb = np.full((480, 640, 3), 127, np.uint8)
     camera = camera_from_fov(640, 480, 60.0)
     boxes = np.array([[220, 40, 200, 400]], np.float32)

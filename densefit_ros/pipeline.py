@@ -93,7 +93,7 @@ def _first_estimates(
         boxes = find.mesh_boxes(models, tracks, camera)
         if estimates is not None:
             given_boxes = given.mesh_boxes(models, estimates, camera)
-            boxes_xywh = given.proposals(boxes_xywh, given_boxes, estimates.confidence)
+            boxes_xywh = given.proposals(boxes_xywh, given_boxes, estimates.confidence, camera)
         new_boxes, scores, state = find.newcomers(models, state, frame, boxes, boxes_xywh)
         boxes = around = np.concatenate([boxes, new_boxes])
     with times("regress"):

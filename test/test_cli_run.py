@@ -152,7 +152,7 @@ def test_boxes_reach_their_pictures_and_set_the_number_of_people(tmp_path, pipel
     _run(pipeline, _pictures(tmp_path / "in"), tmp_path / "out", boxes=boxes, independent=True)
     assert [None if b is None else len(b) for _, _, b in pipeline.calls] == [3, None, 0]
     assert [line["file"] for line in _lines(tmp_path / "out")] == ["a.jpg"] * 3 + ["b.jpg"]
-    assert pipeline.config.track.max_people == 3 and pipeline.config.regress.min_confidence == 0
+    assert pipeline.config.track.max_people == 3 and pipeline.config.regress.new_confidence == 0
     _run(pipeline, tmp_path / "in", tmp_path / "out2", boxes=boxes, overrides=("track.max_people",))
     assert pipeline.config.track.max_people == Config().track.max_people
 

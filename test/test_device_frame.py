@@ -11,7 +11,7 @@ import warp as wp
 
 from densefit_ros import pipeline
 from densefit_ros.body.model import pose
-from densefit_ros.config import ADMIT_EVERYBODY, load_config
+from densefit_ros.config import KEEP_EVERYBODY, load_config
 from densefit_ros.device_frame import mirror_kernels, pose_kernels
 from densefit_ros.device_frame.frame import DeviceFrame
 from densefit_ros.displace.decode import decode
@@ -35,7 +35,7 @@ DT_NS = 33_000_000
 # The networks are replaced whenever better ones are trained: nothing here depends on how good they are.
 SETTINGS = {
     "device": "cpu", "regress.backend": "network", "detect.backend": "none", "track.max_people": 2,
-    "track.min_inliers": 0.0, **ADMIT_EVERYBODY, "displace.max_sigma_px": 30.0,
+    **KEEP_EVERYBODY, "displace.max_sigma_px": 30.0,
     "runtime.device_frame": "on", "regress.mirrored": "always",
 }  # fmt: skip
 PARAMS = ("betas", "root_rotvec", "joint_rotvec", "t_camera_root")

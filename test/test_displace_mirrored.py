@@ -8,7 +8,7 @@ import pytest
 from densefit_ros import pipeline
 from densefit_ros.body.joints import SMPL_FLIP
 from densefit_ros.body.model import pose
-from densefit_ros.config import ADMIT_EVERYBODY, load_config
+from densefit_ros.config import KEEP_EVERYBODY, load_config
 from densefit_ros.displace.contract import GRID
 from densefit_ros.displace.displacer import pack_rendering
 from densefit_ros.displace.mirrored import merged, mirror_rendering
@@ -22,7 +22,7 @@ from densefit_ros.types import BodyParams, Estimate, Frame, ImageFeatures
 
 SETTINGS = {
     "device": "cpu", "regress.backend": "network", "detect.backend": "none", "runtime.backend": "onnxruntime",
-    "track.min_inliers": 0.0, **ADMIT_EVERYBODY,
+    **KEEP_EVERYBODY,
 }  # fmt: skip
 
 

@@ -200,6 +200,6 @@ def test_the_network_has_no_place_for_joints_in_a_wall():
         return process(settled, initial_state(), Frame(image, 0, sequence.camera), box[None])[1].people
 
     assert len(found(rgb, config)) == 1
-    sure_of_people = with_overrides(config, {"regress.min_confidence": 0.0})
+    sure_of_people = with_overrides(config, {"regress.new_confidence": 0.0})
     assert not found(wall, sure_of_people)
     assert len(found(wall, with_overrides(config, ADMIT_EVERYBODY))) == 1

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ..body.model import BodyModel, pose
-from ..config import ADMIT_EVERYBODY, Config
+from ..config import KEEP_EVERYBODY, Config
 from ..fit import baselines
 from ..fit.solver import Fitter
 from ..geometry.camera import project
@@ -152,7 +152,7 @@ def frame_settings(device: str, persons: int, runtime: str = "auto", appearance:
         {
             "device": device, "track.max_people": persons, "detect.backend": "none", "regress.backend": "network",
             "runtime.backend": runtime, "runtime.device_frame": "on", "track.appearance": appearance,
-            "track.min_inliers": 0.0, **ADMIT_EVERYBODY,
+            **KEEP_EVERYBODY,
         },
     )  # fmt: skip
 

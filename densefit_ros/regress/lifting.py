@@ -79,13 +79,12 @@ class LiftingRegressor:
         ``keypoints`` of the answer carry the weights that were used.
         """
         persons = len(keypoints.uv)
+        keypoints = dataclasses.replace(keypoints, confidence=np.nan_to_num(keypoints.confidence))
         if not persons:
             none = np.zeros(0, np.float32)
             return Estimate(BodyParams.rest(0), none, keypoints, source, rot_sigma_rad=np.zeros((0, NUM_JOINTS), np.float32))
-        names = self._body.landmarks[keypoints.set_name].names
-        fine = np.array([any(part in n for part in FINE_POINTS) for n in names])
-        weight = np.where(fine, FINE_WEIGHT, 1.0).astype(np.float32)
-        weighted = dataclasses.replace(keypoints, confidence=weight * keypoints.confidence)
+        fine = self._fine(keypoints)
+        weighted = self.weighted(keypoints)
         limit = self._fitter.max_persons
         parts = []
         for i in range(0, persons, limit):
@@ -97,6 +96,15 @@ class LiftingRegressor:
         confidence = np.where((seen > 0.1).sum(1) >= MIN_KEYPOINTS, seen.mean(1) * support, 0.0)
         seen = None if prior is None else prior.seen
         return Estimate(params, confidence.astype(np.float32), weighted, source, rot_sigma_rad=sigma, seen=seen)
+
+    def weighted(self, keypoints: Keypoints) -> Keypoints:
+        """With the confidences that lifting and fit go by: of crowds of points on a face and a hand each counts less."""
+        share = np.where(self._fine(keypoints), FINE_WEIGHT, 1.0).astype(np.float32)
+        return dataclasses.replace(keypoints, confidence=share * keypoints.confidence)
+
+    def _fine(self, keypoints: Keypoints) -> np.ndarray:
+        names = self._body.landmarks[keypoints.set_name].names
+        return np.array([any(part in n for part in FINE_POINTS) for n in names])
 
     def estimate(
         self,

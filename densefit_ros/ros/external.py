@@ -54,11 +54,15 @@ def estimates_of(message: Any, frame_id: str, body: BodyModel, sigma_rad: float)
 
 
 def boxes_of(message: Any, frame_id: str, calib: Calibration, classes: Sequence[str], min_score: float) -> np.ndarray:
-    """vision_msgs/Detection2DArray -> boxes (N,4) x, y, w, h px of the classes wanted (all when empty).  Raises MessageError."""
+    """vision_msgs/Detection2DArray -> boxes (N,4) x, y, w, h px of the classes wanted (all when empty), surest first.
+
+    Raises MessageError.
+    """
     _check_frame(message, frame_id, "detections")
-    boxes = []
+    boxes, scores = [], []
     for i, detection in enumerate(_people(message.detections, "detections")):
-        if not _is_wanted(detection.results, classes, min_score):
+        score = _wanted_score(detection.results, classes, min_score)
+        if score is None:
             continue
         centre = detection.bbox.center
         centre = getattr(centre, "position", centre)  # a plain Pose2D before Humble
@@ -66,7 +70,9 @@ def boxes_of(message: Any, frame_id: str, calib: Calibration, classes: Sequence[
         if w <= 0 or h <= 0:
             raise MessageError(f"box {i + 1} is {w:g} x {h:g} px: expected a positive size")
         boxes.append((x - w / 2, y - h / 2, w, h))
-    return calib.undistort_boxes(np.reshape(boxes, (-1, 4)).astype(np.float32))
+        scores.append(score)
+    surest_first = np.argsort(-np.array(scores), kind="stable")
+    return calib.undistort_boxes(np.reshape(boxes, (-1, 4)).astype(np.float32)[surest_first])
 
 
 def classes_of(message: Any) -> list[str]:
@@ -147,12 +153,13 @@ def _keypoints(name: str, rows: list[np.ndarray], count: int, calib: Calibration
     return Keypoints(name, uv.astype(np.float32), np.where(seen, np.clip(confidence, 0, 1), 0).astype(np.float32))
 
 
-def _is_wanted(results: Sequence[Any], classes: Sequence[str], min_score: float) -> bool:
-    """Whether one of the hypotheses is a class that we want, with enough score; a box without any is wanted as it is."""
+def _wanted_score(results: Sequence[Any], classes: Sequence[str], min_score: float) -> float | None:
+    """Best score of the hypotheses that are a class that we want; None when none is, 0 for a box that comes without any."""
     if not len(results):
-        return True
+        return 0.0
     hypotheses = [getattr(r, "hypothesis", r) for r in results]
-    return any(float(h.score) >= min_score and (not classes or _class_id(h) in classes) for h in hypotheses)
+    wanted = [float(h.score) for h in hypotheses if not classes or _class_id(h) in classes]
+    return max((s for s in wanted if s >= min_score), default=None)
 
 
 def _class_id(hypothesis: Any) -> str:

@@ -75,13 +75,14 @@ def people(
     """Update each track with what the fit found, and say what is published of it."""
     config, fit, people = models.config, measured.fit, []
     for i, predicted in enumerate(tracks):
-        seen = bool(_is_seen(config, measured.estimate, fit, i, models.displacer is not None))
+        newborn = predicted.state is TrackingState.DETECTED
+        seen = bool(_is_seen(config, measured.estimate, fit, i, models.displacer is not None, newborn))
         if seen:
             last = before.get(predicted.track_id, predicted)
             track = tracking.measured(
                 last, fit.params.person(i), fit.information[i], fit.joint_covariance[i], frame.stamp_ns, config.track
             )
-        elif predicted.state is TrackingState.DETECTED:
+        elif newborn:
             continue  # found, and then not seen in this very image
         else:
             track = predicted
@@ -90,8 +91,9 @@ def people(
     return people
 
 
-def _is_seen(config: Config, estimate: Estimate, fit: FitResult, i: int, dense: bool) -> bool:
-    if estimate.confidence[i] < config.regress.min_confidence or fit.status[i] == FitStatus.INVALID_START:
+def _is_seen(config: Config, estimate: Estimate, fit: FitResult, i: int, dense: bool, newborn: bool) -> bool:
+    needed = config.regress.new_confidence if newborn else config.regress.min_confidence
+    if estimate.confidence[i] < needed or fit.status[i] == FitStatus.INVALID_START:
         return False
     # A handful of matches agrees with whatever body is bent to them.
     agrees = dense and fit.status[i] != FitStatus.NO_EVIDENCE and fit.inlier_share[i] >= config.track.min_inliers

@@ -31,6 +31,7 @@ from ..types import (
 
 SPARE = 2  # boxes looked at beyond the people there is room for: not every box is a person
 EVEN_SCORE = 0.5  # as good as a coin: what a finder's word is worth where nobody looks again
+TWIN_OVERLAP = 0.9  # two given boxes that overlap more than this are one person's
 MIN_OVERLAP = 0.3  # a detection that overlaps a track this much is that track's person
 
 
@@ -99,15 +100,15 @@ def newcomers(
 ) -> tuple[np.ndarray, np.ndarray, TrackerState]:
     """Boxes (N,4) px of people who are not tracked yet, and (N,) in [0,1]: how sure it is that they are people.
 
-    Given boxes and given keypoints are always used; the built-in finder looks at most every ``detect.interval_s`` and only
-    while there is room for another person.  SPARE more boxes than there is room for are looked at.
+    Given boxes, surest first, and given keypoints are always used; the built-in finder looks at most every
+    ``detect.interval_s`` and only while there is room for another person.  SPARE more boxes than there is room for are looked at.
     """
     config = models.config
     room = config.track.max_people - len(track_boxes)
     if boxes_xywh is None and frame.keypoints is not None:
-        boxes_xywh = boxes_of_keypoints(frame.keypoints)
+        boxes_xywh = boxes_of_keypoints(frame.keypoints)[np.argsort(-frame.keypoints.confidence.mean(1), kind="stable")]
     if boxes_xywh is not None:
-        boxes = checked_boxes(boxes_xywh)
+        boxes = without_twins(checked_boxes(boxes_xywh))
         scores = np.ones(len(boxes))
     elif not may_search(models, state, len(track_boxes), frame.stamp_ns):
         return np.zeros((0, 4), np.float32), np.zeros(0), state
@@ -117,7 +118,7 @@ def newcomers(
         found = [d for d in found if d.score >= config.detect.min_score]
         boxes = np.reshape([d.box_xywh for d in found], (-1, 4)).astype(np.float32)
         scores = np.array([d.score for d in found])
-    _, free = association.assign(track_boxes, boxes, MIN_OVERLAP)
+    _, free = association.assign(visible(track_boxes, frame.camera), visible(boxes, frame.camera), MIN_OVERLAP)
     free = free[: room + SPARE if room > 0 else 0]
     return boxes[free], scores[free], state
 
@@ -139,14 +140,21 @@ def settled(models: Models, frame: Frame, boxes: np.ndarray, known: int, scores:
     if asked:
         squares = np.stack([crops.square_around(b, config.render.crop_margin) for b in boxes[known:]])
         seen = source.estimate(crops.extract(frame.rgb, squares, source.size_px), camera)
-        needed = np.where(sure, config.regress.min_confidence, config.regress.sure_confidence)
+        needed = np.where(sure, config.regress.new_confidence, config.regress.sure_confidence)
         for i in np.flatnonzero(seen.confidence >= needed):
             box = mesh_box(camera, models.skinner.outline(seen.params.person(i))[0])  # may be more than we track
-            shared, others = association.iou([box, around[known + i]], around), np.arange(len(boxes)) != known + i
+            two, all_of_them = visible([box, around[known + i]], camera), visible(around, camera)
+            shared, others = association.iou(two, all_of_them), np.arange(len(boxes)) != known + i
             crowd = shared[:, others & stays].max(1, initial=0.0)
             if shared[0, known + i] >= MIN_OVERLAP and crowd[0] <= max(crowd[1], MIN_OVERLAP):
                 around[known + i], stays[known + i] = box, True
     return boxes[stays], around[stays]
+
+
+def without_twins(boxes: np.ndarray) -> np.ndarray:
+    """Boxes (N,4) px without those that lie on an earlier one: twins would be two people for good."""
+    lies_on = np.triu(association.iou(boxes, boxes) > TWIN_OVERLAP, 1)
+    return boxes[~lies_on.any(0)]
 
 
 def checked_boxes(boxes_xywh: np.ndarray) -> np.ndarray:
@@ -155,6 +163,17 @@ def checked_boxes(boxes_xywh: np.ndarray) -> np.ndarray:
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
         raise ShapeError(f"expected finite boxes (N,4) of x, y, w, h in px, got {boxes.shape}")
     return boxes
+
+
+def visible(boxes_xywh: np.ndarray, camera: Camera) -> np.ndarray:
+    """The part of boxes (N,4) px that lies in the image; empty ones where nothing does.
+
+    Meshes reach beyond the border and finders' boxes do not: of somebody at arm's length they would not overlap.
+    """
+    boxes = np.reshape(boxes_xywh, (-1, 4))
+    low = np.maximum(boxes[:, :2], 0)
+    high = np.minimum(boxes[:, :2] + boxes[:, 2:], [camera.width, camera.height])
+    return np.concatenate([low, np.maximum(high - low, 0)], 1).astype(np.float32)
 
 
 def may_search(models: Models, state: TrackerState, tracked: int, stamp_ns: int) -> bool:
@@ -213,7 +232,7 @@ def admit(
     Returns the batch's tracks and the rows of it that stay.  In the finder's order, 62 of 65 people with a box were taken.
     """
     everyone, kept = list(tracks), list(range(len(tracks)))
-    welcome = (estimate.confidence >= models.config.regress.min_confidence) & _has_joints(estimate, models.config)
+    welcome = (estimate.confidence >= models.config.regress.new_confidence) & _has_joints(estimate, models.config)
     for i in len(tracks) + np.argsort(-estimate.confidence[len(tracks) :], kind="stable"):
         if welcome[i] and len(everyone) < models.config.track.max_people:
             belief = shape.ShapeBelief.prior(models.config.fit.betas_sigma)

@@ -31,7 +31,7 @@ def mesh_boxes(models: Models, estimates: Estimate, camera: Camera) -> np.ndarra
     return np.reshape([mesh_box(camera, v) for v in outlines], (-1, 4)).astype(np.float32)
 
 
-def proposals(boxes_xywh: np.ndarray | None, estimate_boxes: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+def proposals(boxes_xywh: np.ndarray | None, estimate_boxes: np.ndarray, confidence: np.ndarray, camera: Camera) -> np.ndarray:
     """Where people are: the boxes of the estimates in the image, the surest first, and given boxes that no estimate covers.
 
     Not all may be looked at: without that order the last of many would be left out, however sure they are.
@@ -41,7 +41,7 @@ def proposals(boxes_xywh: np.ndarray | None, estimate_boxes: np.ndarray, confide
     if boxes_xywh is None:
         return find.checked_boxes(estimate_boxes)
     boxes = find.checked_boxes(boxes_xywh)
-    _, free = association.assign(estimate_boxes, boxes, find.MIN_OVERLAP)
+    _, free = association.assign(find.visible(estimate_boxes, camera), find.visible(boxes, camera), find.MIN_OVERLAP)
     return np.concatenate([estimate_boxes, boxes[free]])
 
 
@@ -58,7 +58,7 @@ def first_estimate(
 
     ``boxes`` (P,4) px belong to the windows of ``crop``, tracks first; ``given_boxes`` (N,4) px to ``given``.
     """
-    pairs, _ = association.assign(boxes, given_boxes, find.MIN_OVERLAP)
+    pairs, _ = association.assign(find.visible(boxes, frame.camera), find.visible(given_boxes, frame.camera), find.MIN_OVERLAP)
     mine = dict(pairs)  # window -> given estimate
     rest = [i for i in range(len(boxes)) if i not in mine]
     tracked = [tracks[i] for i in rest if i < len(tracks)]
@@ -76,7 +76,7 @@ def first_estimate(
     return Estimate(
         both.rows(rows),
         np.concatenate([own.confidence, given.confidence])[rows].astype(np.float32),
-        _keypoints(own.keypoints, rest, len(boxes)) if everyone is None else everyone,
+        _keypoints(own.keypoints, rest, len(boxes)) if everyone is None else models.lifting.weighted(everyone),
         source=given.source,
         rot_sigma_rad=sigma[rows],
         uv_sigma=_uv_sigma(own, given)[rows],

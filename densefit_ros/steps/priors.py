@@ -61,12 +61,12 @@ def fuse(tracks: Sequence[Track], estimate: Estimate, config: Config, stamp_ns: 
     """The start of the fit: prediction and first estimate, each joint weighted by its precision.
 
     Shape is the track's belief; where the estimate is worthless (confidence below regress.min_confidence) the
-    prediction stands alone.
+    prediction stands alone, of newcomers the estimate.
     """
     predicted = BodyParams.stack([t.params for t in tracks])
     rot_sigma, t_sigma = prediction_sigmas(tracks, config, stamp_ns)
-    usable = (estimate.confidence >= config.regress.min_confidence)[:, None]
     newborn = ~np.isfinite(rot_sigma)
+    usable = (estimate.confidence >= config.regress.min_confidence)[:, None] | newborn
     est2 = estimate_sigmas(estimate, config) ** 2
     pre2 = np.where(newborn, 1.0, rot_sigma) ** 2
     share = np.where(newborn, 1.0, pre2 / (pre2 + est2)) * usable
@@ -87,7 +87,8 @@ def anchors(tracks: Sequence[Track], estimate: Estimate, config: Config, stamp_n
     everyone = len(tracks)
     # A carried prediction is one already: as a second opinion about the distance it would count the first again.
     looked = np.array([estimate.source_of(i) != "track" for i in range(everyone)])
-    usable = ((estimate.confidence >= config.regress.min_confidence) & looked)[:, None]
+    believed = (estimate.confidence >= config.regress.min_confidence)[:, None] | ~np.isfinite(rot_sigma)
+    usable = believed & looked[:, None]
     return [
         Anchor(
             params=predicted,

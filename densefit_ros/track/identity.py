@@ -83,12 +83,15 @@ def color_cost(known: Traits, found: Traits) -> float | None:
 def cost(known: Traits, found: Traits, strict: bool = True) -> float:
     """How badly the two agree; infinite when one kind of evidence rules it out.
 
-    Not ``strict``: only position can rule out, for people who are in view all the time.
+    Not ``strict``: only position can rule out, for people who are in view all the time; and a place known less well is a
+    worse match for the same deviation (the logarithm of the variances), or whoever was unseen longer would get the person.
     """
     position, shape, color = position_cost(known, found), shape_cost(known, found), color_cost(known, found)
     if position > POSITION_GATE or (strict and (shape > SHAPE_GATE or (color or 0.0) > COLOR_GATE)):
         return np.inf
-    return position + shape + (color or 0.0)
+    wandered_m = 0.0 if strict else SPEED_SIGMA_M_S * known.unseen_s
+    vague = 4 * np.log1p(wandered_m / LATERAL_SIGMA_M) + np.log1p((wandered_m / known.root_m[2] / DEPTH_SIGMA_LOG) ** 2)
+    return position + shape + (color or 0.0) + float(vague)
 
 
 def match(

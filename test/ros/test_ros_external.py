@@ -253,3 +253,9 @@ def test_fuzzed_detections(items):
         got = never_more_than_one_line(external.boxes_of, message, "optical", calib, (), 0.0)
         if got is not None:
             assert np.isfinite(got).all() and (got[:, 2:] > 0).all()
+
+
+def test_boxes_come_surest_first():
+    items = [detection(50 * i + 50, 200, 40, 100, score=s) for i, s in enumerate((0.51, 0.52, 0.99))]
+    boxes = external.boxes_of(detections(*items), "optical", PINHOLE, ("person",), 0.5)
+    assert boxes[:, 0].tolist() == [130.0, 80.0, 30.0]
