@@ -5,13 +5,13 @@
 # make colcon                                     colcon build --merge-install into ./install
 # make gpu-check                                  on an NVIDIA GPU: engines, tests, benchmark, one JSON file (docs/GPU.md)
 # make results [RESULTS_ARGS="--only NAME"]       the runs of docs/results/runs.yaml, and docs/RESULTS.md from them
-# make lint | clean | distclean
+# make quick | lint | clean | distclean           tests without ROS; ruff; ...
 #
 # PYTHON=python3.12 chooses the interpreter; TORCH_INDEX_URL=... an index with CPU builds of torch (see README).
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test demo test storm gpu-check results colcon lint clean distclean
+.PHONY: help setup setup-test demo test storm gpu-check results colcon lint quick clean distclean
 
 export PYTHON TORCH_INDEX_URL DENSEFIT_MEDIAPIPE
 # Several numerical libraries with a thread pool each are slower than one thread each on a small machine.
@@ -60,7 +60,11 @@ colcon: setup-test
 	  -DPython3_EXECUTABLE="$(CURDIR)/.venv/bin/python" -DCMAKE_PROJECT_INCLUDE="$(CURDIR)/scripts/cmake/wheel_prefix.cmake")
 
 lint: setup-test
-	@$(RUN) ruff check .
+	@$(RUN) ruff check . && ruff format --check .
+
+# What needs neither ROS nor long runs: before a commit.
+quick: setup-test
+	@$(PYTEST) -q -m "not gpu and not ros and not slow" $(TEST_ARGS)
 
 clean:
 	rm -rf build install log out
