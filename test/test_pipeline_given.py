@@ -7,15 +7,17 @@ import dataclasses
 
 import numpy as np
 import pytest
-from pipeline_helpers import CAMERA, DT_NS, body, make, parts, pve_mm, run
+from pipeline_helpers import CAMERA, DT_NS, GarbageDisplacer, body, make, parts, pve_mm, run
 
 from densefit_ros.body.joints import landmark_positions
 from densefit_ros.body.model import pose
 from densefit_ros.errors import ShapeError
+from densefit_ros.evidence import densepose
 from densefit_ros.geometry.camera import project
 from densefit_ros.geometry.crop import extract, square_around
 from densefit_ros.pipeline import initial_state, process
 from densefit_ros.regress.carried import CarriedEstimator
+from densefit_ros.render.protocol import Appearance
 from densefit_ros.runtime.picture import SIZE_PX
 from densefit_ros.steps import find
 from densefit_ros.types import BodyParams, DisplacementField, Estimate, Frame, Keypoints, TrackingState
@@ -218,10 +220,14 @@ def test_boxes_beside_estimates_bring_those_whom_the_estimates_miss(parts, body)
     assert sorted(p.source for p in result.people) == ["external", "network"]
 
 
-def test_given_keypoints_are_evidence_for_given_estimates(parts, body):
-    """Displacements off: the keypoints alone pull a wrong arm of the estimate straight."""
+@pytest.mark.parametrize("displacements", ["none", "rejected"])
+def test_given_keypoints_are_evidence_for_given_estimates(parts, body, displacements):
+    """The keypoints alone pull a wrong arm of the estimate straight."""
     models, world = make(parts, body)
-    models = dataclasses.replace(models, displacer=None)
+    if displacements == "none":
+        models = dataclasses.replace(models, displacer=None)
+    else:
+        models = dataclasses.replace(models, displacer=GarbageDisplacer(world, body, 30.0))
     estimate = disturbed(world, [0], deg=0.0)
     estimate.params.joint_rotvec[0, 17, 1] += 0.6
     points = landmark_positions(body.landmarks["coco17"], pose(body, world.truth(0)))
@@ -237,6 +243,19 @@ def test_given_keypoints_are_evidence_for_given_estimates(parts, body):
     (person,) = result.people
     assert person.source == "external"
     assert error_px(person.params)[wrist] < 0.5 * error_px(estimate.params)[wrist]
+
+
+def test_a_densepose_map_is_evidence_beside_displacements(parts, body):
+    """Which are sure of nothing here."""
+    models, world = make(parts, body)
+    chart, estimate = densepose.body_chart(body), disturbed(world, [0])
+    models = dataclasses.replace(models, displacer=FewCellsDisplacer(0), chart=chart)
+    vertices = pose(body, world.truth(0)).vertices.astype(np.float32)
+    scene = models.renderer.render_window(vertices, [Appearance()], CAMERA)
+    frame = Frame(GREY, 0, CAMERA, iuv=chart.encode(scene.face_id[0], scene.bary[0]))
+    (person,) = process(models, initial_state(), frame, estimates=estimate)[1].people
+    first, refined = (pve_mm(body, p, world.truth(0)) for p in (estimate.params, person.params))
+    assert refined < 0.6 * first
 
 
 def test_estimates_that_are_no_bodies_are_refused(parts, body):

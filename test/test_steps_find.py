@@ -147,6 +147,29 @@ def test_newcomers_come_with_their_scores(skinner):
     assert find.newcomers(models, TrackerState(), frame(), np.zeros((0, 4), np.float32), given)[1].min() == 1
 
 
+@pytest.mark.parametrize(("min_score", "kept"), [(0.0, 4), (0.4, 2), (1.0, 0)])
+def test_the_least_score_of_a_find_is_a_setting(skinner, min_score, kept):
+    found = [Detection(np.float32([100 * i, 50, 60, 200]), s) for i, s in enumerate((0.9, 0.5, 0.3, 0.1))]
+    models = models_of(skinner, None, **{"detect.min_score": min_score, "track.max_people": 4})
+    models.finder = SimpleNamespace(detect=lambda rgb, enough: found)
+    assert len(find.newcomers(models, TrackerState(), frame(), np.zeros((0, 4), np.float32), None)[0]) == kept
+
+
+@pytest.mark.parametrize(
+    ("setting", "stays"),
+    [
+        ({"detect.sure_score": 0.5}, True),
+        ({"detect.sure_score": 0.7}, False),
+        ({"detect.sure_score": 0.7, "regress.sure_confidence": 0.7}, True),
+    ],
+)
+def test_who_must_be_sure_of_a_find_is_a_setting(body, skinner, setting, stays):
+    """The finder says 0.6, the regressor 0.8."""
+    box = rough(box_around(body, SOMEBODY[0]))
+    models = models_of(skinner, Regressor(SOMEBODY, confidence=0.8), **setting)
+    assert len(find.settled(models, frame(), box[None], 0, np.array([0.6]))[0]) == stays
+
+
 def test_two_boxes_do_not_become_one_person(body, skinner):
     truth = box_around(body, SOMEBODY[0])
     beside = truth + np.float32([0.55 * truth[2], 0, 0, 0])  # overlaps the person by less than a track would

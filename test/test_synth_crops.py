@@ -290,11 +290,11 @@ def test_people_fit_the_columns_that_networks_see(engine):
 
 def test_coarse_pictures_have_the_noise_of_fewer_pixels():
     """Neighbouring pixels of a flat picture err alike where they were blown up from fewer."""
-    flat, correlations = np.full((96, 96, 3), 0.5, np.float32), {}
+    sensor, flat, correlations = Sensor(), np.full((96, 96, 3), 0.5, np.float32), {}
     for share in (0.0, 1.0):
         seen = []
         for seed in range(60):
-            out = Sensor().expose(np.random.default_rng(seed), flat, share)
+            out = sensor.expose(np.random.default_rng(seed), flat, share)
             assert out.shape == flat.shape and out.dtype == np.uint8
             error = out.astype(np.float32) - out.mean((0, 1))
             if error.std() > 1.5:  # with noise worth the name

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -138,6 +140,7 @@ def test_workers_end_with_a_trainer_that_was_killed():
             [sys.executable, script], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
         )
         try:
+            assert select.select([trainer.stdout], [], [], 120)[0], "the trainer says nothing"
             worker = Path("/proc") / trainer.stdout.readline().strip()
             assert worker.name.isdigit() and worker.exists()
         finally:
@@ -180,6 +183,51 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path):
         assert torch.equal(value, second.net.state_dict()[name]), name
     for name, value in whole.average.state_dict().items():
         assert torch.equal(value, second.average.state_dict()[name]), name
+
+
+def kept_after(t, step: int, score: float) -> int:
+    """The step of the weights in best.pt after a validation at ``step``."""
+    t.step, t.task.validate = step, lambda *_: {"score": score}
+    t.validate()
+    return torch.load(t.out / "best.pt", weights_only=True)["step"]
+
+
+def test_only_better_weights_are_kept_in_later_sittings_too(tmp_path):
+    first = trainer(tmp_path, minutes=9.0, steps=0)
+    assert [kept_after(first, step, score) for step, score in ((1, 0.5), (2, 0.9), (3, 0.4))] == [1, 1, 3]
+    first.elapsed_s = 360.0
+    first.save()
+    second = trainer(tmp_path, minutes=9.0, steps=0)
+    assert second.progress() == pytest.approx(2 / 3)
+    assert kept_after(second, 9, 0.45) == 3
+
+
+def test_a_run_saves_and_validates_from_time_to_time(tmp_path, monkeypatch):
+    """A minute a step."""
+    from densefit_ros.train import loop
+
+    t = trainer(tmp_path, steps=7, checkpoint_minutes=2.0, validate_minutes=3.0)
+    saved, validated = [], []
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 60.0 * t.step))
+    monkeypatch.setattr(t, "save", lambda: saved.append(t.step))
+    monkeypatch.setattr(t, "validate", lambda: validated.append(t.step))
+    t.run()
+    assert saved == [2, 4, 6, 7] and validated == [3, 6, 7]
+
+
+def test_a_checkpoint_that_is_cut_short_leaves_the_one_before(tmp_path, monkeypatch):
+    t = trainer(tmp_path)
+    t.save()
+    before = (tmp_path / "last.pt").read_bytes()
+
+    def full_disk(state, path):
+        Path(path).write_bytes(before[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError):
+        t.save()
+    assert (tmp_path / "last.pt").read_bytes() == before
 
 
 def test_another_seed_does_not_resume(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -92,6 +93,24 @@ def test_every_output_is_pulled_to_its_truth(name):
     assert torch.isfinite(wrong.grad).all()
     # Against the gradient lies the truth.
     assert float((wrong.grad * (wrong.detach() - outputs[name])).sum()) > 0
+
+
+# Of the network's training-only heads, added by the task.
+OF_HEADS = ("guide", "parts", "attention")
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(RegressorWeights) if f.name not in OF_HEADS])
+def test_every_term_counts_with_its_weight(name):
+    outputs, batch = regressor_batch()
+    generator = torch.Generator().manual_seed(2)
+    wrong = {k: v + 0.1 * torch.randn(v.shape, generator=generator) for k, v in outputs.items()}
+    wrong["confidence"] = torch.full((3,), 0.5)
+    weight = getattr(RegressorWeights(), name)
+    none, once, twice = (
+        float(regressor_loss(wrong, batch, chain(), skin(), dataclasses.replace(RegressorWeights(), **{name: w}))[0])
+        for w in (0.0, weight, 2 * weight)
+    )
+    assert abs(once - none) > 1e-4 and twice - once == pytest.approx(once - none, rel=1e-2, abs=1e-5)
 
 
 def test_points_of_the_skin_lie_on_the_posed_body():

@@ -162,11 +162,16 @@ class Client:
         return self.until(lambda: self.count(topic) >= goal, timeout_s, each or self.send)
 
     def falls_silent(self, topic: str, window_s: float = 0.6, sending: bool = True) -> bool:
-        """Whether, while images are sent (or not), a window passes without a message; late ones may come before."""
+        """Whether, while images are sent (or not), two windows pass without a message; late ones may come before.
+
+        One alone may lie between two messages of a busy machine.
+        """
+        silent = 0
         for _ in range(int(WAIT_S / window_s)):
             before = self.count(topic)
             self.until(lambda: False, window_s, self.send if sending else None)
-            if self.count(topic) == before:
+            silent = silent + 1 if self.count(topic) == before else 0
+            if silent == 2:
                 return True
         return False
 

@@ -93,18 +93,22 @@ def test_an_output_folder_that_cannot_be(tmp_path):
 
 def test_a_device_ends_by_the_clock(monkeypatch):
     """It says 30 images a second and gives 15."""
+    clock = types.SimpleNamespace(now_s=50.0)
+
+    def wait(seconds):
+        clock.now_s += seconds
 
     def shots():
         while True:
-            time.sleep(1 / 15)
+            wait(1 / 15)
             yield types.SimpleNamespace(rgb=None)
 
     source = types.SimpleNamespace(kind="device", fps=30.0, count=None, shots=shots)
     camera = types.SimpleNamespace(node=None, send=lambda shot, index: None)
-    begin = time.monotonic()
-    monkeypatch.setattr(camera_process.rclpy, "spin_once", lambda node, timeout_sec: time.sleep(timeout_sec))
+    monkeypatch.setattr(camera_process, "time", types.SimpleNamespace(monotonic=lambda: clock.now_s))
+    monkeypatch.setattr(camera_process.rclpy, "spin_once", lambda node, timeout_sec: wait(timeout_sec))
     count = camera_process.play(camera, source, None, 1.0, None)
-    assert time.monotonic() - begin < 1.6 and count <= 16
+    assert clock.now_s < 51.2 and 13 <= count <= 16
 
 
 @pytest.mark.parametrize("recorded_after, people, images", [(0, 1, 5), (40, 1, 40), (0, 0, 15), (10**9, 1, None)])

@@ -164,6 +164,37 @@ def test_the_file_itself(arguments, nodes, monkeypatch):
         assert dict(tracker["remappings"]) and yaml.safe_load(Path(file).read_text())
 
 
+EXTRA = ("depth", "detections", "keypoints", "densepose", "initial")
+
+
+def test_arguments_reach_the_nodes(monkeypatch):
+    arguments = {
+        **{f"{n}_topic": f"/l/{n},/r/{n}" for n in EXTRA},
+        "image_topic": "/l/image_raw,/r/image_raw",
+        "camera_info_topic": "/l/calibration,/r/calibration",
+        "namespace": "left,right",
+        "node_name": "people",
+        "log_level": "debug",
+        "rviz": "true",
+        "fixed_frame": "optical",
+    }
+    actions, values = run_file(arguments, monkeypatch)
+    *trackers, rviz = [a.kwargs for a in actions if type(a).__name__ == "Node"]
+    assert [(t["namespace"], t["name"]) for t in trackers] == [("left", "people"), ("right", "people")]
+    for tracker, side in zip(trackers, "lr"):
+        private = {"initial": "~/initial"}
+        topics = {private.get(n, n): f"/{side}/{n}" for n in EXTRA}
+        assert dict(tracker["remappings"]) == {"image": f"/{side}/image_raw", "camera_info": f"/{side}/calibration", **topics}
+        given = {n: v for n, v in tracker["parameters"][1].items() if not isinstance(v, Recorded)}
+        assert given == {f"ros.{n}": "keypoints" if n == "keypoints" else True for n in EXTRA}
+        assert tracker["arguments"] == ["--ros-args", "--log-level", "debug"]
+    assert rviz["arguments"][-2:] == ["-f", "optical"] and values[rviz["condition"].args[0].args[0]] == "true"
+    assert dict(rviz["remappings"]) == {
+        "/camera/image_raw": "/l/image_raw",
+        **{f"/densefit/{n}": f"/left/people/{n}" for n in ("markers", "joint_markers", "overlay")},
+    }
+
+
 def test_a_profile_of_the_robot_s_own_stays(monkeypatch):
     for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
         monkeypatch.setenv(name, "/robot/profile.xml")

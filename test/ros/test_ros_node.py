@@ -292,6 +292,29 @@ def test_an_engine_that_refers_to_itself_is_freed_by_cleanup():
         rclpy.shutdown(context=context)
 
 
+def test_settings_changed_while_the_node_runs_reach_the_engine():
+    from rclpy.parameter import Parameter
+
+    from densefit_ros.ros.node import DensefitNode
+
+    engines, context = [], rclpy.Context()
+    rclpy.init(context=context, domain_id=101)
+    node = DensefitNode(lambda config: engines.append(FakeEngine(config)) or engines[0], context=context)
+    try:
+        assert node.trigger_configure() == node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        (engine,) = engines
+        (answer,) = node.set_parameters([Parameter("detect.interval_s", value=0.25)])
+        assert answer.successful and engine.config.detect.interval_s == 0.25
+        (answer,) = node.set_parameters([Parameter("detect.interval_s", value=-1.0)])
+        assert not answer.successful and engine.config.detect.interval_s == 0.25
+        before = engine.resets
+        assert node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS and engine.resets > before
+    finally:
+        node.close()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
 def test_an_image_that_fails_after_cleanup_has_no_camera_left_to_report_to():
     from densefit_ros.ros.node import DensefitNode
 
