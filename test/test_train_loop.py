@@ -140,7 +140,7 @@ def test_workers_end_with_a_trainer_that_was_killed():
             [sys.executable, script], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
         )
         try:
-            assert select.select([trainer.stdout], [], [], 120)[0], "the trainer says nothing"
+            assert select.select([trainer.stdout], [], [], 300)[0], "the trainer says nothing"
             worker = Path("/proc") / trainer.stdout.readline().strip()
             assert worker.name.isdigit() and worker.exists()
         finally:
