@@ -61,3 +61,30 @@ def test_without_a_prior_there_is_none():
     params, tracks = two_tracks()
     models = SimpleNamespace(config=load_config(), fitter=SimpleNamespace(pose_prior=None))
     assert priors.pose_gaussian(models, params, tracks, Estimate(params, np.ones(2, np.float32)), FRAME_NS) is None
+
+
+@pytest.mark.parametrize("z_m, sigma_m", [(1.0, 0.25), (12.0, 1.44)])
+def test_a_distance_is_known_as_well_as_a_size(z_m, sigma_m):
+    params = BodyParams.rest(1)
+    params.t_camera_root[0] = 0.3, 0.1, z_m
+    estimate = Estimate(params, np.ones(1, np.float32), source="network", rot_sigma_rad=np.full((1, 24), 0.1, np.float32))
+    np.testing.assert_allclose(priors.estimate_t_sigmas_m(estimate), [[0.25, 0.25, sigma_m]], rtol=1e-6)
+    config = load_config()
+    _, track = tracking.birth(TrackerState(), params, shape.ShapeBelief.prior(), None, 0)
+    _, seen = priors.anchors([track], estimate, config, 0)
+    np.testing.assert_allclose(seen.t_sigma_m, [[0.25, 0.25, sigma_m]], rtol=1e-6)
+    # The prediction of the frame of birth holds nothing.
+    np.testing.assert_allclose(priors.translation_precision([track], estimate, config, 0), 1 / seen.t_sigma_m**2, rtol=1e-6)
+
+
+def test_an_assumed_distance_says_nothing_of_size():
+    """The image says how large a person looks: size over distance, two unknowns."""
+    looks = np.zeros(85)
+    looks[2], looks[75] = 10.0, -10.0
+    information = 1e-3 * np.eye(85) + np.outer(looks, looks)
+    information[2, 2] += 16.0  # the distance, held to a quarter of a metre
+    information[75:, 75:] += np.eye(10)  # the belief itself
+    belief, betas = shape.ShapeBelief.prior(), np.ones(10, np.float32)
+    held = shape.update(belief, betas, information, 10.0)
+    free = shape.update(belief, betas, shape.without_assumed_distance(information, np.array([0, 0, 16.0])), 10.0)
+    assert held.precision[0] > 10 and free.precision[0] < 1.5

@@ -26,7 +26,7 @@ from ..render.color_slots import ColorSlots
 from ..render.warp_engine import WarpEngine
 from ..render.warp_renderer import NEAR_M
 from ..runtime.picture import IMAGE_FEATURES, SEEN, SIZE_PX
-from ..steps.priors import ESTIMATE_T_SIGMA_M, PREDICTION_CLAIM
+from ..steps.priors import ESTIMATE_T_SIGMA_M, ESTIMATE_Z_SIGMA_SHARE, PREDICTION_CLAIM
 from ..types import NUM_JOINTS, Crop
 from . import image_kernels, match_kernels, mirror_kernels, pose_kernels
 
@@ -134,7 +134,8 @@ class Batch:
             *(self._ask_the_mirror(answer) if self.parts.mirrored else ()),
             self._command(pose_kernels.read_estimate, 24 * n, n, rot6d, down.betas, cam, rot_log_var, down.confidence,
                           self._intrinsics, up.settings, up.sigmas, up.rotvec, up.betas, up.t, up.inv_betas_sigma, pelvis,
-                          by_shape, ESTIMATE_T_SIGMA_M, down.rotvec, down.rot_sigma, down.t, fit.rotvec, fit.in_beta, fit.in_t,
+                          by_shape, ESTIMATE_T_SIGMA_M, ESTIMATE_Z_SIGMA_SHARE,
+                          down.rotvec, down.rot_sigma, down.t, fit.rotvec, fit.in_beta, fit.in_t,
                           fit.anchor_rotvec, fit.anchor_beta, fit.anchor_t, fit.inv_sigma_rotation, fit.inv_sigma_beta,
                           fit.inv_sigma_t, down.start_rotvec, down.start_t),
             self._command(pose_kernels.read_keypoints, n, uv, uv_log_var, down.affine, SIZE_PX, CONFIDENT_SIGMA,

@@ -56,6 +56,7 @@ def read_estimate(
     pelvis_template: vec3,
     pelvis_shapedirs: mat310,
     t_sigma_m: float,
+    z_sigma_share: float,
     est_rotvec: wp.array(dtype=vec3),
     est_sigma: wp.array(dtype=float),
     est_t: wp.array(dtype=vec3),
@@ -106,7 +107,8 @@ def read_estimate(
         t = pelvis - (pelvis_template + pelvis_shapedirs * net_betas[p])
         est_t[p] = t
         t_before2 = sigmas[p][1] * sigmas[p][1]
-        t_share = usable * t_before2 / (t_before2 + t_sigma_m * t_sigma_m)
+        z_sigma_m = wp.max(t_sigma_m, z_sigma_share * t[2])
+        t_share = usable * t_before2 / (t_before2 + z_sigma_m * z_sigma_m)
         start_t[p] = pred_t[p] + t_share * (t - pred_t[p])
         kept_t[p] = start_t[p]
         start_betas[p] = pred_betas[p]
@@ -117,7 +119,7 @@ def read_estimate(
         anchor_t[p] = pred_t[p]
         anchor_t[capacity + p] = t
         inv_t[p] = vec3(1.0, 1.0, 1.0) / sigmas[p][1]
-        inv_t[capacity + p] = vec3(1.0, 1.0, 1.0) * (usable / t_sigma_m)
+        inv_t[capacity + p] = usable * vec3(1.0 / t_sigma_m, 1.0 / t_sigma_m, 1.0 / z_sigma_m)
 
 
 @wp.kernel

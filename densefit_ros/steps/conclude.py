@@ -13,6 +13,7 @@ from ..config import Config
 from ..geometry.camera import mesh_box, project
 from ..models import Models
 from ..render.appearance import update_appearance
+from ..track import shape
 from ..track import state as tracking
 from ..track.state import Track, TrackerState
 from ..types import (
@@ -30,6 +31,7 @@ from ..types import (
     PosedBody,
     TrackingState,
 )
+from . import priors
 
 # How fast somebody unseen leaves the prediction, per axis: of held-out people who move, the errors of joints grew by 41, 74 and
 # 137 mm within 100, 200 and 400 ms.  The motion sigmas of the fit, which are wide on purpose, would make 104, 147 and 208 of it.
@@ -74,13 +76,17 @@ def people(
 ) -> list[Concluded]:
     """Update each track with what the fit found, and say what is published of it."""
     config, fit, people = models.config, measured.fit, []
+    held = priors.translation_precision(tracks, measured.estimate, config, frame.stamp_ns)
     for i, predicted in enumerate(tracks):
         newborn = predicted.state is TrackingState.DETECTED
         seen = bool(_is_seen(config, measured.estimate, fit, i, models.displacer is not None, newborn))
         if seen:
             last = before.get(predicted.track_id, predicted)
+            information = fit.information[i]
+            if not measured.on_scale[i]:
+                information = shape.without_assumed_distance(information, held[i])
             track = tracking.measured(
-                last, fit.params.person(i), fit.information[i], fit.joint_covariance[i], frame.stamp_ns, config.track
+                last, fit.params.person(i), information, fit.joint_covariance[i], frame.stamp_ns, config.track
             )
         elif newborn:
             continue  # found, and then not seen in this very image

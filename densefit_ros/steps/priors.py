@@ -28,7 +28,8 @@ from ..types import (
 
 NOMINAL_DT_S = 1 / 30  # the motion sigmas of FitConfig are for one frame at 30 Hz; they grow with the root of time
 KEYPOINT_ROT_SIGMA_RAD = 0.35  # how far a lifted pose may be off per joint; keypoints enter the fit a second time, so loose
-ESTIMATE_T_SIGMA_M = 0.25  # a single view leaves depth this loose at a few metres
+# A single view knows the distance as well as it knows the size, by an eighth; near by no better than across.
+ESTIMATE_T_SIGMA_M, ESTIMATE_Z_SIGMA_SHARE = 0.25, 0.12
 # First estimates that no network has weighed against what poses people take.
 UNWEIGHED = ("external", "track")
 # What a frame gets wrong the next gets wrong as well: a prediction steadies the fit and tells the covariance nothing new.  What
@@ -57,6 +58,13 @@ def estimate_sigmas(estimate: Estimate, config: Config) -> np.ndarray:
     return sigma * config.fit.estimate_sigma_scale
 
 
+def estimate_t_sigmas_m(estimate: Estimate) -> np.ndarray:
+    """(P,3): how far the first estimate's translation may be off, in the camera's axes."""
+    sigma = np.full((len(estimate.params), 3), ESTIMATE_T_SIGMA_M, np.float32)
+    sigma[:, 2] = np.maximum(sigma[:, 2], ESTIMATE_Z_SIGMA_SHARE * estimate.params.t_camera_root[:, 2])
+    return sigma
+
+
 def fuse(tracks: Sequence[Track], estimate: Estimate, config: Config, stamp_ns: int) -> BodyParams:
     """The start of the fit: prediction and first estimate, each joint weighted by its precision.
 
@@ -70,7 +78,7 @@ def fuse(tracks: Sequence[Track], estimate: Estimate, config: Config, stamp_ns: 
     est2 = estimate_sigmas(estimate, config) ** 2
     pre2 = np.where(newborn, 1.0, rot_sigma) ** 2
     share = np.where(newborn, 1.0, pre2 / (pre2 + est2)) * usable
-    t_est2 = ESTIMATE_T_SIGMA_M**2
+    t_est2 = estimate_t_sigmas_m(estimate)[:, 2:] ** 2
     t_pre2 = np.where(newborn, 1.0, t_sigma) ** 2
     t_share = np.where(newborn, 1.0, t_pre2 / (t_pre2 + t_est2)) * usable
     start = motion.blend(predicted, estimate.params, share, t_share[:, 0])
@@ -101,9 +109,14 @@ def anchors(tracks: Sequence[Track], estimate: Estimate, config: Config, stamp_n
             params=estimate.params,
             rot_sigma_rad=np.where(usable, estimate_sigmas(estimate, config), np.inf),
             betas_sigma=np.full((everyone, 10), np.inf),
-            t_sigma_m=np.where(usable, ESTIMATE_T_SIGMA_M, np.inf) * np.ones((everyone, 3)),
+            t_sigma_m=np.where(usable, estimate_t_sigmas_m(estimate), np.inf),
         ),
     ]
+
+
+def translation_precision(tracks: Sequence[Track], estimate: Estimate, config: Config, stamp_ns: int) -> np.ndarray:
+    """(P,3) per m^2: how much :func:`anchors` hold each person's translation."""
+    return sum(1.0 / np.square(a.t_sigma_m, dtype=np.float64) for a in anchors(tracks, estimate, config, stamp_ns))
 
 
 def pose_gaussian(

@@ -34,10 +34,21 @@ class ShapeBelief:
         return 1.0 / np.sqrt(self.precision)
 
 
+def without_assumed_distance(information: np.ndarray, t_precision: np.ndarray) -> np.ndarray:
+    """``information`` (85,85) of a fit without the precision (3,) that its priors lent the translation, its first unknowns.
+
+    From one view size is known as well as distance is: a distance that was assumed, from the size as it was believed before,
+    would count as evidence for that size.  A fiftieth stays, or size and distance together had no inverse.
+    """
+    out = np.array(information, np.float64)
+    out[[0, 1, 2], [0, 1, 2]] -= 0.98 * t_precision
+    return out
+
+
 def update(belief: ShapeBelief, betas: np.ndarray, information: np.ndarray, dt_s: float) -> ShapeBelief:
     """Fold in one fit that used ``belief`` as its shape prior.
 
-    betas (10,) the fit's posterior mode; information (85,85) its normal matrix, prior included.  The marginal
+    betas (10,) the fit's posterior mode; information (85,85) its normal matrix, shape prior included.  The marginal
     information of the betas is the Schur complement over pose and translation.  A matrix that cannot be inverted, or
     anything not finite, leaves the belief as it was.
     """
