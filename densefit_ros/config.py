@@ -261,7 +261,7 @@ class Config:
     track: TrackConfig = field(default_factory=TrackConfig)
 
 
-# Overrides for people whom somebody else answers for: whoever comes is admitted.
+# Overrides where the caller vouches for the people: all of them are admitted.
 ADMIT_EVERYBODY = {"regress.new_confidence": 0.0, "regress.max_joint_sigma": 10.0}
 # And whoever is admitted counts as seen, whatever the image shows: for warming up and timing.
 KEEP_EVERYBODY = {**ADMIT_EVERYBODY, "regress.min_confidence": 0.0, "track.min_inliers": 0.0}

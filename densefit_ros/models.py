@@ -258,7 +258,8 @@ def _make_device_frame(
                 f"got {first}, {'displacements' if displacer else 'no displacements'}, {config.render.backend}"
             )
         mirrored, people = estimator.mirrored == "always", config.track.max_people
-        return DeviceFrame(body, fitter, estimator.runtime, displacer.runtime, device, people, mirrored)
+        runtimes = estimator.runtime, displacer.runtime
+        return DeviceFrame(body, fitter, *runtimes, device, people, mirrored, required=wanted == "on")
     except BackendUnavailable as e:
         if wanted == "on":
             raise

@@ -263,6 +263,9 @@ def test_images_for_which_there_is_no_memory_are_answered_step_by_step(models, s
         state, result = pipeline.process(poor, state, Frame(rgb, i * DT_NS, sequence.camera), boxes)
         assert len(result.people) == 1
     assert len(asked) == 1 and caplog.text.count("answered step by step: CUDA error 2") == 1
+    named = DeviceFrame(models.body, models.fitter, models.estimator.runtime, models.displacer.runtime, "cpu", 2, required=True)
+    with pytest.raises(BackendUnavailable, match="CUDA error 2"):
+        named._place((480, 640))
 
 
 def test_named_and_impossible_is_an_error_and_auto_is_off_on_the_cpu():

@@ -69,7 +69,7 @@ def test_a_gpu_by_name_is_refused_with_a_hint(ask):
 
 def test_a_frame_on_the_device_needs_runtimes_that_can():
     class Other:
-        name = "other"
+        name, device = "other", "cuda"
 
     with pytest.raises(BackendUnavailable, match=r"other.*runtime\.backend"):
         DeviceFrame(load_body(), None, Other(), Other(), "cpu", 1)

@@ -58,9 +58,9 @@ def test_first_estimates_come_through_and_are_named(engine):
 
 def test_live_settings_reach_the_pipeline(engine):
     engine.reset()
-    config = with_overrides(Config(), {"regress.backend": "external", "regress.min_confidence": 0.95})
+    config = with_overrides(Config(), {"regress.backend": "external", "regress.new_confidence": 0.95})
     doubtful = dataclasses.replace(somebody(), confidence=np.array([0.9], np.float32))
-    assert {s.name: s.live for s in settings(config)}["regress.min_confidence"] and names(engine, "", 0, doubtful)
+    assert {s.name: s.live for s in settings(config)}["regress.new_confidence"] and names(engine, "", 0, doubtful)
     engine.reset()
     engine.retune(config)
     assert not names(engine, "", 0, doubtful)

@@ -63,12 +63,12 @@ def test_without_a_prior_there_is_none():
     assert priors.pose_gaussian(models, params, tracks, Estimate(params, np.ones(2, np.float32)), FRAME_NS) is None
 
 
-@pytest.mark.parametrize("z_m, sigma_m", [(1.0, 0.25), (12.0, 1.44)])
+@pytest.mark.parametrize("z_m, sigma_m", [(1.0, 0.25), (12.0, 0.6)])
 def test_a_distance_is_known_as_well_as_a_size(z_m, sigma_m):
     params = BodyParams.rest(1)
     params.t_camera_root[0] = 0.3, 0.1, z_m
     estimate = Estimate(params, np.ones(1, np.float32), source="network", rot_sigma_rad=np.full((1, 24), 0.1, np.float32))
-    np.testing.assert_allclose(priors.estimate_t_sigmas_m(estimate), [[0.25, 0.25, sigma_m]], rtol=1e-6)
+    np.testing.assert_allclose(priors.estimate_t_sigmas_m(params), [[0.25, 0.25, sigma_m]], rtol=1e-6)
     config = load_config()
     _, track = tracking.birth(TrackerState(), params, shape.ShapeBelief.prior(), None, 0)
     _, seen = priors.anchors([track], estimate, config, 0)

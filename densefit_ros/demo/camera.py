@@ -193,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"camera: {e}", file=sys.stderr)
         return 2
     for problem in source.problems:
-        print(f"camera: {problem}; left out", file=sys.stderr)
+        print(f"camera: {problem}{'; left out' if source.stills else ''}", file=sys.stderr)
     if source.kind == "device" and count / source.fps < limit - 1:
         print(f"camera: {source.text} stopped after {count} images (unplugged?); reporting on those", file=sys.stderr)
     last = camera.sent[-1]["stamp_ns"]

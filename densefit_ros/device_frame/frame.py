@@ -51,9 +51,17 @@ class DeviceFrame:
     """
 
     def __init__(
-        self, body: Any, fitter: Any, regressor: Any, displacer: Any, device: str, max_people: int, mirrored: bool = False
+        self,
+        body: Any,
+        fitter: Any,
+        regressor: Any,
+        displacer: Any,
+        device: str,
+        max_people: int,
+        mirrored: bool = False,
+        required: bool = False,
     ) -> None:
-        """``mirrored``: the networks are asked about the mirrored crops too."""
+        """``mirrored``: the networks are asked about the mirrored crops too.  ``required``: nothing is answered step by step."""
         self._device = wp.get_device(device)
         where = "cpu" if self._device.is_cpu else "cuda"
         for runtime in (regressor, displacer):
@@ -66,7 +74,8 @@ class DeviceFrame:
         self._warp_stream = None if self._torch is None else wp.stream_from_torch(self._stream)
         self._sizes = [s for s in SIZES if s < max_people] + [next(s for s in SIZES if s >= max_people)]
         self._places: dict[tuple[int, int], _Place] = {}
-        self._refused: set[tuple[int, int]] = set()  # sizes of images for which the device has no memory
+        self._refused: set[tuple[int, int]] = set()  # sizes of images that could not be set up
+        self._required = required
         self._done = None if self._torch is None else self._torch.cuda.Event()
         self.records = self._torch is not None and regressor.capturable and displacer.capturable
         how = "one CUDA graph" if self.records else "one stream" if self._torch else "step by step"
@@ -99,6 +108,8 @@ class DeviceFrame:
             try:
                 place = _Place(self._shared, self._sizes, self._device, self._stream, shape)
             except (RuntimeError, BackendUnavailable) as e:  # of Warp, torch and TensorRT when memory is out
+                if self._required:
+                    raise BackendUnavailable(f"runtime.device_frame: images of {shape[1]} x {shape[0]} px: {e}") from e
                 self._refused.add(shape)
                 _log.warning("images of %d x %d px are answered step by step: %s", shape[1], shape[0], e)
                 return None

@@ -22,7 +22,7 @@ from ..geometry import crop as crops
 from ..models import Models
 from ..runtime.picture import SIZE_PX
 from ..steps.find import first_estimate
-from ..steps.priors import ESTIMATE_T_SIGMA_M, KEYPOINT_ROT_SIGMA_RAD, estimate_sigmas, looked_at_twice
+from ..steps.priors import KEYPOINT_ROT_SIGMA_RAD, estimate_sigmas, estimate_t_sigmas_m, looked_at_twice
 from ..synth.perturb import disturb
 from ..types import BodyParams, Crop, Estimate, FitStatus, Frame
 from .evidence import EvidenceMaker, EvidenceOptions
@@ -140,7 +140,9 @@ class Harness:
         if estimate.source != "disturbed":  # which knows the person's shape as well as the pose
             mean = dataclasses.replace(mean, betas=np.zeros_like(mean.betas))
         anchors = [
-            Anchor(estimate.params, rot_sigma_rad=estimate_sigmas(estimate, config), t_sigma_m=ESTIMATE_T_SIGMA_M),
+            Anchor(
+                estimate.params, rot_sigma_rad=estimate_sigmas(estimate, config), t_sigma_m=estimate_t_sigmas_m(estimate.params)
+            ),
             Anchor(mean, betas_sigma=config.fit.betas_sigma),
         ]
         params, status, flow = estimate.params, FitStatus.NO_EVIDENCE, None

@@ -79,7 +79,6 @@ class LiftingRegressor:
         ``keypoints`` of the answer carry the weights that were used.
         """
         persons = len(keypoints.uv)
-        keypoints = dataclasses.replace(keypoints, confidence=np.nan_to_num(keypoints.confidence))
         if not persons:
             none = np.zeros(0, np.float32)
             return Estimate(BodyParams.rest(0), none, keypoints, source, rot_sigma_rad=np.zeros((0, NUM_JOINTS), np.float32))
@@ -92,7 +91,7 @@ class LiftingRegressor:
             parts.append(self._lift(_rows(weighted, rows), camera, warm[rows], _prior_rows(prior, rows)))
         params = BodyParams.stack([p[0] for p in parts])
         sigma, support = (np.concatenate([p[k] for p in parts]) for k in (1, 2))
-        seen = keypoints.confidence[:, ~fine]
+        seen = np.nan_to_num(keypoints.confidence)[:, ~fine]
         confidence = np.where((seen > 0.1).sum(1) >= MIN_KEYPOINTS, seen.mean(1) * support, 0.0)
         seen = None if prior is None else prior.seen
         return Estimate(params, confidence.astype(np.float32), weighted, source, rot_sigma_rad=sigma, seen=seen)
@@ -100,7 +99,7 @@ class LiftingRegressor:
     def weighted(self, keypoints: Keypoints) -> Keypoints:
         """With the confidences that lifting and fit go by: of crowds of points on a face and a hand each counts less."""
         share = np.where(self._fine(keypoints), FINE_WEIGHT, 1.0).astype(np.float32)
-        return dataclasses.replace(keypoints, confidence=share * keypoints.confidence)
+        return dataclasses.replace(keypoints, confidence=share * np.nan_to_num(keypoints.confidence))
 
     def _fine(self, keypoints: Keypoints) -> np.ndarray:
         names = self._body.landmarks[keypoints.set_name].names

@@ -27,7 +27,7 @@ from ..geometry.camera import project
 from ..models import fit_options
 from ..regress.lifting import make_lifting
 from ..regress.network_regressor import NetworkRegressor
-from ..steps.priors import ESTIMATE_T_SIGMA_M, decode_options
+from ..steps.priors import decode_options, estimate_t_sigmas_m
 from ..synth.crops import CropBatch
 from ..synth.displacement import DisplacementPairs, make_pairs
 from ..synth.perturb import disturb
@@ -156,7 +156,7 @@ def refine(fitter: Fitter, body: BodyModel, c: Case, way: str, config: Config) -
         scale = config.fit.estimate_sigma_scale
         mean = dataclasses.replace(c.start, betas=np.zeros_like(c.start.betas))
         anchors = [
-            Anchor(c.start, rot_sigma_rad=scale * c.sigma_rad, t_sigma_m=ESTIMATE_T_SIGMA_M),
+            Anchor(c.start, rot_sigma_rad=scale * c.sigma_rad, t_sigma_m=estimate_t_sigmas_m(c.start)),
             Anchor(mean, betas_sigma=config.fit.betas_sigma),
         ]
         matches = c.matches if way != "keypoints" else Correspondences.empty()
