@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -239,12 +238,6 @@ def test_a_person_out_of_sight_measures_nothing_and_breaks_nothing(models, track
         got = models.device_frame.measure(frame, [dataclasses.replace(track, params=params)], models.config)
         for value in (got.fit.params.t_camera_root, got.fit.joint_covariance, got.posed.vertices):
             assert np.isfinite(value).all()
-
-
-def test_networks_elsewhere_are_refused(models):
-    elsewhere = SimpleNamespace(device="cuda", name="torch:cuda")
-    with pytest.raises(BackendUnavailable, match="torch:cuda cannot run on the memory of cpu"):
-        DeviceFrame(models.body, models.fitter, models.estimator.runtime, elsewhere, "cpu", 2)
 
 
 def test_images_for_which_there_is_no_memory_are_answered_step_by_step(models, sequence, monkeypatch, caplog):
