@@ -65,6 +65,11 @@ def _write(folder, bodies, names, path):
     return scene
 
 
+def _arguments(folder):
+    """Of the command, for what ``_write`` writes there."""
+    return ["refine", "--images", str(folder / "in"), "--init", str(folder / "cliff.npz"), "--out", str(folder / "out")]
+
+
 def _refined(out):
     return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
 
@@ -87,15 +92,7 @@ def test_densepose_maps_refine_everybody(tmp_path):
     for name in ("a", "b"):
         noisy = noisy_iuv(rng, iuv)
         cv2.imwrite(str(maps / f"{name}_IUV.png"), noisy)
-    arguments = [
-        "refine",
-        "--images",
-        str(tmp_path / "in"),
-        "--init",
-        str(tmp_path / "cliff.npz"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    arguments = _arguments(tmp_path)
     assert cli.main([*arguments, "--densepose", str(maps), *ALONE, "--set", "displace.independent_share=0.1"]) == 0
     records = _refined(tmp_path / "out")
     assert [(r["file"], r["id"]) for r in records] == [("a.png", "0"), ("a.png", "1"), ("b.png", "2"), ("b.png", "3")]
@@ -128,15 +125,7 @@ def test_the_free_body_takes_poses_and_places_but_not_shapes_of_smpl(tmp_path, c
     true, near = _people(1)
     near = dataclasses.replace(near, betas=np.full((1, 10), 1.5, np.float32))
     _write(tmp_path / "in", (true, near), ["a.png"], tmp_path / "cliff.npz")
-    arguments = [
-        "refine",
-        "--images",
-        str(tmp_path / "in"),
-        "--init",
-        str(tmp_path / "cliff.npz"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    arguments = _arguments(tmp_path)
     with caplog.at_level("WARNING", logger="densefit"):
         assert cli.main([*arguments, "--set", "displace.enabled=false", "--set", "device=cpu", "--quiet"]) == 0
     assert "set body.model_path" in caplog.text
@@ -176,15 +165,7 @@ def test_openpose_files_refine_too(tmp_path):
     folder = tmp_path / "points"
     folder.mkdir()
     (folder / "a_keypoints.json").write_text(json.dumps({"people": [{"pose_keypoints_2d": points.ravel().tolist()}]}))
-    arguments = [
-        "refine",
-        "--images",
-        str(tmp_path / "in"),
-        "--init",
-        str(tmp_path / "cliff.npz"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    arguments = _arguments(tmp_path)
     assert cli.main([*arguments, "--keypoints", str(folder), *ALONE]) == 0
     (record,) = _refined(tmp_path / "out")
     joints = project(CAMERA, pose(_body(), true).joints[0])
@@ -197,16 +178,7 @@ def test_openpose_files_refine_too(tmp_path):
 def test_what_does_not_belong_together_is_said(tmp_path, capsys):
     true, near = _people(1)
     _write(tmp_path / "in", (true, near), ["a.png"], tmp_path / "cliff.npz")
-    good = [
-        "refine",
-        "--images",
-        str(tmp_path / "in"),
-        "--init",
-        str(tmp_path / "cliff.npz"),
-        "--out",
-        str(tmp_path / "out"),
-        *ALONE,
-    ]
+    good = [*_arguments(tmp_path), *ALONE]
     (tmp_path / "empty").mkdir()
     for extra, word in (
         (["--densepose", str(tmp_path / "empty")], "_IUV.png"),

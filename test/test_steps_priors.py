@@ -88,3 +88,11 @@ def test_an_assumed_distance_says_nothing_of_size():
     held = shape.update(belief, betas, information, 10.0)
     free = shape.update(belief, betas, shape.without_assumed_distance(information, np.array([0, 0, 16.0])), 10.0)
     assert held.precision[0] > 10 and free.precision[0] < 1.5
+
+
+def test_what_holds_a_translation_is_what_the_anchors_say():
+    params, tracks = two_tracks()
+    estimate = dataclasses.replace(Estimate(params, np.ones(2, np.float32)), sources=("track", "network"))
+    for stamp_ns in (0, FRAME_NS):
+        held = sum(1.0 / np.square(a.t_sigma_m) for a in priors.anchors(tracks, estimate, load_config(), stamp_ns))
+        np.testing.assert_allclose(priors.translation_precision(tracks, estimate, load_config(), stamp_ns), held, rtol=1e-5)

@@ -93,10 +93,7 @@ def anchors(tracks: Sequence[Track], estimate: Estimate, config: Config, stamp_n
         BodyParams.stack([t.params for t in tracks]), betas=np.stack([t.shape.mean for t in tracks]).astype(np.float32)
     )
     everyone = len(tracks)
-    # A carried prediction is one already: as a second opinion about the distance it would count the first again.
-    looked = np.array([estimate.source_of(i) != "track" for i in range(everyone)])
-    believed = (estimate.confidence >= config.regress.min_confidence)[:, None] | ~np.isfinite(rot_sigma)
-    usable = believed & looked[:, None]
+    usable = _second_opinions(estimate, ~np.isfinite(rot_sigma), config)
     return [
         Anchor(
             params=predicted,
@@ -114,9 +111,18 @@ def anchors(tracks: Sequence[Track], estimate: Estimate, config: Config, stamp_n
     ]
 
 
+def _second_opinions(estimate: Estimate, newborn: np.ndarray, config: Config) -> np.ndarray:
+    """(P,1) bool: whose first estimate counts beside the prediction; ``newborn`` (P,1), who have none."""
+    # A carried prediction is one already: as a second opinion about the distance it would count the first again.
+    looked = np.array([estimate.source_of(i) != "track" for i in range(len(newborn))])
+    return ((estimate.confidence >= config.regress.min_confidence)[:, None] | newborn) & looked[:, None]
+
+
 def translation_precision(tracks: Sequence[Track], estimate: Estimate, config: Config, stamp_ns: int) -> np.ndarray:
     """(P,3) per m^2: how much :func:`anchors` hold each person's translation."""
-    return sum(1.0 / np.square(a.t_sigma_m, dtype=np.float64) for a in anchors(tracks, estimate, config, stamp_ns))
+    _, t_sigma = prediction_sigmas(tracks, config, stamp_ns)
+    usable = _second_opinions(estimate, ~np.isfinite(t_sigma), config)
+    return 1.0 / t_sigma**2 + usable / np.square(estimate_t_sigmas_m(estimate.params), dtype=np.float64)
 
 
 def pose_gaussian(
