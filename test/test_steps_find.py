@@ -28,7 +28,7 @@ SOMEBODY = np.array([[0.1, 0.0, 3.0]], np.float32)
 
 
 class Regressor:
-    """Sees one given person in every window, and remembers the windows."""
+    """Sees a given person in every window, boxes' and longer ones', and remembers the windows."""
 
     size_px, margin, name = SIZE_PX, None, "one person"
 
@@ -37,7 +37,7 @@ class Regressor:
 
     def estimate(self, crop, camera, warm=()):
         self.windows.append(crop.image_from_crop)
-        params = dataclasses.replace(BodyParams.rest(len(crop.rgb)), t_camera_root=self.places_m[: len(crop.rgb)].copy())
+        params = dataclasses.replace(BodyParams.rest(len(crop.rgb)), t_camera_root=np.resize(self.places_m, (len(crop.rgb), 3)))
         params.root_rotvec[:, 0] = np.pi
         return Estimate(params, np.full(len(crop.rgb), self.confidence, np.float32))
 
@@ -81,6 +81,31 @@ def test_a_rough_box_is_moved_to_the_body_that_is_seen_in_it(body, skinner):
     np.testing.assert_array_equal(lifted, moved)  # the regressor is asked about them, too
 
 
+@pytest.mark.parametrize(("sigmas", "confident", "moved"), [
+    ((0.03, 0.02), (True, True), True),
+    ((0.03, 0.028), (True, True), False),  # of a window that is a quarter larger
+    ((0.02, 0.03), (True, True), False),
+    ((0.03, 0.02), (True, False), False),
+    ((0.02, 0.03), (False, True), True),
+])  # fmt: skip
+def test_what_is_below_a_box_is_looked_at_as_well(body, skinner, sigmas, confident, moved):
+    """The box ends at the knees: the regressor sees somebody small in it, and all of the person in the longer one."""
+    truth = box_around(body, SOMEBODY[0])
+    box = np.float32([[truth[0] + 0.27 * truth[2], truth[1], 0.46 * truth[2], truth[3] / (1 + find.LONGER)]])  # not the hands
+    small = SOMEBODY[0] * np.float32([1.1, 1, 1.4]) - np.float32([0, 0.3, 0])
+    regressor = Regressor(np.stack([small, SOMEBODY[0]]))
+
+    def estimate(crop, camera, warm=()):
+        seen = Regressor.estimate(regressor, crop, camera)
+        sigma = np.repeat(np.float32(sigmas)[:, None], 24, 1)
+        return dataclasses.replace(seen, uv_sigma=sigma, confidence=np.where(confident, seen.confidence, np.float32(0.1)))
+
+    regressor.estimate = estimate
+    _, around = find.settled(models_of(skinner, regressor), frame(), box, 0, SURE)
+    expected = truth if moved else box_around(body, small)
+    np.testing.assert_allclose(around[0], expected, atol=0.01 * truth[3])
+
+
 def test_boxes_of_tracks_stay_and_are_not_looked_at(body, skinner):
     tracked = np.array([[5, 5, 60, 200]], np.float32)
     truth = box_around(body, SOMEBODY[0])
@@ -88,7 +113,7 @@ def test_boxes_of_tracks_stay_and_are_not_looked_at(body, skinner):
     _, moved = find.settled(models_of(skinner, regressor), frame(), np.stack([tracked[0], rough(truth)]), 1, SURE)
     np.testing.assert_array_equal(moved[0], tracked[0])
     np.testing.assert_allclose(moved[1], truth, atol=0.01 * truth[3])
-    assert len(regressor.windows[0]) == 1
+    assert len(regressor.windows[0]) == 2  # the newcomer's box, and a longer one
     np.testing.assert_array_equal(find.settled(models_of(skinner, regressor), frame(), tracked, 1, SURE[:0])[1], tracked)
     assert len(regressor.windows) == 1
 

@@ -32,6 +32,7 @@ from ..types import (
 SPARE = 2  # boxes looked at beyond the people there is room for: not every box is a person
 EVEN_SCORE = 0.5  # as good as a coin: what a finder's word is worth where nobody looks again
 TWIN_OVERLAP = 0.9  # two given boxes that overlap more than this are one person's
+LONGER = 0.35  # share of its height by which a newcomer's box is looked at again (docs/DECISIONS.md)
 MIN_OVERLAP = 0.3  # a detection that overlaps a track this much is that track's person
 
 
@@ -126,9 +127,10 @@ def newcomers(
 def settled(models: Models, frame: Frame, boxes: np.ndarray, known: int, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (N,4) px, those behind the first ``known`` moved to the body that the regressor sees in them.
 
-    Finders' boxes are rough, and the networks know people in the middle of tight windows.  A box stays where it is if the
-    regressor sees nobody in it, or somebody elsewhere, or somebody who has a box; if its score (N - known,) is below
-    ``detect.sure_score``, it goes.  Where the regressor is not asked, boxes stay whose score is at least EVEN_SCORE.
+    Finders' boxes are rough, and the networks know people in the middle of tight windows.  Some end at the knees, so what is
+    below them is looked at as well.  A box stays where it is if the regressor sees nobody in it, or somebody elsewhere, or
+    somebody who has a box; if its score (N - known,) is below ``detect.sure_score``, it goes.  Where the regressor is not
+    asked, boxes stay whose score is at least EVEN_SCORE.
     Returns those that stay, as they were and as they are now.  docs/DECISIONS.md has the measurements.
     """
     config, camera, source = models.config, frame.camera, models.estimator
@@ -138,8 +140,7 @@ def settled(models: Models, frame: Frame, boxes: np.ndarray, known: int, scores:
     sure = scores >= (config.detect.sure_score if asked else EVEN_SCORE)
     around, stays = boxes.copy(), np.concatenate([np.ones(known, bool), sure])
     if asked:
-        squares = np.stack([crops.square_around(b, config.render.crop_margin) for b in boxes[known:]])
-        seen = source.estimate(crops.extract(frame.rgb, squares, source.size_px), camera)
+        seen = _surer_looks(models, frame, boxes[known:])
         needed = np.where(sure, config.regress.new_confidence, config.regress.sure_confidence)
         for i in np.flatnonzero(seen.confidence >= needed):
             box = mesh_box(camera, models.skinner.outline(seen.params.person(i))[0])  # may be more than we track
@@ -149,6 +150,19 @@ def settled(models: Models, frame: Frame, boxes: np.ndarray, known: int, scores:
             if shared[0, known + i] >= MIN_OVERLAP and crowd[0] <= max(crowd[1], MIN_OVERLAP):
                 around[known + i], stays[known + i] = box, True
     return boxes[stays], around[stays]
+
+
+def _surer_looks(models: Models, frame: Frame, boxes: np.ndarray) -> Estimate:
+    """What the regressor sees in each box (N,4) px, or in one longer by LONGER if it knows better there where the joints are."""
+    config, source = models.config, models.estimator
+    longer = boxes * np.float32([1, 1, 1, 1 + LONGER])
+    squares = np.stack([crops.square_around(b, config.render.crop_margin) for b in np.concatenate([boxes, longer])])
+    seen = source.estimate(crops.extract(frame.rgb, squares, source.size_px), frame.camera)
+    chosen = np.arange(len(boxes))
+    if seen.uv_sigma is not None:
+        sigma_px = np.where(seen.confidence >= config.regress.new_confidence, _joint_sigma(seen) * squares[:, 2], np.inf)
+        chosen += len(boxes) * (sigma_px[len(boxes) :] < sigma_px[: len(boxes)])
+    return take_estimate(seen, chosen)
 
 
 def without_twins(boxes: np.ndarray) -> np.ndarray:
@@ -250,8 +264,12 @@ def _has_joints(estimate: Estimate, config: Config) -> np.ndarray:
     """
     if estimate.uv_sigma is None:
         return np.ones(len(estimate.confidence), bool)
-    surest = np.sort(estimate.uv_sigma, axis=1)[:, : NUM_JOINTS // 2]
-    return surest.mean(1) <= config.regress.max_joint_sigma
+    return _joint_sigma(estimate) <= config.regress.max_joint_sigma
+
+
+def _joint_sigma(estimate: Estimate) -> np.ndarray:
+    """(P,) mean standard deviation of the surer half of the 2D joints, in sides of the window.  Half: hips may be cut off."""
+    return np.sort(estimate.uv_sigma, axis=1)[:, : NUM_JOINTS // 2].mean(1)
 
 
 def take_crop(crop: Crop, kept: Sequence[int]) -> Crop:
