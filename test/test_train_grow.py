@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 from train_helpers import inputs  # noqa: E402
 
+from densefit_ros.detect.finder_network import FinderNet  # noqa: E402
 from densefit_ros.train.grow import Space, take_over  # noqa: E402
 from densefit_ros.train.joint import JointNet  # noqa: E402
 
@@ -49,6 +50,16 @@ def test_additions_change_no_output_that_there_was():
         expected, got = before(*inputs())[1], after(*inputs())[1]
     for a, b in zip(expected, got):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_a_deeper_finder_finds_the_same():
+    before, after = FinderNet((8, 8, 16, 16, 16), (1, 1, 1, 1), 8).eval(), FinderNet((8, 8, 16, 16, 16), (1, 2, 3, 2), 8).eval()
+    take_over(after, before.state_dict())
+    picture = torch.randint(0, 255, (1, 64, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        torch.testing.assert_close(before(picture), after(picture))
+    with pytest.raises(ValueError, match="down32"):
+        take_over(FinderNet((8, 8, 16, 16, 32), (1, 1, 1, 1), 8), before.state_dict())
 
 
 def test_copied_channels_do_not_stay_copies():

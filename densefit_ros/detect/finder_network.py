@@ -26,15 +26,22 @@ class FinderNet(nn.Module):
     OUTPUTS = ("heat", "box")
     guide: nn.Module | None
 
-    def __init__(self, widths: Sequence[int] = (16, 24, 40, 64, 96), neck: int = 48, fused: bool = False) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int] = (16, 24, 40, 64, 96),
+        blocks: Sequence[int] = (1, 1, 1, 1),
+        neck: int = 48,
+        fused: bool = False,
+    ) -> None:
         super().__init__()
         w0, w1, w2, w3, w4 = widths
-        self.config = {"widths": list(widths), "neck": neck}
+        n4, n8, n16, n32 = blocks
+        self.config = {"widths": list(widths), "blocks": list(blocks), "neck": neck}
         self.stem = conv(3, w0, 3, 2)
-        self.down4 = nn.Sequential(conv(w0, w1, 3, 2), Residual(w1))
-        self.down8 = nn.Sequential(conv(w1, w2, 3, 2), Residual(w2))
-        self.down16 = nn.Sequential(conv(w2, w3, 3, 2), Residual(w3))
-        self.down32 = nn.Sequential(conv(w3, w4, 3, 2), Residual(w4))
+        self.down4 = nn.Sequential(conv(w0, w1, 3, 2), *(Residual(w1) for _ in range(n4)))
+        self.down8 = nn.Sequential(conv(w1, w2, 3, 2), *(Residual(w2) for _ in range(n8)))
+        self.down16 = nn.Sequential(conv(w2, w3, 3, 2), *(Residual(w3) for _ in range(n16)))
+        self.down32 = nn.Sequential(conv(w3, w4, 3, 2), *(Residual(w4) for _ in range(n32)))
         self.up16 = conv(w4 + w3, w3, 1)
         self.up8 = conv(w3 + w2, neck)
         self.mix = conv(neck, neck)

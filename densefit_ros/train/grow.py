@@ -83,13 +83,13 @@ def grow_trunk(net: nn.Module, weights: dict[str, Tensor], seed: int = 0) -> dic
 
 def _with_additions(target: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """``weights`` with what networks have had added since: a head that only training asks for, and deeper displacement
-    networks.  The additions change no output."""
+    networks and finders.  The additions change no output."""
     out = dict(weights)
     for name, value in target.items():
         last = name.removeprefix("displacement.")
         if ".parts." in f".{name}" and name not in out:
             out[name] = value.clone()
-        elif last.startswith(("render8.", "both16.", "both32.", "after8.")) and name not in out:
+        elif last.startswith(("render8.", "both16.", "both32.", "after8.", "down")) and name not in out:
             out[name] = torch.zeros_like(value) if last.endswith("second.1.weight") else value.clone()
     return out
 
