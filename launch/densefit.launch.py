@@ -41,7 +41,11 @@ def generate_launch_description():
             arg("cameras", "", "names of the cameras in image_topic, when one process serves them all"),
             arg("camera_info_topic", "", "calibration, or a list; empty: camera_info beside the image topic"),
             arg("depth_topic", "", "depth aligned to the image, or a list; empty: no depth"),
-            arg("detections_topic", "", "boxes of people (vision_msgs/Detection2DArray), or a list; empty: our own finder"),
+            arg(
+                "detections_topic",
+                "",
+                "boxes of people (vision_msgs/Detection2DArray; yolo_ros: params_file:=yolo), or a list; empty: our own finder",
+            ),
             arg("keypoints_topic", "", "keypoints (densefit_ros/KeypointsArray), or a list; empty: none"),
             arg("densepose_topic", "", "DensePose maps (Image: part, u, v), or a list; empty: none"),
             arg("initial_topic", "", "first estimates (densefit_ros/SmplBodyArray), or a list; empty: our own"),

@@ -54,19 +54,18 @@ def estimates_of(message: Any, frame_id: str, body: BodyModel, sigma_rad: float)
 
 
 def boxes_of(message: Any, frame_id: str, calib: Calibration, classes: Sequence[str], min_score: float) -> np.ndarray:
-    """vision_msgs/Detection2DArray -> boxes (N,4) x, y, w, h px of the classes wanted (all when empty), surest first.
+    """vision_msgs/Detection2DArray or yolo_msgs/DetectionArray -> boxes (N,4) x, y, w, h px of the classes wanted (all when
+    empty), surest first.
 
     Raises MessageError.
     """
     _check_frame(message, frame_id, "detections")
     boxes, scores = [], []
     for i, detection in enumerate(_people(message.detections, "detections")):
-        score = _wanted_score(detection.results, classes, min_score)
+        score = _wanted_score(detection, classes, min_score)
         if score is None:
             continue
-        centre = detection.bbox.center
-        centre = getattr(centre, "position", centre)  # a plain Pose2D before Humble
-        x, y, w, h = _numbers((centre.x, centre.y, detection.bbox.size_x, detection.bbox.size_y), 4, f"box {i + 1}", MAX_PX)
+        x, y, w, h = _numbers(_box(detection.bbox), 4, f"box {i + 1}", MAX_PX)
         if w <= 0 or h <= 0:
             raise MessageError(f"box {i + 1} is {w:g} x {h:g} px: expected a positive size")
         boxes.append((x - w / 2, y - h / 2, w, h))
@@ -76,9 +75,8 @@ def boxes_of(message: Any, frame_id: str, calib: Calibration, classes: Sequence[
 
 
 def classes_of(message: Any) -> list[str]:
-    """The class ids that the detections of a vision_msgs/Detection2DArray name, each once."""
-    hypotheses = [getattr(r, "hypothesis", r) for d in message.detections for r in d.results]
-    return list(dict.fromkeys(_class_id(h) for h in hypotheses))
+    """The classes that the detections of a message as of ``boxes_of`` name, each once."""
+    return list(dict.fromkeys(names[0] for d in message.detections for names, _ in _hypotheses(d)))
 
 
 def keypoints_of(message: Any, frame_id: str, calib: Calibration, sets: dict[str, Landmarks]) -> Keypoints:
@@ -98,6 +96,31 @@ def keypoints_of(message: Any, frame_id: str, calib: Calibration, sets: dict[str
             )
         rows.append(np.column_stack([uv.reshape(-1, 2), confidence]))
     return _keypoints(name, rows, count, calib)
+
+
+def yolo_keypoints_of(
+    message: Any, frame_id: str, calib: Calibration, classes: Sequence[str], min_score: float, landmarks: Landmarks
+) -> Keypoints:
+    """yolo_msgs/DetectionArray of a pose model -> keypoints of the set "coco17" of the classes wanted.  Raises MessageError.
+
+    Points are numbered from 1 and come without those below yolo_ros's threshold (mgonzs13/yolo_ros 2553d0a, yolo_node.py).
+    ``landmarks``: of "coco17".
+    """
+    _check_frame(message, frame_id, "detections")
+    people = [d for d in _people(message.detections, "detections") if _wanted_score(d, classes, min_score) is not None]
+    count, rows = len(landmarks.names), np.zeros((len(people), len(landmarks.names), 3))
+    for row, person in zip(rows, people):
+        points = list(person.keypoints.data)
+        if len(points) > count or not all(1 <= p.id <= count for p in points):
+            raise MessageError(
+                f"a person has {len(points)} keypoints, up to number {max(p.id for p in points)}: expected COCO's {count}"
+            )
+        for p in points:
+            row[p.id - 1] = p.point.x, p.point.y, p.score
+    placed = rows[..., 2].any(1)
+    if len(people) and not placed.any():
+        raise MessageError("nobody has keypoints: yolo_ros publishes them with a pose model (yolo...-pose)")
+    return _keypoints("coco17", list(rows[placed]), count, calib)
 
 
 def skeletons_of(messages: Sequence[Any], frame_id: str, calib: Calibration, landmarks: Landmarks) -> Keypoints:
@@ -153,17 +176,28 @@ def _keypoints(name: str, rows: list[np.ndarray], count: int, calib: Calibration
     return Keypoints(name, uv.astype(np.float32), np.where(seen, np.clip(confidence, 0, 1), 0).astype(np.float32))
 
 
-def _wanted_score(results: Sequence[Any], classes: Sequence[str], min_score: float) -> float | None:
+def _wanted_score(detection: Any, classes: Sequence[str], min_score: float) -> float | None:
     """Best score of the hypotheses that are a class that we want; None when none is, 0 for a box that comes without any."""
-    if not len(results):
+    hypotheses = _hypotheses(detection)
+    if not hypotheses:
         return 0.0
-    hypotheses = [getattr(r, "hypothesis", r) for r in results]
-    wanted = [float(h.score) for h in hypotheses if not classes or _class_id(h) in classes]
+    wanted = [score for names, score in hypotheses if not classes or not set(names).isdisjoint(classes)]
     return max((s for s in wanted if s >= min_score), default=None)
 
 
-def _class_id(hypothesis: Any) -> str:
-    return str(getattr(hypothesis, "class_id", getattr(hypothesis, "id", "")))  # "id" before Humble
+def _hypotheses(detection: Any) -> list[tuple[tuple[str, ...], float]]:
+    """Names and score of whatever a detection may be: vision_msgs has a list, yolo_msgs one class, by name and by number."""
+    if not hasattr(detection, "results"):
+        return [((str(detection.class_name), str(detection.class_id)), float(detection.score))]
+    each = [getattr(r, "hypothesis", r) for r in detection.results]
+    return [((str(getattr(h, "class_id", getattr(h, "id", ""))),), float(h.score)) for h in each]  # "id" before Humble
+
+
+def _box(bbox: Any) -> tuple[float, float, float, float]:
+    """Centre and size."""
+    centre = getattr(bbox.center, "position", bbox.center)  # a plain Pose2D before Humble
+    width, height = (bbox.size.x, bbox.size.y) if hasattr(bbox, "size") else (bbox.size_x, bbox.size_y)  # yolo_msgs, vision_msgs
+    return centre.x, centre.y, width, height
 
 
 def _people(items: Sequence[Any], what: str) -> list[Any]:

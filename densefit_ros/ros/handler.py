@@ -158,11 +158,16 @@ class Handler:
         return self._companion("initial", job, lambda m: external.estimates_of(m, frame_id, self._engine.body, sigma))
 
     def _keypoints_of(self, job: Job, calib: Calibration) -> Keypoints | None:
-        sets, frame_id = self._engine.body.landmarks, job.image.header.frame_id
+        sets, frame_id, ros = self._engine.body.landmarks, job.image.header.frame_id, self._ros()
+        classes = words(ros.detection_classes)
 
         def value_of(message: Any) -> Keypoints:
-            if isinstance(message, list):
+            if ros.keypoints == "hri":
                 return external.skeletons_of(message, frame_id, calib, sets["openpose25"])
+            if ros.keypoints == "yolo":
+                self._check_classes(message, classes)
+                least = ros.detection_min_score
+                return external.yolo_keypoints_of(message, frame_id, calib, classes, least, sets["coco17"])
             return external.keypoints_of(message, frame_id, calib, sets)
 
         return self._companion("keypoints", job, value_of)

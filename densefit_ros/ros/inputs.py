@@ -53,9 +53,11 @@ def is_rectified(node: Any, ros: RosConfig, camera: str = "") -> bool:
 def check_installed(ros: RosConfig) -> None:
     """Raises BackendUnavailable when a topic is asked for whose message package is not installed."""
     if ros.detections:
-        _detection_array()
+        _detection_array(ros.detections_type)
     if ros.keypoints == "hri":
         _hri_types()
+    if ros.keypoints == "yolo":
+        _detection_array("yolo_msgs")
     if ros.world_frame:
         camera_motion.library()
 
@@ -120,8 +122,8 @@ class Inputs:
                 self._skeletons, where = companion, node.resolve_topic_name("/humans/bodies/tracked")
                 self._listen(_hri_types()[0], where, self._on_bodies, self._qos)
             else:
-                type_, own = _COMPANIONS[name]
-                where, qos, kind_of_it = node.resolve_topic_name(topic(camera, own)), self._qos, type_()
+                kind_of_it, own = _kind_and_topic(name, ros)
+                where, qos = node.resolve_topic_name(topic(camera, own)), self._qos
                 if name == "depth":
                     qos = QoSProfile(depth=5, reliability=reliability)
                     if ros.depth_transport == "compressedDepth":
@@ -159,13 +161,25 @@ class Inputs:
         return self._node.create_subscription(kind, name, callback, qos, event_callbacks=events)
 
 
-def _detection_array() -> Any:
+def _kind_and_topic(name: str, ros: RosConfig) -> tuple[Any, str]:
+    """Message type and topic of a companion."""
+    if name == "detections":
+        return _detection_array(ros.detections_type), "detections"
+    if (name, ros.keypoints) == ("keypoints", "yolo"):
+        return _detection_array("yolo_msgs"), "detections"
+    return _COMPANIONS[name]
+
+
+def _detection_array(package: str) -> Any:
     try:
+        if package == "yolo_msgs":
+            from yolo_msgs.msg import DetectionArray
+
+            return DetectionArray
         from vision_msgs.msg import Detection2DArray
     except ImportError as e:
-        raise BackendUnavailable(
-            f"ros.detections needs the package vision_msgs (apt: ros-<distro>-vision-msgs), which is not installed: {e}"
-        ) from e
+        source = {"yolo_msgs": "of yolo_ros", "vision_msgs": "apt: ros-<distro>-vision-msgs"}[package]
+        raise BackendUnavailable(f"topic 'detections' needs the package {package} ({source}), which is not installed: {e}") from e
     return Detection2DArray
 
 
@@ -179,11 +193,10 @@ def _hri_types() -> tuple[Any, Any]:
     return IdsList, Skeleton2D
 
 
-# Message type, imported when it is asked for, and topic.
-_COMPANIONS: dict[str, tuple[Callable[[], Any], str]] = {
-    "depth": (lambda: Image, "depth"),
-    "initial": (lambda: SmplBodyArray, "~/initial"),
-    "detections": (_detection_array, "detections"),
-    "keypoints": (lambda: KeypointsArray, "keypoints"),
-    "densepose": (lambda: Image, "densepose"),
+# Message type and topic of those that need no other package.
+_COMPANIONS: dict[str, tuple[Any, str]] = {
+    "depth": (Image, "depth"),
+    "initial": (SmplBodyArray, "~/initial"),
+    "keypoints": (KeypointsArray, "keypoints"),
+    "densepose": (Image, "densepose"),
 }

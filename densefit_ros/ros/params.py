@@ -63,7 +63,12 @@ class RosConfig:
     )
     initial_sigma_rad: float = option(0.2, "how far a joint of ~/initial may be off, rad", 0.001, 3.0, live=True)
     detections: bool = option(
-        False, "take people from topic 'detections' (vision_msgs/Detection2DArray) instead of the built-in finder"
+        False, "take people from topic 'detections' (of ros.detections_type) instead of the built-in finder"
+    )
+    detections_type: str = option(
+        "vision_msgs",
+        "package of the messages of topic 'detections': vision_msgs/Detection2DArray or yolo_ros's yolo_msgs/DetectionArray",
+        choices=("vision_msgs", "yolo_msgs"),
     )
     detection_classes: str = option(
         "person", "class ids of detections that are people, separated by commas; empty: all", live=True
@@ -71,9 +76,10 @@ class RosConfig:
     detection_min_score: float = option(0.5, "detections below this score are dropped", 0.0, 1.0, live=True)
     keypoints: str = option(
         "none",
-        "fit people to the keypoints of another program: topic 'keypoints' (KeypointsArray), or hri: the skeleton2d "
-        "(hri_msgs/Skeleton2D) of every body in /humans/bodies/tracked",
-        choices=("none", "keypoints", "hri"),
+        "fit people to the keypoints of another program: topic 'keypoints' (KeypointsArray), hri: the skeleton2d "
+        "(hri_msgs/Skeleton2D) of every body in /humans/bodies/tracked, or yolo: those in topic 'detections' of a pose model "
+        "of yolo_ros (yolo_msgs/DetectionArray)",
+        choices=("none", "keypoints", "hri", "yolo"),
     )
     densepose: bool = option(
         False, "use the DensePose map of topic 'densepose' (Image of three bytes a pixel: part, u, v) as evidence"

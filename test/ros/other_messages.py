@@ -1,4 +1,4 @@
-"""vision_msgs and hri_msgs for the tests: the installed ones, or stand-ins with the same fields, built once into ./build."""
+"""vision_msgs, yolo_msgs and hri_msgs for the tests: the installed ones, or stand-ins, built once into ./build."""
 
 from __future__ import annotations
 

@@ -30,6 +30,14 @@ def vision():
 
 
 @pytest.fixture(scope="module")
+def yolo():
+    provide("yolo_msgs")
+    from yolo_msgs import msg
+
+    return msg
+
+
+@pytest.fixture(scope="module")
 def hri():
     provide("hri_msgs")
     from hri_msgs import msg
@@ -228,6 +236,44 @@ def test_skeletons_of_rep_155(hri):
         assert node.stop() == 0, node.log
 
 
+@pytest.mark.parametrize(
+    ("parameters", "source", "box"),
+    [
+        (("ros.keypoints:=yolo",), "keypoints", [26, 13, 34, 27]),  # the stand-in engine's corners of the points
+        (("ros.detections:=true", "ros.detections_type:=yolo_msgs"), "boxes", [25, 12, 10, 16]),
+    ],
+)
+def test_detections_of_yolo_ros(yolo, parameters, source, box):
+    def array_of(image, *uv):
+        message = yolo.DetectionArray(header=image.header)
+        d = yolo.Detection(class_id=0, class_name="person", score=0.9)
+        d.bbox.center.position.x, d.bbox.center.position.y, d.bbox.size.x, d.bbox.size.y = 30.0, 20.0, 10.0, 16.0
+        d.keypoints.data = [yolo.KeyPoint2D(id=i + 1, point=yolo.Point2D(x=x, y=y), score=0.9) for i, (x, y) in enumerate(uv)]
+        message.detections.append(d)
+        return message
+
+    asked = [word for p in parameters for word in ("-p", p)]
+    with NodeProcess(*FAST, *asked, "-r", "detections:=/yolo/detections") as node, Client() as client:
+        client.listen(SmplBodyArray, BODIES)
+        publisher = client.node.create_publisher(yolo.DetectionArray, "/yolo/detections", 5)
+        client.start()
+
+        def send(*uv):
+            image = client.image()
+            publisher.publish(array_of(image, *uv))
+            client.send(image)
+
+        points = [(26.0 + i / 2, 13.0 + 7 * i / 8) for i in range(17)]
+        assert client.until(lambda: source in sources(client), each=lambda: send(*points))
+        body = next(b for m in client.got[BODIES] for b in m.bodies if b.source == source)
+        np.testing.assert_allclose(body.box_xywh, box)
+        if source == "keypoints":  # of a model without them diagnostics say so, and the image is answered all the same
+            client.got[BODIES].clear()
+            assert client.until(lambda: "with a pose model" in client.fault("keypoints"), each=send)
+            assert client.until(lambda: "fake" in sources(client), each=send)
+        assert node.stop() == 0, node.log
+
+
 def test_a_node_without_a_regressor_and_without_estimates_is_refused():
     with NodeProcess("-p", "regress.backend:=external") as node, Client() as client:
         assert not client.change_state(Transition.TRANSITION_CONFIGURE)
@@ -235,7 +281,10 @@ def test_a_node_without_a_regressor_and_without_estimates_is_refused():
         assert "regress.backend external needs somebody else's estimates" in node.log
 
 
-@pytest.mark.parametrize("package, parameter", [("vision_msgs", "ros.detections:=true"), ("hri_msgs", "ros.keypoints:=hri")])
+@pytest.mark.parametrize(
+    "package, parameter",
+    [("vision_msgs", "ros.detections:=true"), ("hri_msgs", "ros.keypoints:=hri"), ("yolo_msgs", "ros.keypoints:=yolo")],
+)
 def test_a_package_that_is_asked_for_and_not_installed(package, parameter, tmp_path):
     (tmp_path / f"{package}.py").write_text("raise ImportError('not here')\n")
     path = os.pathsep.join(p for p in (str(tmp_path), os.environ.get("PYTHONPATH", "")) if p)

@@ -71,8 +71,8 @@ def test_every_file_is_what_command_line_and_node_take_it_for(path):
         rclpy.shutdown(context=context)
 
 
-def test_there_is_a_file_for_every_usual_machine_and_camera():
-    assert {p.stem for p in FILES} == {"default", "cpu", "gpu", "jetson", "webcam", "realsense", "zed"}
+def test_there_is_a_file_for_every_usual_machine_camera_and_detector():
+    assert {p.stem for p in FILES} == {"default", "cpu", "gpu", "jetson", "webcam", "realsense", "zed", "yolo"}
 
 
 # What a number means: its unit, or that it has none.

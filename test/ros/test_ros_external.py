@@ -124,6 +124,52 @@ def test_boxes(distro):
             external.boxes_of(detections(bad), "optical", PINHOLE, (), 0.0)
 
 
+def yolo(x, y, w, h, name="person", number=0, score=0.9, points=()):
+    """One of yolo_msgs/DetectionArray; ``points``: (number, x, y, score), as far as they pass yolo_ros's threshold."""
+    data = [Some(id=i, point=Some(x=u, y=v), score=s) for i, u, v, s in points]
+    bbox = Some(center=Some(position=Some(x=x, y=y), theta=0.0), size=Some(x=w, y=h))
+    return Some(class_name=name, class_id=number, score=score, bbox=bbox, keypoints=Some(data=data))
+
+
+def yolo_keypoints(*items, classes=("person",), frame_id="optical"):
+    message = detections(*items, frame_id=frame_id)
+    return external.yolo_keypoints_of(message, "optical", PINHOLE, classes, 0.5, BODY.landmarks["coco17"])
+
+
+def test_boxes_of_yolo_ros():
+    message = detections(yolo(30, 20, 10, 16), yolo(9, 9, 4, 4, "dog", 16), yolo(9, 9, 4, 4, score=0.1))
+    for classes in (("person",), ("0",)):  # by name or by number
+        np.testing.assert_allclose(external.boxes_of(message, "optical", PINHOLE, classes, 0.5), [[25, 12, 10, 16]])
+    assert external.classes_of(message) == ["person", "dog"]
+    with pytest.raises(MessageError, match="positive size"):
+        external.boxes_of(detections(yolo(1, 1, 0, 5)), "optical", PINHOLE, (), 0.0)
+
+
+def test_keypoints_of_yolo_ros():
+    nose, right_ankle = (1, 12.5, 9.5, 0.8), (17, 14.0, 40.0, 0.6)
+    dog, doubtful = yolo(9, 9, 4, 4, "dog", 16, points=[nose]), yolo(9, 9, 4, 4, score=0.3, points=[nose])
+    got = yolo_keypoints(yolo(1, 1, 2, 2), dog, yolo(13, 25, 8, 40, points=[right_ankle, nose]), doubtful)
+    assert got.set_name == "coco17" and got.uv.shape == (1, 17, 2)  # who has no points is left out
+    names = BODY.landmarks["coco17"].names
+    for name, (_, u, v, score) in (("nose", nose), ("right_ankle", right_ankle)):
+        np.testing.assert_allclose(
+            [*got.uv[0, names.index(name)], got.confidence[0, names.index(name)]], [u, v, score], rtol=1e-6
+        )
+    assert (got.confidence > 0).sum() == 2
+    assert len(yolo_keypoints().uv) == 0 and len(yolo_keypoints(dog, frame_id="").uv) == 0
+    for bad, words in (
+        (yolo(1, 1, 2, 2), "pose model"),
+        (yolo(1, 1, 2, 2, points=[(18, 1, 1, 1)]), "1 keypoints, up to number 18: expected COCO's 17"),
+        (yolo(1, 1, 2, 2, points=[(0, 1, 1, 1)]), "expected COCO's 17"),
+        (yolo(1, 1, 2, 2, points=[nose] * 18), "18 keypoints"),
+        (yolo(1, 1, 2, 2, points=[(1, NAN, 1, 1)]), "not finite"),
+    ):
+        with pytest.raises(MessageError, match=words):
+            yolo_keypoints(bad)
+    with pytest.raises(MessageError, match="frame 'base_link'"):
+        yolo_keypoints(frame_id="base_link")
+
+
 def test_detectors_that_number_their_classes_are_named():
     """Without a word nobody would ever be found, and diagnostics would be content."""
     image = Image(header=Header(frame_id="optical"), height=48, width=64, encoding="rgb8", step=192, data=bytes(48 * 192))
@@ -253,6 +299,22 @@ def test_fuzzed_detections(items):
         got = never_more_than_one_line(external.boxes_of, message, "optical", calib, (), 0.0)
         if got is not None:
             assert np.isfinite(got).all() and (got[:, 2:] > 0).all()
+
+
+POINTS = st.lists(st.tuples(st.integers(-1, 19), ANY, ANY, ANY))
+
+
+@FUZZ
+@given(st.lists(st.tuples(ANY, ANY, ANY, st.text(max_size=5), POINTS), max_size=4))
+def test_fuzzed_detections_of_yolo_ros(items):
+    message = detections(*(yolo(x, 9, w, 9, name, 0, score, points) for x, w, score, name, points in items))
+    for calib in (PINHOLE, lens("rational_polynomial")):
+        boxes = never_more_than_one_line(external.boxes_of, message, "optical", calib, (), 0.0)
+        assert boxes is None or (np.isfinite(boxes).all() and (boxes[:, 2:] > 0).all())
+        marks = BODY.landmarks["coco17"]
+        got = never_more_than_one_line(external.yolo_keypoints_of, message, "optical", calib, (), 0.0, marks)
+        if got is not None:
+            assert np.isfinite(got.uv).all() and ((got.confidence >= 0) & (got.confidence <= 1)).all()
 
 
 def test_boxes_come_surest_first():
