@@ -18,6 +18,7 @@ import numpy as np
 from .config import Config
 from .displace.decode import decode
 from .evidence.depth import depth_points
+from .evidence.ground import ground_points
 from .evidence.keypoints import of_boxes
 from .geometry import crop as crops
 from .models import Models, load_models
@@ -26,7 +27,7 @@ from .steps import conclude, find, given, identify, priors, steady
 from .track import egomotion
 from .track import state as tracking
 from .track.state import Track, TrackerState
-from .types import Correspondences, Crop, Estimate, Frame, FrameResult, Measured
+from .types import Correspondences, Crop, DepthPoints, Estimate, Frame, FrameResult, Measured
 
 __all__ = ["Config", "Models", "TrackerState", "initial_state", "load_models", "process"]
 
@@ -128,23 +129,28 @@ def _refine(models: Models, tracks: list[Track], crop: Crop, estimate: Estimate,
             start, anchors, on_scale = priors.scale_to_depth(models, start, anchors, frame, crop)
             params = start
     mapped = given.iuv_matches(models, frame, start)
-    matches, depth = mapped, None
+    matches = mapped
     if models.displacer is not None:
         with times("displace"):
             seen = priors.seen(models, tracks, crop, estimate, frame.stamp_ns)
     for _ in range(config.displace.passes):
+        planes = []
         if models.displacer is not None or on_scale.any():
             with times("render"):
                 surface = priors.render(models, params, tracks, camera, crop)
         if on_scale.any():
             with times("depth"):
-                depth = depth_points(frame.depth_m, surface, camera, on_scale)
+                planes.append(depth_points(frame.depth_m, surface, camera, on_scale))
         if models.displacer is not None:
             with times("displace"):
                 field = models.displacer.predict(crop, surface, seen)
             with times("decode"):
                 matches = Correspondences.concat([decode(field, surface, crop, priors.decode_options(config)), mapped])
+        if frame.ground is not None:
+            with times("ground"):
+                planes.append(ground_points(models.skinner.pose(params).vertices, models.body.faces, frame.ground, camera))
         with times("fit"):
+            depth = DepthPoints.concat(planes) if planes else None
             sober = {"keypoints": estimate.keypoints, "depth": depth, "anchors": anchors}
             sober["pose_gaussian"] = priors.pose_gaussian(models, params, tracks, estimate, frame.stamp_ns)
             fit = models.fitter.solve(params, camera, matches, **sober)

@@ -47,6 +47,8 @@ class Frame:
     T_world_camera: np.ndarray | None = None
     # DensePose's map of this image, (H,W,3) uint8: part (0 is background), u, v.  It is evidence beside the displacements.
     iuv: np.ndarray | None = None
+    # The floor, (4,): ground[:3], of length 1, points up, and ground[:3] @ x + ground[3] is the height in m of x, camera frame.
+    ground: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ class Correspondences:
 
 @dataclass(frozen=True)
 class DepthPoints:
-    """Surface points of all persons of a frame against measured planes: the evidence of a depth camera."""
+    """Surface points of all persons of a frame against measured planes: the evidence of a depth camera, and of the floor."""
 
     person: np.ndarray  # (N,) int32 in [0,P)
     face: np.ndarray  # (N,) int32 face of the body
@@ -190,6 +192,12 @@ class DepthPoints:
 
     def __len__(self) -> int:
         return len(self.person)
+
+    @staticmethod
+    def concat(items: list[DepthPoints]) -> DepthPoints:
+        """All points of several sources, of one at least."""
+        names = ("person", "face", "bary", "xyz_m", "normal", "sqrt_weight")
+        return DepthPoints(*(np.concatenate([getattr(i, n) for i in items]) for n in names))
 
 
 @dataclass(frozen=True)

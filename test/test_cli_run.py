@@ -157,6 +157,12 @@ def test_boxes_reach_their_pictures_and_set_the_number_of_people(tmp_path, pipel
     assert pipeline.config.track.max_people == Config().track.max_people
 
 
+def test_the_pipeline_is_told_of_the_floor(tmp_path, pipeline):
+    ground = np.array([0.0, -1.0, 0.0, 1.2])
+    _run(pipeline, _pictures(tmp_path / "in"), tmp_path / "out", ground=ground)
+    assert all(frame.ground is ground for _, frame, _ in pipeline.calls) and len(pipeline.calls) == 3
+
+
 def test_settings_of_a_file_are_the_users_own_where_they_differ_from_the_defaults(tmp_path, monkeypatch):
     seen = []
 
@@ -254,6 +260,9 @@ def test_errors_are_one_line_and_an_exit_code(tmp_path, capsys):
         (["--set", "fit.iteration=3"], "fit.iterations"),
         (["--set", "nonsense"], "NAME=VALUE"),
         (["--fov", "400"], "degrees"),
+        (["--camera-height", "0"], "0.05 to 100 m"),
+        (["--camera-height", "1", "--camera-pitch", "120"], "-90 to 90 degrees"),
+        (["--camera-pitch", "10"], "nothing without --camera-height"),
         (["--camera", str(tmp_path / "none.yaml")], "none.yaml"),
         (["--config", str(tmp_path / "none.yaml")], "none.yaml"),
         (["--boxes", str(tmp_path / "none.json")], "none.json"),

@@ -50,6 +50,7 @@ class RunOptions:
     independent: bool = False
     config: Config = field(default_factory=Config)
     given: GivenFiles = field(default_factory=GivenFiles)
+    ground: np.ndarray | None = None  # the floor, as Frame has it
     overrides: tuple[str, ...] = ()  # names of the settings that the user set: these are not adapted to the input
     progress: bool = True
 
@@ -183,6 +184,7 @@ class _Loop:
             calibrated.camera,
             keypoints=self._keypoints_of(item, calibrated),
             iuv=given.iuv_of(self._options.given, item, calibrated),
+            ground=self._options.ground,
         )
         estimates = self._initial.estimate(item, calibrated, self._models.body) if self._initial else None
         begin = time.perf_counter()

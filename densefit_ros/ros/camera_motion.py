@@ -1,7 +1,8 @@
-"""Where the camera is in a frame that stands still, from TF."""
+"""Where the camera is in a frame that stands still, and above the floor, from TF."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,34 +16,37 @@ DEAD_NS = 1_000_000_000  # whoever says where the camera is and said nothing for
 class CameraMotion:
     """Listens to /tf and /tf_static of the node; lookups are for any thread."""
 
-    def __init__(self, node: Any, world_frame: str) -> None:
-        """Raises BackendUnavailable without tf2_ros."""
+    def __init__(self, node: Any, frames: Sequence[str]) -> None:
+        """``frames``: those that :meth:`T_to` will be asked for.  Raises BackendUnavailable without tf2_ros."""
         tf2_ros = library()
         self._errors = tf2_ros.TransformException
-        self.world_frame = world_frame
+        self._frames = tuple(frames)
         self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
 
     def may_come(self, frame_id: str, stamp: Any) -> bool:
-        """Whether the camera's pose at the stamp (builtin_interfaces/Time) is still to come: the newest is a little older."""
-        if self._buffer.can_transform(self.world_frame, frame_id, _time(stamp)):
+        """Whether a pose of the camera at the stamp (builtin_interfaces/Time) is still to come: the newest is a little older."""
+        return any(self._may_come(frame, frame_id, stamp) for frame in self._frames)
+
+    def _may_come(self, frame: str, frame_id: str, stamp: Any) -> bool:
+        if self._buffer.can_transform(frame, frame_id, _time(stamp)):
             return False
         try:
-            newest = self._buffer.lookup_transform(self.world_frame, frame_id, _time()).header.stamp
+            newest = self._buffer.lookup_transform(frame, frame_id, _time()).header.stamp
         except self._errors:
             return False  # the frames have nothing to do with one another, so far
         return 0 < _time(stamp).nanoseconds - _time(newest).nanoseconds < DEAD_NS
 
-    def T_world_camera(self, frame_id: str, stamp: Any) -> np.ndarray:
-        """(4,4) m from ``frame_id``, the image's, to the fixed frame at the stamp.  Raises MessageError."""
+    def T_to(self, frame: str, frame_id: str, stamp: Any) -> np.ndarray:
+        """(4,4) m from ``frame_id``, the image's, to one of the frames at the stamp.  Raises MessageError."""
         try:
-            found = self._buffer.lookup_transform(self.world_frame, frame_id, _time(stamp)).transform
+            found = self._buffer.lookup_transform(frame, frame_id, _time(stamp)).transform
         except self._errors as e:
-            raise MessageError(f"no transform from '{frame_id}' to '{self.world_frame}': {str(e).splitlines()[0]}") from e
+            raise MessageError(f"no transform from '{frame_id}' to '{frame}': {str(e).splitlines()[0]}") from e
         T = np.eye(4)
         q, t = found.rotation, found.translation
         if not abs(q.x**2 + q.y**2 + q.z**2 + q.w**2 - 1) < 0.1:  # written so that NaN fails
-            raise MessageError(f"the transform from '{frame_id}' to '{self.world_frame}' has no rotation")
+            raise MessageError(f"the transform from '{frame_id}' to '{frame}' has no rotation")
         T[:3, :3] = Rotation.from_quat([q.x, q.y, q.z, q.w]).as_matrix()
         T[:3, 3] = t.x, t.y, t.z
         return T
@@ -62,7 +66,8 @@ def library() -> Any:
         import tf2_ros
     except ImportError as e:
         raise BackendUnavailable(
-            f"ros.world_frame needs the package tf2_ros (apt: ros-<distro>-tf2-ros-py), which is not installed: {e}"
+            "ros.world_frame and ros.ground_frame need the package tf2_ros (apt: ros-<distro>-tf2-ros-py), "
+            f"which is not installed: {e}"
         ) from e
     return tf2_ros
 

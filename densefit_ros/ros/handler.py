@@ -93,9 +93,7 @@ class Handler:
             self._engine.reset(self._camera)
         boxes, estimates = self._boxes_of(job, calib), self._estimates_of(job)
         iuv = self._companion("densepose", job, lambda m: _iuv(m, frame.rgb.shape[:2], calib))
-        frame = dataclasses.replace(
-            frame, keypoints=self._keypoints_of(job, calib), iuv=iuv, T_world_camera=self._pose_of_camera(job)
-        )
+        frame = dataclasses.replace(frame, keypoints=self._keypoints_of(job, calib), iuv=iuv, **self._pose_of_camera(job))
         if self._ros().tf and not job.image.header.frame_id:
             self._faults.report("frame_id", "images carry no frame_id, so nothing goes to /tf: set it in the driver")
         try:
@@ -172,13 +170,26 @@ class Handler:
 
         return self._companion("keypoints", job, value_of)
 
-    def _pose_of_camera(self, job: Job) -> np.ndarray | None:
-        if self._motion is None:
+    def _pose_of_camera(self, job: Job) -> dict[str, np.ndarray]:
+        """The fields of Frame that TF tells."""
+        ros, told = self._ros(), {}
+        T = self._pose_in(ros.world_frame, job, "world_frame", "going on as if the camera stood")
+        if T is not None:
+            told["T_world_camera"] = T
+        T = self._pose_in(ros.ground_frame, job, "ground_frame", "going on without the floor")
+        if T is not None and T[2, 3] > 0:
+            told["ground"] = T[2].copy()
+        elif T is not None:
+            self._faults.report("ground_frame", f"the camera is {-T[2, 3]:.2f} m below '{ros.ground_frame}': going on without")
+        return told
+
+    def _pose_in(self, frame: str, job: Job, fault: str, without: str) -> np.ndarray | None:
+        if not frame or self._motion is None:
             return None
         try:
-            return self._motion.T_world_camera(job.image.header.frame_id, job.image.header.stamp)
+            return self._motion.T_to(frame, job.image.header.frame_id, job.image.header.stamp)
         except DensefitError as e:
-            self._faults.report("world_frame", f"{e}; going on as if the camera stood")
+            self._faults.report(fault, f"{e}; {without}")
             return None
 
     def _slop_s(self, name: str) -> float:

@@ -58,7 +58,7 @@ def check_installed(ros: RosConfig) -> None:
         _hri_types()
     if ros.keypoints == "yolo":
         _detection_array("yolo_msgs")
-    if ros.world_frame:
+    if ros.world_frame or ros.ground_frame:
         camera_motion.library()
 
 

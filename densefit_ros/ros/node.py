@@ -71,7 +71,8 @@ class DensefitNode(LifecycleNode):
             self.get_logger().info("loading models and warming up ...")
             self._engine = self._make_engine(self._config)
             self._hri = self._make_hri()
-            self._motion = CameraMotion(self, self._ros.world_frame) if self._ros.world_frame else None
+            asked = [frame for frame in (self._ros.world_frame, self._ros.ground_frame) if frame]
+            self._motion = CameraMotion(self, asked) if asked else None
             for camera in cameras:
                 self._streams[camera] = Stream(self, camera, self._engine, lambda: self._ros, self._hri, self._motion)
         except Exception as e:  # rclpy would turn it into a silent "failed": a missing module must be read in the log

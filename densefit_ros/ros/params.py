@@ -89,6 +89,11 @@ class RosConfig:
         "frame that stands still and never jumps (odom), where the camera moves: TF then takes the camera's motion out of "
         "predictions, re-identification and velocities; needs tf2_ros; empty: the camera stands",
     )
+    ground_frame: str = option(
+        "",
+        "frame that lies on the floor, z up (base_footprint): people stand on its x-y plane, which fixes their distance and "
+        "size; needs tf2_ros; empty: the floor is unknown",
+    )
     external_slop_s: float = option(
         0.001,
         "what other programs say of an image must carry its stamp, to within this, s (depth has its own)",

@@ -57,6 +57,10 @@ def check_frame(frame: Frame, landmarks: Mapping[str, Landmarks]) -> None:
         np.shape(T) != (4, 4) or not np.isfinite(T).all() or np.abs(T[:3, :3] @ T[:3, :3].T - np.eye(3)).max() > 1e-3
     ):
         raise ShapeError(f"expected T_world_camera (4,4) with a rotation, got {np.array2string(np.asarray(T), precision=3)}")
+    g = frame.ground
+    if g is not None and (np.shape(g) != (4,) or not np.isfinite(g).all() or abs(np.linalg.norm(g[:3]) - 1) > 1e-3 or g[3] <= 0):
+        got = np.array2string(np.asarray(g), precision=3)
+        raise ShapeError(f"expected ground (4,): a unit vector that points up and the camera's height above the floor, got {got}")
     k = frame.keypoints
     if k is not None:
         if k.set_name not in landmarks:

@@ -17,7 +17,7 @@ def measure(models: Models, state: TrackerState, tracks: Sequence[Track], frame:
     That is when people may come in, when there is evidence besides the image, and when estimates of people who overlap have
     to be told apart, which is known afterwards only: then the device's work is thrown away.
     """
-    config, evidence = models.config, (frame.depth_m, frame.keypoints, frame.iuv)
+    config, evidence = models.config, (frame.depth_m, frame.keypoints, frame.iuv, frame.ground)
     if not tracks or config.displace.passes > 1 or any(e is not None for e in evidence):
         return None
     if find.may_search(models, state, len(tracks), frame.stamp_ns):

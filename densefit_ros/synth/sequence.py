@@ -58,6 +58,8 @@ class SyntheticSequence:
         seed: int = 0,
     ) -> None:
         self.camera, self.fps, self.subject = camera, fps, subject
+        up = R_camera_world[:, 1]
+        self.ground = np.array([*up, -up @ t_camera_world])  # the floor on which the person moves, as Frame has it
         self.params = to_params(motion, engine.body, np.asarray(betas, np.float32), R_camera_world, t_camera_world)
         self._engine, self._lights, self._seed = engine, lights, seed
         self._look = engine.subject(subject)

@@ -18,6 +18,7 @@ from densefit_ros.ros.params import RosConfig
 from densefit_ros.types import FrameResult
 
 HALF = np.sqrt(0.5)
+FLOORS = {"base_footprint": 1.2, "shelf": -1.2}
 
 
 class TransformException(Exception):
@@ -25,12 +26,17 @@ class TransformException(Exception):
 
 
 class Buffer:
-    """Poses of "optical" in "odom" up to the second ``newest``: 1 m ahead for each second, turned left by 90 degrees."""
+    """Poses of "optical" in "odom" up to the second ``newest``: 1 m ahead for each second, turned left by 90 degrees.
+
+    And always 1.2 m above "base_footprint", looking ahead, and as far below "shelf".
+    """
 
     newest = 3
     cleared = 0
 
     def can_transform(self, target, source, time):
+        if target in FLOORS:
+            return source == "optical"
         return (target, source) == ("odom", "optical") and time.nanoseconds <= self.newest * 1_000_000_000
 
     def clear(self):
@@ -39,6 +45,9 @@ class Buffer:
     def lookup_transform(self, target, source, time):
         if not self.can_transform(target, source, time):
             raise TransformException(f"Lookup would require extrapolation into the future\nfrom {source}")
+        if target in FLOORS:
+            pose = Some(translation=Some(x=0.1, y=0.0, z=FLOORS[target]), rotation=Some(x=-0.5, y=0.5, z=-0.5, w=0.5))
+            return Some(header=Some(stamp=Time()), transform=pose)
         x = (time.nanoseconds or self.newest * 1_000_000_000) * 1e-9
         pose = Some(translation=Some(x=x, y=0.0, z=0.0), rotation=Some(x=0.0, y=0.0, z=HALF, w=HALF))
         return Some(header=Some(stamp=Time(sec=int(x))), transform=pose)
@@ -66,13 +75,15 @@ def tf(monkeypatch):
 def test_without_the_library_configure_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2_ros", None)
     check_installed(RosConfig())
-    with pytest.raises(BackendUnavailable, match="ros.world_frame needs the package tf2_ros"):
+    with pytest.raises(BackendUnavailable, match="ros.world_frame and ros.ground_frame need the package tf2_ros"):
         check_installed(RosConfig(world_frame="odom"))
+    with pytest.raises(BackendUnavailable, match="ros.ground_frame need the package tf2_ros"):
+        check_installed(RosConfig(ground_frame="base_footprint"))
 
 
 def test_poses_go_with_the_images(tf):
     said, frames, image = [], [], Image(height=48, width=64, encoding="rgb8", step=192, data=bytes(48 * 192))
-    motion, ros = CameraMotion(None, "odom"), RosConfig(fov_deg=70.0, world_frame="odom")
+    motion, ros = CameraMotion(None, ["odom"]), RosConfig(fov_deg=70.0, world_frame="odom")
     engine = Some(
         process=lambda f, *_: frames.append(f) or FrameResult(f.stamp_ns, f.camera, (), {}),
         reset=lambda *_: None,
@@ -98,7 +109,8 @@ def test_an_image_waits_a_moment_for_its_pose(tf):
     import time
 
     ros = RosConfig(fov_deg=70.0, world_frame="odom", external_wait_s=0.2)
-    handler = Handler(None, lambda: ros, None, Faults(print, lambda: 0.0), Stats(), False, {}, "", CameraMotion(None, "odom"))
+    motion = CameraMotion(None, ["base_footprint", "odom"])
+    handler = Handler(None, lambda: ros, None, Faults(print, lambda: 0.0), Stats(), False, {}, "", motion)
     image = Image(header=Header(stamp=Time(sec=1), frame_id="optical"))
     assert handler.patience(Job(image, None, time.monotonic())) == 0
     image.header.stamp = Time(sec=8)
@@ -108,3 +120,31 @@ def test_an_image_waits_a_moment_for_its_pose(tf):
     assert handler.patience(Job(image, None, time.monotonic() - 1.0)) <= 0
     image.header.frame_id = "other"
     assert handler.patience(Job(image, None, time.monotonic())) == 0, "frames that nobody connects"
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        ("base_footprint", None),
+        ("shelf", "the camera is 1.20 m below 'shelf': going on without"),
+        ("cellar", "from 'optical' to 'cellar'"),
+    ],
+)
+def test_the_floor_goes_with_the_images(tf, frame, said):
+    faults, frames = [], []
+    motion, ros = CameraMotion(None, [frame, "odom"]), RosConfig(fov_deg=70.0, world_frame="odom", ground_frame=frame)
+    engine = Some(
+        process=lambda f, *_: frames.append(f) or FrameResult(f.stamp_ns, f.camera, (), {}),
+        reset=lambda *_: None,
+        body=Some(landmarks={}),
+    )
+    handler = Handler(engine, lambda: ros, lambda *_: None, Faults(faults.append, lambda: 0.0), Stats(), False, {}, "", motion)
+    image = Image(height=48, width=64, encoding="rgb8", step=192, data=bytes(48 * 192))
+    image.header = Header(stamp=Time(sec=2), frame_id="optical")
+    handler(Job(image, None, 0.0))
+    assert frames[0].T_world_camera is not None
+    if said is None:  # straight ahead: y down
+        np.testing.assert_allclose(frames[0].ground, [0, -1, 0, 1.2], atol=1e-12)
+        assert not faults
+    else:
+        assert frames[0].ground is None and len(faults) == 1 and said in faults[0]

@@ -139,7 +139,7 @@ def _progress(items: Any, total: int, options: BagOptions) -> Any:
 
 def _check_sources(ros: RosConfig) -> None:
     """Raise ConfigError for a setting that asks for what other programs say: of a bag only images and depth are read."""
-    offs = {"initial": False, "detections": False, "keypoints": "none", "densepose": False, "world_frame": ""}
+    offs = {"initial": False, "detections": False, "keypoints": "none", "densepose": False, "world_frame": "", "ground_frame": ""}
     for name, off in offs.items():
         value = getattr(ros, name)
         if value != off:
