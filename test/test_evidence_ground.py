@@ -45,7 +45,7 @@ def test_heights_above_the_floor(height_m, pitch_deg):
 
 def test_the_lowest_point_is_drawn_to_the_floor():
     ground = ground_below(1.0, 0.0)  # y = 1 m, camera frame
-    points = ground_points(people([0, 0.5, 3], [1, 0.8, 5]), FACES, ground, CAMERA)
+    points = ground_points(people([0, 0.5, 3], [1, 0.7, 5]), FACES, ground, CAMERA)
     assert points.person.tolist() == [0, 1]
     corner = FACES[points.face, points.bary.argmax(1)]
     assert (corner == 2).all() and (points.bary.max(1) == 1).all()
@@ -60,6 +60,14 @@ def test_feet_out_of_sight_stand_nowhere(place_m):
     points = ground_points(people(place_m, [0, 0.5, 3]), FACES, ground_below(1.0, 0.0), CAMERA)
     assert points.person.tolist() == [1]
     assert len(ground_points(people(place_m), FACES, ground_below(1.0, 0.0), CAMERA)) == 0
+
+
+@pytest.mark.parametrize(("off_m", "stands"), [(0.15, True), (-0.15, True), (0.25, False), (-0.25, False)])
+def test_who_is_far_from_the_floor_does_not_stand_on_it(off_m, stands):
+    points = ground_points(people([0, 0.6 - off_m, 5]), FACES, ground_below(1.0, 0.0), CAMERA)
+    assert len(points) == stands
+    higher = ground_points(people([0, 1.6 - off_m, 9]), FACES, ground_below(2.0, 0.0), CAMERA)
+    assert len(higher) == 1  # the same height is a smaller share of the distance
 
 
 def test_planes_of_several_sources():

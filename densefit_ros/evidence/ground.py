@@ -20,6 +20,9 @@ class GroundOptions:
     sole_m: float = 0.02  # of a bare foot above the floor: shoes
     sigma_m: float = 0.03  # soles, heels that are lifted, carpets
     sigma_rad: float = 0.01  # how far the floor may be tilted against the camera: 1 cm for each metre of distance
+    # Who is farther from the floor than this share of the camera's height is not a fifth too near or too far away: somebody on
+    # stairs, in the air, or with legs behind a desk that are not where they are believed to be.
+    gate_share: float = 0.2
 
 
 _DEFAULTS = GroundOptions()
@@ -33,7 +36,7 @@ def ground_below(height_m: float, pitch_rad: float) -> np.ndarray:
 def ground_points(
     vertices_m: np.ndarray, faces: np.ndarray, ground: np.ndarray, camera: Camera, options: GroundOptions = _DEFAULTS
 ) -> DepthPoints:
-    """The lowest point of each person against the floor, of those whose lowest point lies in the image.
+    """The lowest point of each person against the floor, of those whose lowest point lies in the image and near the floor.
 
     vertices_m (P,V,3) camera frame; faces (F,3); ground (4,): ``ground[:3] @ x + ground[3]`` is the height of x above the
     floor in m, the first three of length 1 -> up to P planes.
@@ -45,6 +48,7 @@ def ground_points(
     z = np.maximum(x[:, 2], 0.05)
     u, v = camera.fx * x[:, 0] / z + camera.cx, camera.fy * x[:, 1] / z + camera.cy
     seen = (x[:, 2] > 0.05) & (u > 0) & (u < camera.width) & (v > 0) & (v < camera.height)
+    seen &= np.abs(height[person, vertex]) < options.gate_share * ground[3]
     person, vertex, x, z = person[seen], vertex[seen], x[seen], z[seen]
     corner = np.stack([(faces == i).ravel().argmax() for i in vertex]) if len(vertex) else np.zeros(0, int)
     face, bary = corner // 3, np.eye(3)[corner % 3]
