@@ -9,6 +9,7 @@ import pytest
 
 from densefit_ros.body.assets import load_body
 from densefit_ros.body.model import face_parts, pose
+from densefit_ros.fit.options import Anchor
 from densefit_ros.fit.solver import FitOptions, Fitter
 from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.types import BodyParams, Correspondences, DepthPoints, Keypoints
@@ -83,3 +84,31 @@ def test_a_depth_camera_does_not_err_with_the_displacements(body):
     plain = equations_of(body, {}, depth=depth)
     for a, b in zip(shared, plain):
         np.testing.assert_array_equal(a, b)
+
+
+def planes_of(body, matches):
+    """The matches' surface points on planes 2 cm before them, facing the camera; they weigh about as much as two to 4 cm."""
+    corners = pose(body, START).vertices[0][body.faces[matches.face]]
+    xyz = np.einsum("nk,nkc->nc", matches.bary, corners)
+    normal = -xyz / np.linalg.norm(xyz, axis=1, keepdims=True)
+    return DepthPoints(matches.person, matches.face, matches.bary, xyz + 0.02 * normal, normal, np.full(len(xyz), 2.2))
+
+
+def test_planes_count_in_full_in_the_covariance(body):
+    """Displacements are discounted because neighbouring frames err alike; what a depth camera or the floor says is not."""
+    matches, depth = matches_of(body), planes_of(body, matches_of(body))
+    anchors = [Anchor(START, 0.2, 1.0, 0.3)]
+
+    def variance_along_z(evidence, planes, share):
+        fitter = Fitter(body, max_persons=1, options=FitOptions(covariance_share=share, guard=False))
+        return fitter.solve(START, CAMERA, evidence, depth=planes, anchors=anchors).joint_covariance[0, :, 2, 2]
+
+    none = Correspondences.empty()
+    exact, counted, blind = (variance_along_z(none, *a) for a in ((depth, 1.0), (depth, 0.05), (None, 0.05)))
+    assert (counted < 0.8 * blind).all() and counted[0] < 0.1 * blind[0]
+    np.testing.assert_allclose(counted, exact, rtol=0.2)  # a joint stands for the points that it carries
+    # Beside displacements they take away what these leave open, the distance.
+    assert (variance_along_z(matches, depth, 0.05) < 0.5 * variance_along_z(matches, None, 0.05)).all()
+    # Far from every plane they are outliers, and say nothing.
+    far = dataclasses.replace(depth, xyz_m=depth.xyz_m + 100.0 * depth.normal)
+    np.testing.assert_allclose(variance_along_z(none, far, 0.05), blind, rtol=0.02)

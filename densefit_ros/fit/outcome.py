@@ -161,7 +161,7 @@ def collect(fitter, plan, staged, steps: int, residuals: list, believed: np.ndar
     if not np.isfinite(gram.sum() + prior.sum() + jacobian.sum()):  # a start that could not be evaluated
         gram, prior, jacobian = (np.nan_to_num(a, posinf=0.0, neginf=0.0) for a in (gram, prior, jacobian))
     gram[kept] = prior[kept]
-    inliers, scaled = np.zeros(p, np.float32), np.empty(gram.shape)
+    inliers, scaled, shares = np.zeros(p, np.float32), np.empty(gram.shape), np.ones(p)
     # Errors that evidence has in common leave no residuals: small ones then do not mean that the errors are small.
     least = 0.25 if options.covariance_share == 1.0 else 1.0
     for i in range(p):
@@ -169,12 +169,35 @@ def collect(fitter, plan, staged, steps: int, residuals: list, believed: np.ndar
         inliers[i] = np.count_nonzero(e < options.inlier_sigma**2) / max(len(e), 1)
         unknowns = N - float(np.sum(prior[i].diagonal() / np.maximum(gram[i].diagonal(), 1e-12)))
         variance = noise_variance(e, float(options.robust_scale), min(max(unknowns, 0.0), N))
-        share = options.covariance_share / max(variance, least)
+        shares[i] = share = options.covariance_share / max(variance, least)
         scaled[i] = prior[i] * (1.0 - share)
         scaled[i] += gram[i] * share
+    _count_planes(scaled, np.where(kept, 1.0, shares), jacobian, fitter, staged)
     _discount_anchors(scaled, b, staged, fitter.max_persons)
     covariance = joint_covariance(scaled, jacobian)
     return FitResult(params, status, history, accepted, covariance.astype(np.float32), inliers, symmetric(gram))
+
+
+def _count_planes(information: np.ndarray, shares: np.ndarray, jacobian: np.ndarray, fitter, staged) -> None:
+    """Count what measured planes say in full in ``information`` (P,85,85), of which ``shares`` (P,) are in there, in place.
+
+    They do not err with the displacements, for whose errors the evidence is discounted.  A point moves nearly as the joint does
+    that carries it: what its lever adds is left out.
+    """
+    plane = np.flatnonzero(~staged.is_pixel)
+    if not len(plane):
+        return
+    b, person = fitter._b, staged.person_of_point[plane]
+    joint = fitter._constants.face_part[b.face.host[plane]]
+    normal = b.normal.host[plane].astype(np.float64)
+    r2 = b.r2.pull().reshape(2, -1)[b.cur.pull()[person], plane].astype(np.float64)
+    scale2 = float(fitter.options.robust_scale) ** 2
+    precision = b.share.host[plane] * (b.sqrt_weight.host[plane].astype(np.float64) * scale2 / (scale2 + r2)) ** 2
+    of_joint = np.zeros((len(information), NUM_JOINTS, 3, 3))
+    np.add.at(of_joint, (person, joint), precision[:, None, None] * normal[:, :, None] * normal[:, None, :])
+    for i, k in zip(*np.nonzero(of_joint.any((2, 3)))):
+        rows = jacobian[i, k].astype(np.float64)  # (85,3)
+        information[i] += (1.0 - shares[i]) * np.tril(rows @ of_joint[i, k] @ rows.T)
 
 
 def _discount_anchors(information: np.ndarray, b, staged, capacity: int) -> None:
