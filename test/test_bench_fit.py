@@ -57,7 +57,7 @@ def test_command_prints_the_promised_json(capsys, tmp_path):
 
 
 def test_an_unknown_measurement_is_told_with_those_that_exist():
-    with pytest.raises(ConfigError, match="'weather'.*fit, covariance"):
+    with pytest.raises(ConfigError, match="'weather'.*fit, tracked, covariance"):
         bench_main(["weather"])
 
 

@@ -10,6 +10,7 @@ from ..errors import ConfigError
 
 BENCHES = {
     "fit": ("densefit_ros.bench.fit_bench", "time the fit against the baselines (without a name: this one)"),
+    "tracked": ("densefit_ros.bench.tracked", "what does refinement gain people who are tracked, and the floor?"),
     "covariance": ("densefit_ros.bench.track_covariance", "are the published covariances right?"),
 }
 

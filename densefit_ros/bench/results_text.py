@@ -133,6 +133,27 @@ def covariance_text(result: Record) -> str:
     return "\n".join(lines)
 
 
+def tracked_text(result: Record) -> str:
+    """Rows of ``densefit bench tracked``: first estimates and refined, and what refinement changes."""
+    columns = {"pve_mm": "PVE mm", "mpjpe_mm": "MPJPE mm", "pa_mpjpe_mm": "PA-MPJPE mm", "reproj_px": "reprojection px",
+               "absolute_mpjpe_mm": "absolute MPJPE mm"}  # fmt: skip
+    lines = [
+        f"{result['videos']} of {result['of']} videos (seeds {', '.join(map(str, result['seeds']))}); first estimate: "
+        f"{result['first_estimate']}. First estimate -> refined, in brackets the 95 % interval of the refined mean over videos, "
+        "and the change.",
+        "",
+        _row(["", *columns.values(), "joints inside 95 %"]),
+        _row(["---"] * (2 + len(columns))),
+    ]
+    for name, row in result["rows"].items():
+        cells = []
+        for metric in columns:
+            first, (mean, low, high) = row[f"first_{metric}"][0], row[f"refined_{metric}"]
+            cells.append(f"{first:.1f} -> {mean:.1f} [{low:.1f}, {high:.1f}], {100 * row['change'][metric]:+.0f} %")
+        lines.append(_row([name, *cells, f"{100 * row['inside_95'][0]:.0f} %"]))
+    return "\n".join(lines)
+
+
 def values_text(result: Record) -> str:
     """Any record of numbers, nested or not, as two columns."""
     lines = [_row(["", "value"]), _row(["---"] * 2)]
@@ -143,6 +164,7 @@ def values_text(result: Record) -> str:
 
 KINDS: dict[str, Callable[[Record], str]] = {
     "eval": eval_text, "demo": demo_text, "fit": fit_text, "inputs": inputs_text, "covariance": covariance_text,
+    "tracked": tracked_text,
     "values": values_text,
 }  # fmt: skip
 

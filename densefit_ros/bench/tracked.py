@@ -7,6 +7,7 @@ told and may do, on the same videos.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import numpy as np
 from ..body.model import pose
 from ..config import Config
 from ..errors import ConfigError, DensefitError
-from ..eval.metrics import bootstrap_mean
+from ..eval.metrics import mean_interval
 from ..eval.sample import SMPL24, Sample, score
 from ..eval.synthetic import VIDEO_FRAMES, SyntheticVideo
 from ..models import Models, load_models
@@ -78,7 +79,7 @@ def measure(models: Models, case: Case, samples: Sequence[Sample]) -> dict[str, 
 
 def summarise(videos: Sequence[dict[str, float]]) -> dict[str, object]:
     """Means over videos with their 95 % intervals, and by how much refinement changes each metric."""
-    out: dict[str, object] = {name: bootstrap_mean(np.array([v[name] for v in videos])) for name in videos[0]}
+    out: dict[str, object] = {name: mean_interval(np.array([v[name] for v in videos])) for name in videos[0]}
     out["change"] = {m: out[f"refined_{m}"][0] / out[f"first_{m}"][0] - 1 for m in METRICS}
     return out
 
@@ -125,8 +126,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _drawn(sample: Sample) -> Sample:
     """With its picture drawn once for all cases."""
-    import dataclasses
-
     rgb = sample.image()
     return dataclasses.replace(sample, image=lambda: rgb)
 

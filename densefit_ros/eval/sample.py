@@ -73,6 +73,7 @@ class Sample:
     camera: Camera
     box_xywh: np.ndarray  # (4,) px of the true person
     truth: Truth
+    ground: np.ndarray | None = None  # the floor on which the person stands, as Frame has it, where it is known
     picture: str = ""  # its file below the dataset's pictures: other programs' results have the same name; empty: the key
 
 

@@ -127,6 +127,7 @@ class SyntheticVideo:
             camera=video.camera,
             box_xywh=box_of_points(project(video.camera, posed.vertices[0])),
             truth=Truth(posed.joints[0], posed.joints[0, 0], posed.vertices[0], params),
+            ground=video.ground,
         )
 
     def _sequence(self, index: int) -> str:
