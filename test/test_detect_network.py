@@ -290,6 +290,19 @@ def test_metrics_of_known_finds():
     assert metrics["ap"] == 0.5 and metrics["score"] == 0.5
 
 
+def test_scores_are_read_as_shares_of_right_finds():
+    from densefit_ros.train.finder_metrics import right_by_score
+
+    rng = np.random.default_rng(4)
+    score = rng.uniform(-4, 3, 4000)
+    right = rng.random(4000) < 1 / (1 + np.exp(-2.5 * (score + 0.4)))
+    half, slope = right_by_score(score, right)
+    assert half == pytest.approx(-0.4, abs=0.08) and slope == pytest.approx(2.5, rel=0.1)
+    half, slope = right_by_score(score, score > 0.3)  # nothing between right and wrong
+    assert half == pytest.approx(0.3, abs=0.1) and slope > 10
+    assert np.isnan(right_by_score(score, np.ones(4000))).all()
+
+
 def test_finders_are_compared_on_nobody_whom_validation_has_looked_at(monkeypatch):
     pytest.importorskip("torch")
     from densefit_ros.train import finder_eval

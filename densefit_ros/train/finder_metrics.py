@@ -40,10 +40,31 @@ def match(found: Found, boxes_xywh: np.ndarray, kind: np.ndarray, iou: float = 0
     return verdict, got
 
 
+def right_by_score(score: np.ndarray, right: np.ndarray) -> tuple[float, float]:
+    """The score from which on half of the finds are right, and how steeply that share rises: a logistic regression.
+
+    score, right (N,).  What detect/network_finder.py makes probabilities of the network's logits with.  NaN where all or none
+    are right.
+    """
+    right = np.asarray(right, np.float64)
+    if not 0 < right.sum() < len(right):
+        return float("nan"), float("nan")
+    x = np.stack([np.ones(len(score)), np.asarray(score, np.float64)], 1)
+    w = np.zeros(2)
+    for _ in range(50):  # Newton's steps, held back a little: the classes may be separable
+        p = 1.0 / (1.0 + np.exp(-np.clip(x @ w, -30, 30)))
+        step = np.linalg.solve((x * (p * (1 - p))[:, None]).T @ x + 1e-3 * np.eye(2), x.T @ (right - p) - 1e-3 * w)
+        w += np.clip(step, -2, 2)
+        if np.abs(step).max() < 1e-9:
+            break
+    return (-w[0] / w[1], float(w[1])) if abs(w[1]) > 1e-9 else (float("nan"), float("nan"))
+
+
 def detection_metrics(
     found: Sequence[Found], boxes_xywh: Sequence[np.ndarray], kind: Sequence[np.ndarray], iou: float = 0.5
 ) -> dict[str, float]:
-    """Over pictures; ``threshold`` is the score at which F1 is best, recall and precision are meant there."""
+    """Over pictures; ``threshold`` is the score at which F1 is best, recall and precision are meant there; ``half`` and ``slope``
+    are of :func:`right_by_score`."""
     verdicts, scores, people, heights = [], [], [], []
     for f, b, k in zip(found, boxes_xywh, kind):
         verdict, got = match(f, b, k, iou)
@@ -64,6 +85,7 @@ def detection_metrics(
     best = int(np.argmax(2 * recall * precision / np.maximum(recall + precision, 1e-9)))
     threshold = float(score[order][best])
     out = {"ap": ap, "recall": float(recall[best]), "precision": float(precision[best]), "threshold": threshold}
+    out["half"], out["slope"] = right_by_score(score, verdict == 1)
     for name, low, high in (("small", 0, 48), ("medium", 48, 110), ("large", 110, 1000)):
         own = person[(height >= low) & (height < high)]
         out[f"recall_{name}"] = float((own >= threshold).mean()) if len(own) else 0.0
