@@ -70,7 +70,9 @@ def test_nobody_looking_nothing_is_drawn(video, monkeypatch):
     fake = _Pipeline()
     monkeypatch.setattr(module, "process", fake.process)
     monkeypatch.setattr(module._Drawing, "jpeg", lambda *_: pytest.fail("drawn for nobody"))
-    assert module.watch(options(video), fake.load) > 2
+    ground = np.array([0.0, -1.0, 0.0, 1.2])
+    assert module.watch(options(video, ground=ground), fake.load) > 2
+    assert all(frame.ground is ground for _, frame, _ in fake.calls)
 
 
 def test_what_cannot_be_watched(tmp_path, monkeypatch):
@@ -91,7 +93,7 @@ def test_the_newest_alone_is_handed_on():
     assert slot.after(2, 5.0) == (2, None)
 
 
-@pytest.mark.parametrize("wrong", [["--fov", "200"], ["--port", "-1"], ["--set", "fit.iterations=many"]])
+@pytest.mark.parametrize("wrong", [["--fov", "200"], ["--port", "-1"], ["--set", "fit.iterations=many"], ["--camera-height", "0"]])
 def test_what_watch_refuses(video, wrong, capsys):
     from densefit_ros import cli
 

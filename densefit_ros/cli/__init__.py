@@ -6,19 +6,14 @@ import argparse
 import importlib
 import importlib.util
 import logging
-import math
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import ConfigError, DensefitError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -134,17 +129,13 @@ def refine_command(arguments: list[str]) -> int:
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser, without_camera: str) -> None:
+    from . import floor
+
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for results.jsonl, run.json and overlays")
     lens = parser.add_mutually_exclusive_group()
     lens.add_argument("--camera", type=Path, metavar="FILE.yaml", help="calibration as ROS writes it (camera_info)")
     lens.add_argument("--fov", type=float, metavar="DEG", help=f"diagonal field of view; {without_camera}")
-    parser.add_argument(
-        "--camera-height",
-        type=float,
-        metavar="M",
-        help="of the camera above the floor on which people stand: fixes their distance and size",
-    )
-    parser.add_argument("--camera-pitch", type=float, metavar="DEG", help="how far it looks down (default: 0)")
+    floor.add_arguments(parser)
     parser.add_argument(
         "--keypoints",
         type=Path,
@@ -156,28 +147,13 @@ def _add_run_arguments(parser: argparse.ArgumentParser, without_camera: str) -> 
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
-def _ground(height_m: float | None, pitch_deg: float | None) -> np.ndarray | None:
-    """The floor as Frame has it.  Raises ConfigError."""
-    if height_m is None:
-        if pitch_deg is not None:
-            raise ConfigError("--camera-pitch says nothing without --camera-height")
-        return None
-    pitch_deg = 0.0 if pitch_deg is None else pitch_deg
-    if not 0.05 <= height_m <= 100:
-        raise ConfigError(f"--camera-height: expected 0.05 to 100 m above the floor, got {height_m:g}")
-    if not -90 <= pitch_deg <= 90:
-        raise ConfigError(f"--camera-pitch: expected -90 to 90 degrees, positive downwards, got {pitch_deg:g}")
-    from ..evidence.ground import ground_below
-
-    return ground_below(height_m, math.radians(pitch_deg))
-
-
 def _run(args: argparse.Namespace, source: Path, boxes: Path | None, independent: bool) -> int:
     from ..config import Config, load_config, read_settings
     from ..offline.cameras import CameraChoice, read_camera
     from ..offline.given import NOMINAL_SIGMA_DEG, GivenFiles
     from ..offline.run import RunOptions, run
     from ..settings import parse_overrides, settings
+    from . import floor
 
     overrides = parse_overrides(args.set)
     if args.fov is not None and not 1 < args.fov < 179:
@@ -185,7 +161,7 @@ def _run(args: argparse.Namespace, source: Path, boxes: Path | None, independent
     sigma = getattr(args, "sigma", None)
     if sigma is not None and not 0.1 <= sigma <= 180:
         raise ConfigError(f"--sigma: expected 0.1 to 180 degrees, got {sigma:g}")
-    ground = _ground(args.camera_height, args.camera_pitch)
+    ground = floor.from_arguments(args)
     # A copy of config/default.yaml names everything: what it leaves as it was is not the user's wish.
     usual = {s.name: s.value for s in settings(Config())}
     changed = [n for n, v in (read_settings(args.config) if args.config else {}).items() if n in usual and v != usual[n]]

@@ -10,7 +10,7 @@ from ..errors import ConfigError
 from ..offline.cameras import CameraChoice, read_camera
 from ..offline.watch import WatchOptions, watch
 from ..settings import parse_overrides
-from . import add_config_arguments
+from . import add_config_arguments, floor
 
 
 def main(arguments: list[str]) -> int:
@@ -27,6 +27,7 @@ def main(arguments: list[str]) -> int:
     lens = parser.add_mutually_exclusive_group()
     lens.add_argument("--camera", type=Path, metavar="FILE.yaml", help="calibration as ROS writes it (camera_info)")
     lens.add_argument("--fov", type=float, metavar="DEG", help="diagonal field of view; without either 60 degrees are assumed")
+    floor.add_arguments(parser)
     add_config_arguments(parser)
     args = parser.parse_args(arguments)
     if args.fov is not None and not 1 < args.fov < 179:
@@ -35,7 +36,8 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(f"--port: expected 0 to 65535, got {args.port}")
     camera = read_camera(args.camera) if args.camera else CameraChoice(fov_deg=args.fov)
     config = load_config(args.config, parse_overrides(args.set))
-    answered = watch(WatchOptions(args.source, camera, config, args.host, args.port), started=_say)
+    options = WatchOptions(args.source, camera, config, args.host, args.port, ground=floor.from_arguments(args))
+    answered = watch(options, started=_say)
     print(f"{answered} images answered")
     return 0
 

@@ -45,6 +45,7 @@ class WatchOptions:
     config: Config
     host: str = "127.0.0.1"  # this machine alone
     port: int = 8080  # 0: any free one
+    ground: np.ndarray | None = None  # the floor, as Frame has it
 
 
 class Slot:
@@ -148,7 +149,7 @@ def _answer(
             size, state = taken.shape, initial_state()
             calibrated = options.camera.for_size(size[1], size[0])
         rgb = calibrated.rectify(taken)
-        state, result = process(models, state, Frame(rgb, stamp_ns, calibrated.camera))
+        state, result = process(models, state, Frame(rgb, stamp_ns, calibrated.camera, ground=options.ground))
         answered += 1
         now_s = time.monotonic()
         rate_hz += 0.1 * (1.0 / max(now_s - before_s, 1e-3) - rate_hz)
