@@ -58,12 +58,13 @@ class SyntheticSequence:
         seed: int = 0,
     ) -> None:
         self.camera, self.fps, self.subject = camera, fps, subject
-        up = R_camera_world[:, 1]
-        self.ground = np.array([*up, -up @ t_camera_world])  # the floor on which the person moves, as Frame has it
         self.params = to_params(motion, engine.body, np.asarray(betas, np.float32), R_camera_world, t_camera_world)
         self._engine, self._lights, self._seed = engine, lights, seed
         self._look = engine.subject(subject)
         self._appearance = self._look.appearance()
+        up = R_camera_world[:, 1]
+        dressed, _ = skin(engine.wardrobe, self.params.person(0), [self._look.clothes])
+        self.ground = np.array([*up, -(dressed[0] @ up).min()])  # the floor under the person's shoes, as Frame has it
         self._background = cover(background, camera.width, camera.height)
         noise = np.random.default_rng([seed, 3]).standard_normal((camera.height + 64, camera.width + 64), np.float32)
         self._noise = np.float32(noise_sigma) * noise
