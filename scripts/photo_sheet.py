@@ -5,7 +5,8 @@
     scripts/photo_sheet.py --out out/photos                    the pictures that installed packages hold
 
 Every picture stands alone (no tracking).  ``--annotations FILE.json`` (COCO's keypoint format) adds PCK@0.1: the share of
-labelled points within a tenth of the person's box.  A row of the sheet: the picture with the found boxes, first estimates,
+labelled points within a tenth of the person's box; ``--jitter N`` scores N boxes around each labelled person as well, so that
+no finder is in it.  A row of the sheet: the picture with the found boxes, first estimates,
 refined meshes.
 """
 
@@ -26,7 +27,7 @@ import numpy as np
 
 from densefit_ros.body.joints import COCO17, KEYPOINT_SETS, landmark_positions
 from densefit_ros.body.model import pose
-from densefit_ros.config import load_config
+from densefit_ros.config import ADMIT_EVERYBODY, load_config
 from densefit_ros.evidence.keypoint_files import KeypointFiles
 from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.geometry.crop import extract, square_around
@@ -65,6 +66,7 @@ def main() -> int:
     if args.regressor:
         overrides["regress.backend"] = args.regressor
     models = load_models(load_config(None, overrides))
+    given = load_models(load_config(None, {**overrides, **ADMIT_EVERYBODY})) if args.jitter else None
     annotations = KeypointFiles(args.annotations) if args.annotations else None
     renderer, rows, records = WarpRenderer(models.body), [], []
     for name, rgb in pictures(args.pictures or installed(), args.every):
@@ -75,12 +77,16 @@ def main() -> int:
         if truth is not None:
             record["pck10"] = pck(models, result, truth)
             record["points_pck10"] = points_pck(models, rgb, camera, truth)
+            if given is not None:
+                record["jittered_pck10"] = jittered_pck(given, rgb, camera, truth, args.jitter)
         records.append(record)
         rows.append(row(models, renderer, name, rgb, result))
         print(name, f"{len(result.people)} found", record.get("pck10", ""), flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(args.out / "sheet.jpg"), sheet(rows)[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 88))
     scores = {"bodies": mean_pck(records, "pck10"), "2D points in labelled boxes": mean_pck(records, "points_pck10")}
+    if args.jitter:
+        scores["bodies in jittered boxes"] = mean_pck(records, "jittered_pck10")
     summary = {"backends": models.backends, "pck10": scores, "pictures": records}
     (args.out / "photos.json").write_text(json.dumps(summary, indent=1) + "\n")
     print(f"{args.out / 'sheet.jpg'}  {scores if annotations else ''}")
@@ -141,13 +147,35 @@ def pck(models: Models, result: FrameResult, truth: Keypoints) -> list[dict[str,
     return out
 
 
+def jittered_pck(models: Models, rgb: np.ndarray, camera: Camera, truth: Keypoints, count: int) -> list[dict[str, float]]:
+    """PCK@0.1 of the first and the refined body in ``count`` boxes around each labelled person, each side off by up to a tenth
+    of the box."""
+    rng, out = np.random.default_rng(0), []
+    for i in range(len(truth.uv)):
+        own = Keypoints(truth.set_name, truth.uv[i : i + 1], truth.confidence[i : i + 1])
+        box = labelled_box(own.uv[0], own.confidence[0])
+        for _ in range(count):
+            off = rng.uniform(-0.1, 0.1, 4) * np.tile(box[2:], 2)
+            corners = np.concatenate([box[:2], box[:2] + box[2:]]) + off
+            jittered = np.concatenate([corners[:2], corners[2:] - corners[:2]])
+            _, result = process(models, initial_state(), Frame(rgb, 0, camera), jittered[None])
+            out += pck(models, result, own)
+    return out
+
+
+def labelled_box(uv: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """(4,) px around a person's labelled points, and the head above them."""
+    seen = confidence > 0
+    low, size = uv[seen].min(0), np.ptp(uv[seen], axis=0)
+    return np.concatenate([low - 0.1 * size, 1.2 * size])
+
+
 def points_pck(models: Models, rgb: np.ndarray, camera: Camera, truth: Keypoints) -> list[dict[str, float]]:
     """PCK@0.1 of the 2D points that the source of first estimates reads off the labelled people's own windows."""
     out = []
     for uv, confidence in zip(truth.uv, truth.confidence):
-        seen = confidence > 0
-        low, size = uv[seen].min(0), np.ptp(uv[seen], axis=0)
-        box = np.concatenate([low - 0.1 * size, 1.2 * size])  # of the points; a person's box holds the head as well
+        seen, box = confidence > 0, labelled_box(uv, confidence)
+        size = box[2:] / 1.2
         crop = extract(rgb, square_around(box, models.config.render.crop_margin)[None], SIZE_PX)
         found = first_estimate(models, crop, box[None], Frame(rgb, 0, camera), (), None).keypoints
         score = {"points": int(seen[SCORED].sum()), "points2d": 0.0}
@@ -200,6 +228,7 @@ def _parser() -> argparse.ArgumentParser:
         "--fov", type=float, default=ASSUMED_FOV_DEG, help="diagonal field of view, degrees (default: %(default)g)"
     )
     parser.add_argument("--annotations", type=Path, metavar="FILE.json", help="COCO keypoints of some pictures")
+    parser.add_argument("--jitter", type=int, default=0, metavar="N", help="score N boxes around each labelled person as well")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting")
     return parser
 

@@ -184,10 +184,11 @@ def _count_planes(information: np.ndarray, shares: np.ndarray, jacobian: np.ndar
     They do not err with the displacements, for whose errors the evidence is discounted.  A point moves nearly as the joint does
     that carries it: what its lever adds is left out.
     """
-    plane = np.flatnonzero(~staged.is_pixel)
+    b = fitter._b
+    plane = np.flatnonzero(~staged.is_pixel & (b.sqrt_weight.host[: len(staged.is_pixel)] > 0))  # slots may be empty
     if not len(plane):
         return
-    b, person = fitter._b, staged.person_of_point[plane]
+    person = staged.person_of_point[plane]
     joint = fitter._constants.face_part[b.face.host[plane]]
     normal = b.normal.host[plane].astype(np.float64)
     r2 = b.r2.pull().reshape(2, -1)[b.cur.pull()[person], plane].astype(np.float64)
