@@ -297,6 +297,7 @@ def test_scores_are_read_as_shares_of_right_finds():
     score = rng.uniform(-4, 3, 4000)
     right = rng.random(4000) < 1 / (1 + np.exp(-2.5 * (score + 0.4)))
     half, slope = right_by_score(score, right)
+    assert type(half) is type(slope) is float  # checkpoints hold no NumPy
     assert half == pytest.approx(-0.4, abs=0.08) and slope == pytest.approx(2.5, rel=0.1)
     half, slope = right_by_score(score, score > 0.3)  # nothing between right and wrong
     assert half == pytest.approx(0.3, abs=0.1) and slope > 10

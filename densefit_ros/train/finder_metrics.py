@@ -57,7 +57,7 @@ def right_by_score(score: np.ndarray, right: np.ndarray) -> tuple[float, float]:
         w += np.clip(step, -2, 2)
         if np.abs(step).max() < 1e-9:
             break
-    return (-w[0] / w[1], float(w[1])) if abs(w[1]) > 1e-9 else (float("nan"), float("nan"))
+    return (float(-w[0] / w[1]), float(w[1])) if abs(w[1]) > 1e-9 else (float("nan"), float("nan"))
 
 
 def detection_metrics(
