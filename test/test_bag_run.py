@@ -183,12 +183,29 @@ def test_the_depth_of_the_image_before_is_not_taken_at_60_hz(tmp_path):
     assert engines == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
 
 
+def test_the_floor_goes_with_every_image(tmp_path):
+    grounds = []
+
+    class Watching(FakeEngine):
+        def process(self, frame, *args):
+            grounds.append(frame.ground)
+            return super().process(frame, *args)
+
+    arguments = ["--bag", str(write(tmp_path / "in", camera(2))), "--quiet", "--camera-pitch", "90"]
+    with pytest.raises(ConfigError, match="nothing without --camera-height"):
+        main([*arguments, "--out", str(tmp_path / "out")], Watching)
+    assert main([*arguments, "--out", str(tmp_path / "out"), "--camera-height", "2.5"], Watching) == 0
+    np.testing.assert_allclose(grounds, [[0, 0, -1, 2.5]] * 2, atol=1e-12)
+    assert main([*arguments[:3], "--out", str(tmp_path / "plain")], Watching) == 0
+    assert grounds[2:] == [None, None]
+
+
 def test_settings_of_the_node_hold_for_bags(tmp_path, monkeypatch, capsys):
     """From a file and from the command line; what a bag cannot give is refused."""
     bag, file = write(tmp_path / "in", camera(2)), tmp_path / "mine.yaml"
     file.write_text("/**:\n  ros__parameters:\n    use_sim_time: true\n    ros: {tf_links: false, rectified: 'yes'}\n")
     seen = []
-    monkeypatch.setattr("densefit_ros.ros.bag.run.Handler", lambda *a: seen.append(a[5]) or Handler(*a))
+    monkeypatch.setattr("densefit_ros.ros.bag.run.Handler", lambda *a, **k: seen.append(a[5]) or Handler(*a, **k))
     arguments = ["--bag", str(bag), "--out", str(tmp_path / "out"), "--quiet", "--config", str(file), "--fov", "60"]
     assert main([*arguments, "--set", "ros.tf_smpl_joints=true"], FakeEngine) == 0
     frames = {t.child_frame_id for t in read(tmp_path / "out")["/tf"][0][1].transforms}

@@ -93,7 +93,9 @@ def test_the_newest_alone_is_handed_on():
     assert slot.after(2, 5.0) == (2, None)
 
 
-@pytest.mark.parametrize("wrong", [["--fov", "200"], ["--port", "-1"], ["--set", "fit.iterations=many"], ["--camera-height", "0"]])
+@pytest.mark.parametrize(
+    "wrong", [["--fov", "200"], ["--port", "-1"], ["--set", "fit.iterations=many"], ["--camera-height", "0"]]
+)
 def test_what_watch_refuses(video, wrong, capsys):
     from densefit_ros import cli
 

@@ -129,7 +129,7 @@ def refine_command(arguments: list[str]) -> int:
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser, without_camera: str) -> None:
-    from . import floor
+    from ..offline import floor
 
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for results.jsonl, run.json and overlays")
     lens = parser.add_mutually_exclusive_group()
@@ -149,11 +149,11 @@ def _add_run_arguments(parser: argparse.ArgumentParser, without_camera: str) -> 
 
 def _run(args: argparse.Namespace, source: Path, boxes: Path | None, independent: bool) -> int:
     from ..config import Config, load_config, read_settings
+    from ..offline import floor
     from ..offline.cameras import CameraChoice, read_camera
     from ..offline.given import NOMINAL_SIGMA_DEG, GivenFiles
     from ..offline.run import RunOptions, run
     from ..settings import parse_overrides, settings
-    from . import floor
 
     overrides = parse_overrides(args.set)
     if args.fov is not None and not 1 < args.fov < 179:

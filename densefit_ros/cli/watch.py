@@ -7,10 +7,11 @@ from pathlib import Path
 
 from ..config import load_config
 from ..errors import ConfigError
+from ..offline import floor
 from ..offline.cameras import CameraChoice, read_camera
 from ..offline.watch import WatchOptions, watch
 from ..settings import parse_overrides
-from . import add_config_arguments, floor
+from . import add_config_arguments
 
 
 def main(arguments: list[str]) -> int:

@@ -52,11 +52,14 @@ class Handler:
         companions: Mapping[str, Companion],
         camera: str = "",
         motion: CameraMotion | None = None,
+        ground: np.ndarray | None = None,
     ) -> None:
-        """``companions``: "depth", "detections", "keypoints", "densepose", "initial", those that are listened to."""
+        """``companions``: "depth", "detections", "keypoints", "densepose", "initial", those that are listened to.
+        ``ground``: the floor as Frame has it, of a camera that stands, where TF does not tell.
+        """
         self._engine, self._ros, self._publish = engine, ros, publish
         self._faults, self._stats, self._rectified = faults, stats, rectified
-        self._companions, self._camera, self._motion = companions, camera, motion
+        self._companions, self._camera, self._motion, self._ground = companions, camera, motion, ground
         self._reset = threading.Event()
         self._last_ns = -1
         self._known: tuple[Any, Calibration] | None = None
@@ -170,9 +173,9 @@ class Handler:
 
         return self._companion("keypoints", job, value_of)
 
-    def _pose_of_camera(self, job: Job) -> dict[str, np.ndarray]:
-        """The fields of Frame that TF tells."""
-        ros, told = self._ros(), {}
+    def _pose_of_camera(self, job: Job) -> dict[str, np.ndarray | None]:
+        """The fields of Frame that say where the camera is, as far as that is known."""
+        ros, told = self._ros(), {"ground": self._ground}
         T = self._pose_in(ros.world_frame, job, "world_frame", "going on as if the camera stood")
         if T is not None:
             told["T_world_camera"] = T

@@ -12,8 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from ...config import Config, read_settings
 from ...errors import AssetError, ConfigError
+from ...offline import floor
 from ...offline.cameras import CameraChoice, read_camera
 from ...render.warp_renderer import WarpRenderer
 from ...settings import parse_overrides
@@ -46,6 +49,7 @@ class BagOptions:
     overlay: bool = False
     sqlite: bool = False
     progress: bool = True
+    ground: np.ndarray | None = None  # the floor, as Frame has it
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,9 @@ class _Loop:
         choice = options.ros.rectified
         rectified = is_rectified_by_name(topic) if choice == "auto" else choice == "yes"
         companions = {} if depths is None else {"depth": depths}
-        self._handler = Handler(engine, lambda: options.ros, self._publish, self.faults, Stats(), rectified, companions)
+        self._handler = Handler(
+            engine, lambda: options.ros, self._publish, self.faults, Stats(), rectified, companions, ground=options.ground
+        )
         self._renderer = WarpRenderer(engine.body) if options.overlay else None
         self._now_ns = 0
         self.images = self.answered = self.people = 0
@@ -163,6 +169,7 @@ def main(arguments: Sequence[str], make_engine: Callable[[Config], Engine] = Pip
     lens = parser.add_mutually_exclusive_group()
     lens.add_argument("--camera", type=Path, metavar="FILE.yaml", help="calibration as ROS writes it, instead of camera_info")
     lens.add_argument("--fov", type=float, metavar="DEG", help="diagonal field of view, instead of camera_info")
+    floor.add_arguments(parser)
     parser.add_argument("--overlay", action="store_true", help="write the meshes over the images as well (as large as the bag)")
     parser.add_argument("--sqlite3", action="store_true", help="a folder of sqlite3 instead of mcap")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML")
@@ -190,6 +197,7 @@ def main(arguments: Sequence[str], make_engine: Callable[[Config], Engine] = Pip
             overlay=args.overlay,
             sqlite=args.sqlite3,
             progress=not args.quiet,
+            ground=floor.from_arguments(args),
         ),
         make_engine,
     )
