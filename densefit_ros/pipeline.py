@@ -135,9 +135,10 @@ def _refine(models: Models, tracks: list[Track], crop: Crop, estimate: Estimate,
             seen = priors.seen(models, tracks, crop, estimate, frame.stamp_ns)
     for _ in range(config.displace.passes):
         planes = []
-        if models.displacer is not None or on_scale.any():
-            with times("render"):
-                surface = priors.render(models, params, tracks, camera, crop)
+        with times("render"):
+            vertices = models.skinner.pose(params).vertices
+            if models.displacer is not None or on_scale.any():
+                surface = priors.render(models, vertices, tracks, camera, crop)
         if on_scale.any():
             with times("depth"):
                 planes.append(depth_points(frame.depth_m, surface, camera, on_scale))
@@ -148,7 +149,7 @@ def _refine(models: Models, tracks: list[Track], crop: Crop, estimate: Estimate,
                 matches = Correspondences.concat([decode(field, surface, crop, priors.decode_options(config)), mapped])
         if frame.ground is not None:
             with times("ground"):
-                planes.append(ground_points(models.skinner.pose(params).vertices, models.body.faces, frame.ground, camera))
+                planes.append(ground_points(vertices, models.body.faces, frame.ground, camera))
         with times("fit"):
             depth = DepthPoints.concat(planes) if planes else None
             sober = {"keypoints": estimate.keypoints, "depth": depth, "anchors": anchors}

@@ -175,7 +175,7 @@ def points_pck(models: Models, rgb: np.ndarray, camera: Camera, truth: Keypoints
     out = []
     for uv, confidence in zip(truth.uv, truth.confidence):
         seen, box = confidence > 0, labelled_box(uv, confidence)
-        size = box[2:] / 1.2
+        size = np.ptp(uv[seen], axis=0)
         crop = extract(rgb, square_around(box, models.config.render.crop_margin)[None], SIZE_PX)
         found = first_estimate(models, crop, box[None], Frame(rgb, 0, camera), (), None).keypoints
         score = {"points": int(seen[SCORED].sum()), "points2d": 0.0}

@@ -101,7 +101,7 @@ def test_every_stage_gives_what_the_single_steps_give(models, tracked, count):
     for name in PARAMS:
         np.testing.assert_allclose(getattr(got.start, name), getattr(start, name), atol=1e-4, err_msg=name)
 
-    surface = priors.render(models, got.start, tracks, camera, got.crop)
+    surface = priors.render(models, models.skinner.pose(got.start).vertices, tracks, camera, got.crop)
     field = models.displacer.predict(got.crop, surface, estimate.seen)
     matches = decode(field, surface, got.crop, priors.decode_options(config))
     assert len(matches) > 100 * count
@@ -134,7 +134,7 @@ def test_more_matches_than_are_wanted_are_thinned_alike(models, tracked, limit):
     (tracks, frame), camera = at(tracked), tracked[1].camera
     got = few.device_frame.measure(frame, tracks, few.config)
     # With no displacement refused, which cells are matches depends on the rendering alone: both ways have the same ones.
-    surface = priors.render(few, got.start, tracks, camera, got.crop)
+    surface = priors.render(few, few.skinner.pose(got.start).vertices, tracks, camera, got.crop)
     seen = few.displacer.look(got.crop.rgb, tuple(range(len(tracks))))
     field, options = few.displacer.predict(got.crop, surface, seen), priors.decode_options(few.config)
     every = decode(field, surface, got.crop, dataclasses.replace(options, max_points=1000))

@@ -25,12 +25,9 @@ from ..models import Models, load_models
 from ..pipeline import initial_state, process
 from ..settings import parse_overrides, with_overrides
 from ..types import Frame
-from .track_covariance import normalised
+from . import track_covariance
 
 METRICS = ("pve_mm", "mpjpe_mm", "pa_mpjpe_mm", "reproj_px", "absolute_mpjpe_mm")
-CHI2_95 = 7.815  # of three degrees of freedom
-
-Floor = Callable[[np.ndarray], "np.ndarray | None"]
 
 
 def _tilted(ground: np.ndarray, pitch_deg: float) -> np.ndarray:
@@ -44,7 +41,7 @@ class Case:
     """What the tracker may do, and what it is told of the floor."""
 
     overrides: dict[str, object] = field(default_factory=dict)
-    floor: Floor = lambda ground: None
+    floor: Callable[[np.ndarray], np.ndarray | None] = lambda ground: None
 
 
 CASES = {
@@ -58,7 +55,7 @@ CASES = {
 
 def measure(models: Models, case: Case, samples: Sequence[Sample]) -> dict[str, float] | None:
     """Means over one video of each metric, first and refined; None when nobody was answered."""
-    state, rows = initial_state(), []
+    state, rows, joints = initial_state(), [], []
     for i, sample in enumerate(samples):
         frame = Frame(sample.image(), round(1e9 * i / sample.fps), sample.camera, ground=case.floor(sample.ground))
         state, result = process(models, state, frame, None if i else sample.box_xywh[None])
@@ -68,13 +65,13 @@ def measure(models: Models, case: Case, samples: Sequence[Sample]) -> dict[str, 
                 "first": score(SMPL24, sample, first.vertices[0], first.joints[0]),
                 "refined": score(SMPL24, sample, person.vertices, person.joints),
             }
-            row = {f"{name}_{metric}": getattr(s, metric) for name, s in scores.items() for metric in METRICS}
-            squared = normalised(person.joints - sample.truth.points_m, person.joint_covariance.astype(np.float64))
-            rows.append({**row, "inside_95": float((squared < CHI2_95).mean()), "answered": 1.0})
+            rows.append({f"{name}_{metric}": getattr(s, metric) for name, s in scores.items() for metric in METRICS})
+            joints.append((person.joints - sample.truth.points_m, person.joint_covariance))
     if not rows:
         return None
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    return {**means, "answered": len(rows) / len(samples)}
+    inside = track_covariance.score(*(np.stack(a).astype(np.float64) for a in zip(*joints)))["inside"]
+    return {**means, "inside_95": inside["0.95"], "answered": len(rows) / len(samples)}
 
 
 def summarise(videos: Sequence[dict[str, float]]) -> dict[str, object]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..geometry.camera import project
 from ..types import Camera, DepthPoints
 
 
@@ -45,15 +46,15 @@ def ground_points(
     vertex = height.argmin(1)
     person = np.arange(len(vertices_m))
     x = vertices_m[person, vertex]
-    z = np.maximum(x[:, 2], 0.05)
-    u, v = camera.fx * x[:, 0] / z + camera.cx, camera.fy * x[:, 1] / z + camera.cy
-    seen = (x[:, 2] > 0.05) & (u > 0) & (u < camera.width) & (v > 0) & (v < camera.height)
-    seen &= np.abs(height[person, vertex]) < options.gate_share * ground[3]
-    person, vertex, x, z = person[seen], vertex[seen], x[seen], z[seen]
+    uv = project(camera, x)  # NaN behind the camera, which is not in the image
+    seen = ((uv > 0) & (uv < (camera.width, camera.height))).all(1) & (
+        np.abs(height[person, vertex]) < options.gate_share * ground[3]
+    )
+    person, vertex, x = person[seen], vertex[seen], x[seen]
     corner = np.stack([(faces == i).ravel().argmax() for i in vertex]) if len(vertex) else np.zeros(0, int)
     face, bary = corner // 3, np.eye(3)[corner % 3]
     target = x - (height[person, vertex] - options.sole_m)[:, None] * ground[:3]
-    sigma = np.hypot(options.sigma_m, options.sigma_rad * z)
+    sigma = np.hypot(options.sigma_m, options.sigma_rad * x[:, 2])
     f = np.float32
     normal = np.broadcast_to(ground[:3], target.shape).astype(f)
     return DepthPoints(

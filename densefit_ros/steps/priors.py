@@ -179,10 +179,9 @@ def scale_to_depth(
     )
 
 
-def render(models: Models, params: BodyParams, tracks: Sequence[Track], camera: Camera, crop: Crop) -> Surface:
-    """Render the bodies with their own textures into their crops."""
-    vertices = models.skinner.pose(params).vertices
-    return models.renderer.render(vertices, [t.appearance for t in tracks], camera, crop.image_from_crop, crop.size)
+def render(models: Models, vertices_m: np.ndarray, tracks: Sequence[Track], camera: Camera, crop: Crop) -> Surface:
+    """Render the bodies, vertices (P,V,3) in the camera frame, with their own textures into their crops."""
+    return models.renderer.render(vertices_m, [t.appearance for t in tracks], camera, crop.image_from_crop, crop.size)
 
 
 def decode_options(config: Config) -> DecodeOptions:

@@ -1,4 +1,4 @@
-"""How well boxes find people: average precision, recall, precision.  NumPy only."""
+"""How well boxes find people: average precision, recall, precision, and what scores mean."""
 
 from __future__ import annotations
 
@@ -46,18 +46,13 @@ def right_by_score(score: np.ndarray, right: np.ndarray) -> tuple[float, float]:
     score, right (N,).  What detect/network_finder.py makes probabilities of the network's logits with.  NaN where all or none
     are right.
     """
-    right = np.asarray(right, np.float64)
-    if not 0 < right.sum() < len(right):
+    if not 0 < np.sum(right) < len(right):
         return float("nan"), float("nan")
-    x = np.stack([np.ones(len(score)), np.asarray(score, np.float64)], 1)
-    w = np.zeros(2)
-    for _ in range(50):  # Newton's steps, held back a little: the classes may be separable
-        p = 1.0 / (1.0 + np.exp(-np.clip(x @ w, -30, 30)))
-        step = np.linalg.solve((x * (p * (1 - p))[:, None]).T @ x + 1e-3 * np.eye(2), x.T @ (right - p) - 1e-3 * w)
-        w += np.clip(step, -2, 2)
-        if np.abs(step).max() < 1e-9:
-            break
-    return (float(-w[0] / w[1]), float(w[1])) if abs(w[1]) > 1e-9 else (float("nan"), float("nan"))
+    from sklearn.linear_model import LogisticRegression
+
+    fit = LogisticRegression(C=1e3).fit(np.reshape(score, (-1, 1)), right)
+    slope = float(fit.coef_[0, 0])
+    return -float(fit.intercept_[0]) / slope if slope else float("nan"), slope
 
 
 def detection_metrics(
