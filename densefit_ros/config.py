@@ -106,7 +106,7 @@ class RegressConfig:
     )
     mirrored: str = option(
         "new",
-        "whose mirrored crop the built-in networks are asked about too, for means that are nearer by 3 % and second passes; "
+        "of whom the networks see the mirrored crop as well, and the mean counts: errors smaller by 3 %, for twice the time; "
         "new: people who are not tracked yet",
         choices=("new", "always", "never"),
     )
@@ -168,7 +168,9 @@ class DisplaceConfig:
     part_correlation: float = option(
         0.85, "correlation of the errors of displacements of one part of the body: n count as n / (1 + (n - 1) * this)", 0.0, 1.0
     )
-    independent_share: float = option(1.0, "share of those that count, against other evidence", 0.0001, 1.0)
+    independent_share: float = option(
+        1.0, "weight of displacements against keypoints and priors, after part_correlation", 0.0001, 1.0
+    )
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,11 @@ class FitConfig:
         0.06, "how far the root moves unforeseen within one 30 Hz frame, m", 0.0001, 10.0, live=True
     )
     covariance_share: float = option(
-        0.05, "share of an image's evidence that the published covariances believe; the fit takes all of it", 0.0001, 1.0
+        0.05,
+        "share of an image's matches and keypoints that published covariances believe; depth and floor count in full, as in the "
+        "fit everything does",
+        0.0001,
+        1.0,
     )
     estimate_sigma_scale: float = option(1.0, "factor on the regressor's own standard deviations", 0.01, 100.0, live=True)
     betas_sigma: float = option(

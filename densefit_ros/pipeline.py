@@ -94,7 +94,8 @@ def _first_estimates(
         boxes = find.mesh_boxes(models, tracks, camera)
         if estimates is not None:
             given_boxes = given.mesh_boxes(models, estimates, camera)
-            boxes_xywh = given.proposals(boxes_xywh, given_boxes, estimates.confidence, camera)
+            enough = config.regress.new_confidence
+            boxes_xywh = given.proposals(boxes_xywh, given_boxes, estimates.confidence, camera, enough)
         new_boxes, scores, state = find.newcomers(models, state, frame, boxes, boxes_xywh)
         boxes = around = np.concatenate([boxes, new_boxes])
     with times("regress"):
@@ -109,6 +110,7 @@ def _first_estimates(
             estimate = find.first_estimate(models, crop, boxes, frame, tracks, keypoints)
         else:
             estimate = given.first_estimate(models, crop, frame, tracks, boxes, estimates, given_boxes)
+        estimate = find.without_broken(estimate, tracks)
         crop, estimate = identify.settle(models, tracks, crop, estimate, frame)
         state, tracks, kept = find.admit(models, state, tracks, estimate, frame.stamp_ns)
     return state, tracks, find.take_crop(crop, kept), find.take_estimate(estimate, kept)
@@ -123,7 +125,7 @@ def _refine(models: Models, tracks: list[Track], crop: Crop, estimate: Estimate,
     config, camera = models.config, frame.camera
     start = params = priors.fuse(tracks, estimate, config, frame.stamp_ns)
     anchors = priors.anchors(tracks, estimate, config, frame.stamp_ns)
-    on_scale = np.zeros(len(tracks), bool)
+    on_scale = on_floor = np.zeros(len(tracks), bool)
     if frame.depth_m is not None:
         with times("depth"):
             start, anchors, on_scale = priors.scale_to_depth(models, start, anchors, frame, crop)
@@ -150,6 +152,7 @@ def _refine(models: Models, tracks: list[Track], crop: Crop, estimate: Estimate,
         if frame.ground is not None:
             with times("ground"):
                 planes.append(ground_points(vertices, models.body.faces, frame.ground, camera))
+                on_floor = np.isin(np.arange(len(tracks)), planes[-1].person)
         with times("fit"):
             depth = DepthPoints.concat(planes) if planes else None
             sober = {"keypoints": estimate.keypoints, "depth": depth, "anchors": anchors}
@@ -159,7 +162,7 @@ def _refine(models: Models, tracks: list[Track], crop: Crop, estimate: Estimate,
             params = fit.params
     with times("fit"):
         posed = models.skinner.pose(fit.params)
-    return Measured(crop, estimate, start, matches, fit, posed, on_scale)
+    return Measured(crop, estimate, start, matches, fit, posed, on_scale, on_floor)
 
 
 class _Stopwatch:

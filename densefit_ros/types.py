@@ -250,6 +250,7 @@ class Measured:
     fit: FitResult
     posed: PosedBody  # of fit.params
     on_scale: np.ndarray  # (P,) bool: a depth image fixed the distance
+    on_floor: np.ndarray  # (P,) bool: they stand on the known floor, which fixed it
 
 
 @dataclass(frozen=True)
@@ -309,7 +310,7 @@ class PersonResult:
 
     track_id: str  # five lower-case letters, stable over the life of the track (REP-155)
     tracking_state: TrackingState
-    status: FitStatus
+    status: FitStatus  # while PREDICTED this, fit_error_px and iterations are of a fit that was not believed
     params: BodyParams  # batch of one, refined
     first_estimate: BodyParams  # batch of one, before refinement, of this very frame
     source: str  # where the first estimate came from, as Estimate.source
@@ -322,7 +323,7 @@ class PersonResult:
     fit_error_px: float  # median dense residual after the fit, full-image px; NaN when nothing was matched
     iterations: int
     confidence: float  # in [0,1]
-    scale_source: str  # "prior" (adult size prior) or "depth" (measured)
+    scale_source: str  # "depth" (measured), "ground" (stands on the known floor) or "prior" (adult size prior)
 
 
 @dataclass(frozen=True)

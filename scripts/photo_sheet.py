@@ -5,9 +5,8 @@
     scripts/photo_sheet.py --out out/photos                    the pictures that installed packages hold
 
 Every picture stands alone (no tracking).  ``--annotations FILE.json`` (COCO's keypoint format) adds PCK@0.1: the share of
-labelled points within a tenth of the person's box; ``--jitter N`` scores N boxes around each labelled person as well, so that
-no finder is in it.  A row of the sheet: the picture with the found boxes, first estimates,
-refined meshes.
+labelled points within a tenth of the longer side of their box; ``--jitter N`` scores N boxes around each labelled person as
+well, so that no finder is in it.  A row of the sheet: the picture with the found boxes, first estimates, refined meshes.
 """
 
 from __future__ import annotations

@@ -194,6 +194,14 @@ def test_a_video_makes_a_video(tmp_path, pipeline):
     assert capture.get(cv2.CAP_PROP_FRAME_WIDTH) == 160 + 4 + 160
 
 
+def test_overlays_of_a_former_run_do_not_stay_beside_the_new_ones(tmp_path, pipeline):
+    _run(pipeline, _pictures(tmp_path / "in"), tmp_path / "out")
+    (tmp_path / "out" / "overlay.mp4").write_bytes(b"of a video")
+    _run(pipeline, _pictures(tmp_path / "other", ("d.jpg",)), tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out" / "overlays").iterdir()] == ["d.jpg"]
+    assert not (tmp_path / "out" / "overlay.mp4").exists()
+
+
 @pytest.mark.parametrize("name", ["overlay.mp4", "overlays", "overlays/a.jpg"])
 def test_the_input_is_not_written_over(tmp_path, pipeline, name):
     out = tmp_path / "out"

@@ -25,7 +25,7 @@ from densefit_ros.regress.mirrored import FLIP, OPPOSITE_TRACE, ROW_SIGNS, merge
 from densefit_ros.render.protocol import Appearance
 from densefit_ros.runtime.picture import SIZE_PX
 from densefit_ros.settings import with_overrides
-from densefit_ros.steps import find, priors
+from densefit_ros.steps import conclude, find, priors
 from densefit_ros.synth.sequence import demo_sequence
 from densefit_ros.track import state as tracking
 from densefit_ros.types import BodyParams, FitStatus, Frame, TrackingState
@@ -197,6 +197,25 @@ def test_the_pipeline_uses_it_and_goes_step_by_step_where_something_is_decided(m
     twice = dataclasses.replace(models, config=with_overrides(models.config, {"displace.passes": 2}))
     pipeline.process(twice, state, dataclasses.replace(frame, stamp_ns=6 * DT_NS))
     assert len(calls) == 4
+
+
+def test_who_is_rejected_is_solved_again_with_what_the_single_steps_have(models, tracked, monkeypatch):
+    state, frame = tracked
+    measure, again = DeviceFrame.measure, []
+
+    def rejected(*args):
+        measured = measure(*args)
+        status = np.full_like(measured.fit.status, FitStatus.REJECTED)
+        return dataclasses.replace(measured, fit=dataclasses.replace(measured.fit, status=status))
+
+    monkeypatch.setattr(DeviceFrame, "measure", rejected)
+    monkeypatch.setattr(conclude, "without_rejected", lambda *a, **sober: again.append(sober) or a[1])
+    for each in (models, dataclasses.replace(models, device_frame=None)):
+        pipeline.process(each, state, frame)
+    fused, single = again
+    assert set(fused) == set(single) and fused["depth"] is single["depth"] is None
+    assert single["pose_gaussian"].precision.any()
+    np.testing.assert_allclose(fused["pose_gaussian"].mean, single["pose_gaussian"].mean, atol=0.1)
 
 
 def test_settings_and_textures_of_this_frame_count(models, tracked):

@@ -98,6 +98,7 @@ def test_a_small_person_is_small_and_not_far_away(passes):
             state, result = process(models, state, Frame(shot.rgb, shot.stamp_ns, sequence.camera, ground=ground))
             truth = pose(models.body, shot.params)
             errors_m[name] += [np.linalg.norm(p.joints[0] - truth.joints[0, 0]) for p in result.people]
+            assert {p.scale_source for p in result.people} <= {"ground" if ground is not None else "prior"}
             assert ("ground" in result.stage_ms) == (ground is not None and len(result.people) > 0)
         assert len(errors_m[name]) > 5
     assert np.mean(errors_m["floor"]) < 0.15 < 0.25 < np.mean(errors_m["none"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from densefit_ros.displace.contract import DISPLACEMENT_CONTRACT, GRID
 from densefit_ros.errors import AssetError, BackendUnavailable, ConfigError, ShapeError
 from densefit_ros.regress.contract import REGRESSOR_CONTRACT
 from densefit_ros.runtime import factory
+from densefit_ros.runtime.engine_cache import file_sha256
 from densefit_ros.runtime.factory import make_runtime
 from densefit_ros.runtime.onnxruntime_backend import OnnxRuntime
 from densefit_ros.runtime.picture import SEEN, SIZE_PX, check_pair, trunk_mark
@@ -259,7 +261,9 @@ def test_onnxruntimes_providers_get_their_options_and_stream(files, monkeypatch,
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: every)
     runtime = OnnxRuntime(files["displacement"][0], "tensorrt", precision="fp16", cache_dir=tmp_path)
     assert [p if isinstance(p, str) else p[0] for p in asked[0]] == every
-    assert asked[0][0][1]["trt_engine_cache_path"] == str(tmp_path) and asked[0][0][1]["trt_fp16_enable"] == "True"
+    kept = Path(asked[0][0][1]["trt_engine_cache_path"])
+    assert kept.parent == tmp_path and file_sha256(files["displacement"][0])[:16] in kept.name and kept.name.endswith("fp16")
+    assert asked[0][0][1]["trt_fp16_enable"] == "True"
     (tmp_path / "file").write_text("in the way")
     OnnxRuntime(files["displacement"][0], "tensorrt", cache_dir=tmp_path / "file" / "cache")
     assert asked.pop()[0][1] == {"trt_fp16_enable": "True"} and "the engine cannot be kept in" in caplog.text

@@ -15,7 +15,7 @@ from densefit_ros.errors import AssetError, ConfigError
 from densefit_ros.geometry import so3
 from densefit_ros.geometry.crop import columns_seen
 from densefit_ros.render.warp_renderer import WarpRenderer
-from densefit_ros.synth import backgrounds, cameras, perturb
+from densefit_ros.synth import backgrounds, cameras, displacement, perturb
 from densefit_ros.synth.backgrounds import Backgrounds, load_backgrounds
 from densefit_ros.synth.cameras import CropOptions
 from densefit_ros.synth.clothing import skin
@@ -163,6 +163,35 @@ def test_live_textures_have_the_colours_of_the_picture(engine):
         difference = [np.abs(rgb[i] - picture[i])[pairs.visible[i]].mean() for i in np.flatnonzero(~grey & b.labelled)]
         far[live] = grey.mean(), np.mean(difference)
     assert 0.2 < far[1.0][0] < 0.7 and far[1.0][1] < 0.5 * far[0.0][1], far
+
+
+def test_live_textures_were_learnt_where_the_start_is_still_wrong(engine, monkeypatch):
+    """As a track's are: a body ten centimetres beside the truth has the picture's colours there, more than the truth's."""
+    monkeypatch.setattr(displacement, "_LEARNT_DEG", 0.0)
+    engine = quiet(engine)
+    b = make_crops(np.random.default_rng(9), engine, 12, 128)
+    moved = replace(b.params, t_camera_root=b.params.t_camera_root + np.float32([0.1, 0, 0]))
+    half, far = STRIDE_PX // 2, {}
+    for name, share in (("live", perturb.part_way), ("truth", lambda truth, start, share: truth)):
+        monkeypatch.setattr(displacement, "part_way", share)
+        pairs = make_pairs(np.random.default_rng(3), engine, b, moved, live=1.0)
+        rgb = pairs.surface.rgb[:, half::STRIDE_PX, half::STRIDE_PX]
+        picture = b.rgb[:, half::STRIDE_PX, half::STRIDE_PX] / 255
+        learnt = [i for i in np.flatnonzero(b.labelled) if np.ptp(rgb[i][pairs.valid[i]]) > 1e-3]
+        far[name] = np.mean([np.abs(rgb[i] - picture[i])[pairs.valid[i]].mean() for i in learnt])
+    assert far["live"] < 0.8 * far["truth"], far
+
+
+def test_part_of_the_way_between_two_bodies(body):
+    rng = np.random.default_rng(4)
+    a, b = (BodyParams(*(np.float32(0.4 * rng.normal(size=s)) for s in ((3, 10), (3, 3), (3, 23, 3), (3, 3)))) for _ in range(2))
+    for share, end in ((0.0, a), (1.0, b)):
+        got = perturb.part_way(a, b, np.full(3, share))
+        np.testing.assert_allclose(got.joint_rotvec, end.joint_rotvec, atol=1e-6)
+        np.testing.assert_allclose(got.t_camera_root, end.t_camera_root, atol=1e-6)
+    half = so3.exp(perturb.part_way(a, b, np.full(3, 0.5)).root_rotvec.astype(np.float64))
+    ends = [so3.exp(x.root_rotvec.astype(np.float64)) for x in (a, b)]
+    np.testing.assert_allclose(so3.angle_between(ends[0], half), so3.angle_between(half, ends[1]), atol=1e-6)
 
 
 def test_another_person_in_front_makes_points_invisible(engine):

@@ -9,11 +9,18 @@ torch = pytest.importorskip("torch")
 from train_helpers import inputs  # noqa: E402
 
 from densefit_ros.detect.finder_network import FinderNet  # noqa: E402
-from densefit_ros.train.grow import Space, take_over  # noqa: E402
+from densefit_ros.train import grow  # noqa: E402
+from densefit_ros.train.grow import take_over  # noqa: E402
 from densefit_ros.train.joint import JointNet  # noqa: E402
 
 SMALL = {"widths": (8, 8, 16, 16, 16), "blocks": (1, 1, 1, 1), "neck": 8}
 LARGE = {"widths": (8, 8, 24, 32, 48), "blocks": (1, 2, 3, 2), "neck": 8}
+
+
+@pytest.fixture
+def quiet_blocks(monkeypatch):
+    """New blocks say nothing at first, so that what else grows can be seen to change nothing."""
+    monkeypatch.setattr(grow, "FIRST_GAMMA", 0.0)
 
 
 def net(trunk):
@@ -31,7 +38,7 @@ def trained(trunk):
     return made
 
 
-def test_a_grown_trunk_computes_the_same():
+def test_a_grown_trunk_computes_the_same(quiet_blocks):
     before, after = trained(SMALL), net(LARGE)
     take_over(after, before.state_dict())
     with torch.inference_mode():
@@ -40,7 +47,7 @@ def test_a_grown_trunk_computes_the_same():
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
-def test_additions_change_no_output_that_there_was():
+def test_additions_change_no_output_that_there_was(quiet_blocks):
     before = trained(SMALL)
     weights = {n: v for n, v in before.state_dict().items() if ".parts." not in n}
     more = {"rendering": (8, 8, 8, 16, 16), "blocks": (2, 3, 2, 1)}
@@ -52,7 +59,7 @@ def test_additions_change_no_output_that_there_was():
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
-def test_a_deeper_finder_finds_the_same():
+def test_a_deeper_finder_finds_the_same(quiet_blocks):
     before, after = FinderNet((8, 8, 16, 16, 16), (1, 1, 1, 1), 8).eval(), FinderNet((8, 8, 16, 16, 16), (1, 2, 3, 2), 8).eval()
     take_over(after, before.state_dict())
     picture = torch.randint(0, 255, (1, 64, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -62,13 +69,32 @@ def test_a_deeper_finder_finds_the_same():
         take_over(FinderNet((8, 8, 16, 16, 32), (1, 1, 1, 1), 8), before.state_dict())
 
 
-def test_copied_channels_do_not_stay_copies():
-    space = Space.grown(4, 12, torch.Generator().manual_seed(0))
-    total = torch.zeros(4).index_add(0, space.source, space.share)
-    torch.testing.assert_close(total, torch.ones(4))
-    for old in range(4):
-        shares = space.share[space.source == old]
-        assert len(shares.unique()) == len(shares)
+def test_new_channels_learn_something_of_their_own():
+    """Under AdamW, which moves copies alike whatever share of them is read."""
+    after = net(LARGE).train()
+    take_over(after, trained(SMALL).state_dict())
+    filters = dict(after.named_parameters())["regressor.trunk.stages.2.0.0.weight"]
+    before = filters.detach().flatten(1).clone()
+    optimizer = torch.optim.AdamW(after.parameters(), lr=1e-3)
+    for _ in range(4):
+        regressed, moved = after(*inputs())
+        loss = sum(x.float().square().mean() for x in (*regressed, *moved[:2]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    learnt = filters.detach().flatten(1) - before
+    new = learnt[16:]
+    assert (new.norm(dim=1) > 0.5 * learnt[:16].norm(dim=1).mean()).all()  # they are read since the first step
+    alike = torch.nn.functional.cosine_similarity(new[:, None], learnt[None], dim=-1)
+    alike[torch.arange(len(new)), 16 + torch.arange(len(new))] = 0
+    assert float(alike.max()) < 0.9
+
+
+def test_blocks_that_are_new_begin_with_a_say():
+    after = net(LARGE)
+    take_over(after, trained(SMALL).state_dict())
+    gamma = dict(after.named_parameters())["regressor.trunk.stages.3.2.second.1.weight"]
+    torch.testing.assert_close(gamma.detach(), torch.full_like(gamma, grow.FIRST_GAMMA))
 
 
 def test_parts_are_taken_out_of_and_put_into_joint_checkpoints():

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 
 from densefit_ros.errors import AssetError, ConfigError, DensefitError
@@ -304,6 +305,10 @@ def test_export_of_the_best_weights(tmp_path, capsys):
     trainer(tmp_path, steps=2, network=network).run()
     assert export([str(tmp_path / "best.pt"), "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("agree to") == 2
+    stored = {t.name: (t.data_type, len(t.dims)) for t in onnx.load(str(tmp_path / "regressor.onnx")).graph.initializer}
+    filters = {name: kind for name, (kind, dims) in stored.items() if name.endswith("weight") and dims > 1}
+    assert filters["trunk.stem.0.weight"] == onnx.TensorProto.FLOAT16 and len(set(filters.values())) == 1
+    assert stored["trunk.stem.0.bias"] == (onnx.TensorProto.FLOAT, 1)
     assert export([str(tmp_path / "best.pt"), "--part", "regressor", "--out", str(tmp_path / "alone.onnx")]) == 0
     check_pair(tmp_path / "alone.onnx", tmp_path / "displacement.onnx")
     check_pair(tmp_path / "regressor.onnx", tmp_path / "displacement.onnx")

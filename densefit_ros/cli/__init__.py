@@ -28,7 +28,10 @@ ROOMS: dict[str, tuple[str, str]] = {
     "demo": ("densefit_ros.demo.main", "camera, node and recorder as three ROS 2 processes; overlay video and a summary"),
     "eval": ("densefit_ros.eval.main", "measure on a dataset: per-sample rows, summary, Markdown table"),
     "results": ("densefit_ros.bench.results", "run what docs/results/runs.yaml lists, and write docs/RESULTS.md"),
-    "bench": ("densefit_ros.bench.main", "fit: time the fit against the baselines; covariance: are published covariances right?"),
+    "bench": (
+        "densefit_ros.bench.main",
+        "fit: times; tracked: what refinement gains; covariance: are covariances right?",
+    ),
     "watch": ("densefit_ros.cli.watch", "a live camera or a video in a browser, without ROS"),
     "train": ("densefit_ros.train.main", "train the networks on synthetic people"),
     "export": ("densefit_ros.train.commands:export", "write a trained network as ONNX"),

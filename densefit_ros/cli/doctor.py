@@ -55,6 +55,7 @@ def findings() -> list[Finding]:
         _ros(),
         _messages(),
         _package("vision_msgs (ros.detections)", "vision_msgs"),
+        _package("yolo_msgs (ros.detections_type, ros.keypoints: yolo)", "yolo_msgs"),
         _package("tf2_ros (ros.world_frame, ros.ground_frame)", "tf2_ros"),
         _package("hri_msgs (hri.enabled, ros.keypoints: hri)", "hri_msgs"),
     ]

@@ -23,6 +23,7 @@ from visualization_msgs.msg import MarkerArray
 
 from densefit_ros.msg import FrameTiming, MeshTopology, SmplBodyArray, SmplMeshArray
 
+from ..ros.bag.sink import latched
 from ..ros.bagtypes import typestore
 from ..ros.spinning import end, spin_until_end
 
@@ -54,11 +55,16 @@ class Recorder:
         self.error = ""
         self._queue: queue.Queue[tuple[str, int, bytes] | None] = queue.Queue(WAITING)
         self._ready: Any | None = None
-        self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
+        self._writer = Writer(path, version=8, storage_plugin=StoragePlugin.MCAP)  # the newest that Humble reads
         self._writer.open()
         store = typestore()
         self._connections = {
-            topic: self._writer.add_connection(topic, f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}", typestore=store)
+            topic: self._writer.add_connection(
+                topic,
+                f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}",
+                typestore=store,
+                offered_qos_profiles=[latched()] if topic.endswith("/topology") else [],
+            )
             for topic, kind in TOPICS.items()
         }
         for topic, kind in TOPICS.items():

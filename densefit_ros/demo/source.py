@@ -141,5 +141,7 @@ def _shot(rgb: np.ndarray, fov_deg: float, name: str) -> Shot:
     scale = MAX_SIDE_PX / max(rgb.shape[:2])
     if scale < 1:
         rgb = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    height, width = rgb.shape[:2]
+    # Videos have even sides: what is shown and what is kept of a camera must be as large.
+    height, width = (max(n // 2 * 2, 1) for n in rgb.shape[:2])
+    rgb = np.ascontiguousarray(rgb[:height, :width])
     return Shot(rgb, camera_from_fov(width, height, fov_deg), name)

@@ -195,7 +195,8 @@ def _collect(batch: Batch, n: int) -> Measured:
     start = BodyParams(betas, start_rotvec[:, 0], start_rotvec[:, 1:], d.start_t[:n].copy())
     vertices = d.vertices.reshape(batch.size, -1, 3)[:n].copy()
     posed = PosedBody(vertices, d.joints.reshape(batch.size, 24, 3)[:n].copy())
-    return Measured(batch.crop(n), estimate, start, batch.fit.matches(n), batch.fit.answer(start), posed, np.zeros(n, bool))
+    no = np.zeros(n, bool)  # with depth or a floor the single steps are taken
+    return Measured(batch.crop(n), estimate, start, batch.fit.matches(n), batch.fit.answer(start), posed, no, no)
 
 
 def _torch_on_cuda() -> Any:

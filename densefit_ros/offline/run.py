@@ -233,6 +233,7 @@ class _Overlays:
 
     def __init__(self, out: Path, source: Source, body: BodyModel) -> None:
         self._body, self._renderer = body, WarpRenderer(body)
+        self._out, self._begun = out, False
         self._video = VideoWriter(out / "overlay.mp4", source.fps) if source.is_video else None
         self.path = self._video.path if self._video else out / "overlays"
         self._taken: set[str] = set()
@@ -248,6 +249,10 @@ class _Overlays:
     def write(self, item: Item, rgb: np.ndarray, result: FrameResult, first_vertices: np.ndarray, camera: Calibrated) -> None:
         for person in result.people:
             self._colors.setdefault(person.track_id, overlay.PALETTE[len(self._colors) % len(overlay.PALETTE)])
+        if not self._begun:  # a former run's would look like this one's
+            self._begun = True
+            for former in (self._out / "overlay.mp4", *(self._out / "overlays").glob("*.jpg")):
+                former.unlink(missing_ok=True)
         colors = np.array([self._colors[p.track_id] for p in result.people], np.uint8).reshape(-1, 3)
         picture = draw_result(rgb, self._body, result, first_vertices, colors, self._renderer)
         if self._video:
@@ -312,6 +317,7 @@ def _write_summary(options: RunOptions, models: Models, source: Source, summary:
         "damaged": list(summary.damaged),
         "camera": described,
         "camera_assumed": not camera.given and options.given.init is None,
+        "ground": None if options.ground is None else [round(float(x), 6) for x in options.ground],  # as Frame.ground
         "given_estimates": str(options.given.init) if options.given.init else None,
         "given": _given_files(options),
         "coordinates": CONVENTION,

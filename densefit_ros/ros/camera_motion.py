@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ..errors import BackendUnavailable, MessageError
+from .links import is_persons
 
 DEAD_NS = 1_000_000_000  # whoever says where the camera is and said nothing for so long is not waited for
 
@@ -22,7 +23,7 @@ class CameraMotion:
         self._errors = tf2_ros.TransformException
         self._frames = tuple(frames)
         self._buffer = tf2_ros.Buffer()
-        self._listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
+        self._listener = tf2_ros.TransformListener(_OfOthers(self._buffer), node, spin_thread=False)
 
     def may_come(self, frame_id: str, stamp: Any) -> bool:
         """Whether a pose of the camera at the stamp (builtin_interfaces/Time) is still to come: the newest is a little older."""
@@ -58,6 +59,21 @@ class CameraMotion:
     def destroy(self) -> None:
         """Stop listening."""
         self._listener.unregister()
+
+
+class _OfOthers:
+    """A tf2 buffer that takes no people in: it never forgets a frame, and every person ever tracked here brings sixteen."""
+
+    def __init__(self, buffer: Any) -> None:
+        self._buffer = buffer
+
+    def set_transform(self, transform: Any, authority: str) -> None:
+        """As tf2's."""
+        if not is_persons(transform.child_frame_id):
+            self._buffer.set_transform(transform, authority)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._buffer, name)
 
 
 def library() -> Any:

@@ -75,7 +75,7 @@ class Handler:
         left = [
             self._wait_s(name) - waited_s
             for name, source in self._companions.items()
-            if source.may_come(stamp_ns, self._slop_s(name))
+            if source.may_come(stamp_ns, self._slop_s(name), job.image.header.frame_id)
         ]
         if self._motion is not None and self._motion.may_come(job.image.header.frame_id, job.image.header.stamp):
             left.append(min(self._ros().external_wait_s - waited_s, POLL_S))  # nobody wakes the worker for TF
@@ -122,7 +122,7 @@ class Handler:
         source, slop_s = self._companions.get(name), self._slop_s(name)
         if source is None:
             return None
-        message = source.match(convert.stamp_ns(job.image), slop_s)
+        message = source.match(convert.stamp_ns(job.image), slop_s, job.image.header.frame_id)
         if message is None:
             self._faults.report(name, f"no message of {name} within {slop_s:g} s of the image: going on without")
             return None
@@ -206,6 +206,7 @@ class Handler:
         known = self._known
         key = (_content(info), width, height, fov)
         if known is not None and known[0] == key:
+            self._stats.calibration = known[1].state  # an image between may have had a bad one
             return known[1]
         self._stats.calibration = "missing or invalid"
         if info is None and fov <= 0:

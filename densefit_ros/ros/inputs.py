@@ -32,13 +32,16 @@ def topic(camera: str, name: str) -> str:
     return f"~/{camera}/{name[2:]}" if name.startswith("~/") else f"{camera}/{name}"
 
 
-def camera_info_topic(node: Any, camera: str = "") -> str:
-    """``camera_info`` if it was remapped, else the neighbour of the image topic, where every driver puts it."""
+def camera_info_topic(node: Any, camera: str = "", rule: str = "auto") -> str:
+    """As ``ros.camera_info`` says; auto: ``camera_info`` if it was remapped, else the neighbour of the image topic.
+
+    Every driver puts it there.  That it was remapped to its own name nobody can see.
+    """
     name, image_name = topic(camera, "camera_info"), topic(camera, "image")
     own = node.resolve_topic_name(name, only_expand=True)
     remapped = node.resolve_topic_name(name)
     image = node.resolve_topic_name(image_name)
-    if remapped != own or image == node.resolve_topic_name(image_name, only_expand=True):
+    if rule == "topic" or remapped != own or image == node.resolve_topic_name(image_name, only_expand=True):
         return remapped
     return camera_info_beside(image)
 
@@ -114,7 +117,7 @@ class Inputs:
         image, kind = node.resolve_topic_name(topic(camera, "image")), Image
         if ros.image_transport == "compressed":
             image, kind = image + "/compressed", CompressedImage
-        info = camera_info_topic(node, camera)
+        info = camera_info_topic(node, camera, ros.camera_info)
         said = [f"image {image} ({ros.image_reliability})", f"camera_info {info}"]
         self._listen(CameraInfo, info, self._on_info, QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
         for name, companion in companions.items():

@@ -81,6 +81,8 @@ def plan(
     lists = {"image": images, **{k: _list_for(images, v, f"{k}_topic") for k, v in wanted.items() if v}}
     by_camera = [{name: topics[i] for name, topics in lists.items()} for i in range(len(images))]
     parameters = {f"ros.{name}": _OPTIONAL[name] for name in lists if name in _OPTIONAL}
+    if camera_info_topic:
+        parameters["ros.camera_info"] = "topic"
     if names:
         if len(names) != len(images) or len(namespaces) > 1:
             raise ConfigError(

@@ -7,6 +7,7 @@ joints, when asked for, are children of the optical frame with the axes of SMPL 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,7 @@ LINKS = (
     *_side("l", "left", _LEFT_ARM),
     *_side("r", "right", _RIGHT_ARM),
 )
+_PERSONS = re.compile(f"({'|'.join([*(k.name for k in LINKS), *(f'smpl_{n}' for n in SMPL_JOINTS)])})_[a-z]{{5}}")
 LINK_INDEX = {k.name: n for n, k in enumerate(LINKS)}
 
 
@@ -66,6 +68,11 @@ class Pose:
     child: str
     xyz_m: np.ndarray  # (3,)
     quat_xyzw: np.ndarray  # (4,)
+
+
+def is_persons(frame: str) -> bool:
+    """Whether a frame is named like those of somebody who is tracked."""
+    return _PERSONS.fullmatch(frame) is not None
 
 
 def frames(result: FrameResult, body: Any, frame_id: str, links: bool, smpl_joints: bool) -> list[Pose]:

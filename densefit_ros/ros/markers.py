@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import Point
+from rclpy.serialization import serialize_message
 from scipy.special import gammaincinv
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
@@ -17,7 +18,7 @@ from ..geometry import so3
 from ..types import NUM_JOINTS, FrameResult, PersonResult, TrackingState
 from ..viz.decimate import decimated
 from ..viz.overlay import color_of
-from .cdr import EllipsoidMarkers, MeshMarker, delete_markers
+from .cdr import EllipsoidMarkers, MeshMarker, deletions, joined
 from .params import RosConfig
 
 MESH_NS, JOINT_NS, LABEL_NS = "densefit_mesh", "densefit_joints", "densefit_labels"
@@ -46,7 +47,7 @@ def ellipsoids(covariance: np.ndarray, probability: float) -> tuple[np.ndarray, 
 
 
 class Markers:
-    """Makes the two MarkerArrays; each has its own topic, so that each is made only while somebody looks at it."""
+    """Makes the two MarkerArrays, serialised; each has its own topic, so that each is made only while somebody looks at it."""
 
     def __init__(self, body: Any, max_faces: int) -> None:
         """The mesh is decimated here, once."""
@@ -55,37 +56,40 @@ class Markers:
         self._joints: EllipsoidMarkers | None = None
         self._shown: dict[str, set[str]] = {MESH_NS: set(), JOINT_NS: set()}
 
-    def publish_meshes(self, publish: Callable[[Any], None], result: FrameResult, header: Header, config: RosConfig) -> None:
-        """A name and a triangle list per person; people who have gone are deleted."""
-        if result.people:
-            publish(MarkerArray(markers=[_label(p, header, config) for p in result.people]))
+    def meshes(self, result: FrameResult, header: Header, config: RosConfig) -> bytes:
+        """A triangle list and a name per person; people who have gone are deleted."""
         if self._mesh is None or self._mesh.key != (header.frame_id, config.marker_lifetime_s):
             self._mesh = MeshMarker(self._faces, header.frame_id, config.marker_lifetime_s, MESH_NS)
-        self._delete(publish, (MESH_NS, LABEL_NS), 1, result, header)
+        arrays = []
         for person in result.people:
             rgba = _color(person, config.marker_alpha)
             vertices, number = person.vertices[self._vertices], marker_number(person.track_id)
-            publish(self._mesh.render(vertices, result.stamp_ns, number, rgba))
+            arrays.append(self._mesh.render(vertices, result.stamp_ns, number, rgba))
+        gone = self._gone((MESH_NS, LABEL_NS), 1, result, header)
+        return _array(arrays, [*(_label(p, header, config) for p in result.people), *gone])
 
-    def publish_joints(self, publish: Callable[[Any], None], result: FrameResult, header: Header, config: RosConfig) -> None:
+    def joints(self, result: FrameResult, header: Header, config: RosConfig) -> bytes:
         """24 ellipsoids per person, each with its joint inside it with probability ros.joint_marker_probability."""
         if self._joints is None or self._joints.key != (header.frame_id, config.marker_lifetime_s):
             self._joints = EllipsoidMarkers(NUM_JOINTS, header.frame_id, config.marker_lifetime_s, JOINT_NS)
-        self._delete(publish, (JOINT_NS,), NUM_JOINTS, result, header)
+        arrays = []
         for person in result.people:
             quat_xyzw, diameter_m = ellipsoids(person.joint_covariance, config.joint_marker_probability)
             first = NUM_JOINTS * marker_number(person.track_id)
             rgba = _color(person, config.marker_alpha)
-            publish(self._joints.render(person.joints, quat_xyzw, diameter_m, result.stamp_ns, first, rgba))
+            arrays.append(self._joints.render(person.joints, quat_xyzw, diameter_m, result.stamp_ns, first, rgba))
+        return _array(arrays, self._gone((JOINT_NS,), NUM_JOINTS, result, header))
 
-    def _delete(
-        self, publish: Callable[[Any], None], names: tuple[str, ...], each: int, result: FrameResult, header: Header
-    ) -> None:
+    def _gone(self, names: tuple[str, ...], each: int, result: FrameResult, header: Header) -> list[Marker]:
         present = {p.track_id for p in result.people}
         gone, self._shown[names[0]] = self._shown[names[0]] - present, present
-        if gone or not present:
-            ids = [(ns, each * marker_number(t) + k) for ns in names for t in sorted(gone) for k in range(each)]
-            publish(delete_markers(ids, header.frame_id, result.stamp_ns))
+        ids = [(ns, each * marker_number(t) + k) for ns in names for t in sorted(gone) for k in range(each)]
+        return deletions(ids, header.frame_id, result.stamp_ns)
+
+
+def _array(arrays: Sequence[bytes], markers: Sequence[Marker]) -> bytes:
+    """All of an image's markers in one message, those that are serialised first."""
+    return joined([*arrays, serialize_message(MarkerArray(markers=list(markers)))])
 
 
 def _label(person: PersonResult, header: Header, config: RosConfig) -> Marker:

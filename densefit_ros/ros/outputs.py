@@ -88,9 +88,9 @@ class Outputs:
         if self._timing.get_subscription_count():
             self._timing.publish(messages.timing_message(result, header, total_ms, age_ms, counts))
         if self._due("markers", config.markers_rate_hz, self._markers):
-            self._shapes.publish_meshes(self._markers.publish, result, header, config)
+            self._markers.publish(self._shapes.meshes(result, header, config))
         if self._due("joint_markers", config.markers_rate_hz, self._joint_markers):
-            self._shapes.publish_joints(self._joint_markers.publish, result, header, config)
+            self._joint_markers.publish(self._shapes.joints(result, header, config))
         if self._due("overlay", config.overlay_rate_hz, self._overlay):
             self._overlay.publish(self._overlay_image(result, header, rgb))
         return age_ms

@@ -42,6 +42,12 @@ class RosConfig:
         "best_effort", "QoS of the image subscriptions; best_effort matches every publisher", choices=("best_effort", "reliable")
     )
     image_depth: int = option(1, "QoS queue depth of the image subscriptions; the newest image is the one processed", 1, 100)
+    camera_info: str = option(
+        "auto",
+        "where calibration comes from; auto: camera_info if that is remapped, else beside the image topic; topic: camera_info as "
+        "it is, which the launch file sets where camera_info_topic is given",
+        choices=("auto", "topic"),
+    )
     rectified: str = option(
         "auto",
         "images are rectified already (camera_info P holds); auto: when their topic name says rect",
@@ -141,6 +147,11 @@ def check_sources(config: Config, ros: RosConfig) -> None:
     """Raises ConfigError when the node would listen to itself, or nobody could ever tell it of a person."""
     if config.regress.backend == "external" and not ros.initial and ros.keypoints == "none":
         raise ConfigError("regress.backend external needs somebody else's estimates: set ros.initial or ros.keypoints")
+    if ros.keypoints == "yolo" and ros.detections and ros.detections_type != "yolo_msgs":
+        raise ConfigError(
+            "ros.keypoints 'yolo' and ros.detections listen to one topic: "
+            "set ros.detections_type yolo_msgs, or ros.detections false"
+        )
     if ros.hri.enabled and ros.keypoints == "hri":
         raise ConfigError("hri.enabled and ros.keypoints 'hri' exclude one another: the node would track its own bodies")
 

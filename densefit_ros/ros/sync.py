@@ -10,16 +10,17 @@ from typing import Any, Protocol
 from .convert import stamp_ns
 
 KEPT = 16
+SILENT_NS = 3_000_000_000  # who has said nothing for so long, or for three of its own gaps, is not waited for
 
 
 class Companion(Protocol):
-    """A source of messages that go with images."""
+    """A source of messages that go with images; ``frame_id`` is the image's."""
 
-    def match(self, image_ns: int, slop_s: float) -> Any | None:
+    def match(self, image_ns: int, slop_s: float, frame_id: str = "") -> Any | None:
         """What belongs to the image of this stamp, if it is here."""
         ...
 
-    def may_come(self, image_ns: int, slop_s: float) -> bool:
+    def may_come(self, image_ns: int, slop_s: float, frame_id: str = "") -> bool:
         """Whether it is worth waiting for."""
         ...
 
@@ -30,6 +31,7 @@ class StampBuffer:
     def __init__(self, on_add: Callable[[], None] = lambda: None) -> None:
         self._lock, self._on_add = threading.Lock(), on_add
         self._messages: deque[tuple[int, Any]] = deque(maxlen=KEPT)
+        self._asked_ns: int | None = None  # the first image that anything was wanted for while nothing was here
 
     def add(self, message: Any) -> None:
         """A message has arrived."""
@@ -37,30 +39,43 @@ class StampBuffer:
             self._messages.append((stamp_ns(message), message))
         self._on_add()
 
-    def match(self, image_ns: int, slop_s: float) -> Any | None:
+    def frame_id(self) -> str:
+        """Of the newest message; empty without one."""
+        with self._lock:
+            return self._messages[-1][1].header.frame_id if self._messages else ""
+
+    def match(self, image_ns: int, slop_s: float, frame_id: str = "") -> Any | None:
         """The message nearest to a stamp, if within ``slop_s``."""
         with self._lock:
             near = [(abs(ns - image_ns), n) for n, (ns, _) in enumerate(self._messages)]
             gap, n = min(near, default=(1 << 62, 0))
             return self._messages[n][1] if gap <= slop_s * 1e9 else None
 
-    def may_come(self, image_ns: int, slop_s: float) -> bool:
+    def may_come(self, image_ns: int, slop_s: float, frame_id: str = "") -> bool:
         """False once the nearest message is here, or a later one: a topic keeps its order, so this image was left out.
+        And False while nobody speaks: a detector that died would cost every image the whole wait.
 
         One within ``slop_s`` is not the nearest where the topic's pace promises another nearer the image: at 60 Hz the depth
         of the image before lies within 20 ms.
         """
         with self._lock:
             stamps = [ns for ns, _ in self._messages]
-        if not stamps or stamps[-1] < image_ns - slop_s * 1e9:
-            return True
+            if not stamps:
+                self._asked_ns = min(image_ns, image_ns if self._asked_ns is None else self._asked_ns)
+                return image_ns - self._asked_ns < SILENT_NS
         late_ns = image_ns - stamps[-1]
-        pace_ns = min((b - a for a, b in zip(stamps, stamps[1:]) if b > a), default=late_ns)
+        gaps_ns = [b - a for a, b in zip(stamps, stamps[1:]) if b > a]
+        if late_ns > slop_s * 1e9:
+            return late_ns < max(SILENT_NS, 3 * max(gaps_ns, default=0))
+        pace_ns = min(gaps_ns, default=late_ns)
         return late_ns > 0 and abs(late_ns - pace_ns) < late_ns
 
 
 class BodyBuffers:
-    """REP-155 has a topic per body: one buffer for each body of the newest list; any thread."""
+    """REP-155 has a topic per body: one buffer for each body of the newest list; any thread.
+
+    The list is of all cameras: bodies in another frame than the image's are of another camera, and none of its business.
+    """
 
     def __init__(self, on_add: Callable[[], None] = lambda: None) -> None:
         self._lock, self._on_add = threading.Lock(), on_add
@@ -80,17 +95,19 @@ class BodyBuffers:
         if buffer is not None:
             buffer.add(message)
 
-    def match(self, image_ns: int, slop_s: float) -> list[Any] | None:
+    def match(self, image_ns: int, slop_s: float, frame_id: str = "") -> list[Any] | None:
         """The messages of all bodies for a stamp, empty when nobody is there; None when bodies are there and silent."""
-        buffers = self._buffers()
+        buffers = self._buffers(frame_id)
         found = [m for m in (b.match(image_ns, slop_s) for b in buffers or ()) if m is not None]
         return found if found or buffers == [] else None
 
-    def may_come(self, image_ns: int, slop_s: float) -> bool:
+    def may_come(self, image_ns: int, slop_s: float, frame_id: str = "") -> bool:
         """Whether a body's message is still missing."""
-        buffers = self._buffers()
+        buffers = self._buffers(frame_id)
         return buffers is None or any(b.may_come(image_ns, slop_s) for b in buffers)
 
-    def _buffers(self) -> list[StampBuffer] | None:
+    def _buffers(self, frame_id: str) -> list[StampBuffer] | None:
         with self._lock:
-            return None if self._bodies is None else list(self._bodies.values())
+            if self._bodies is None:
+                return None
+            return [b for b in self._bodies.values() if not frame_id or b.frame_id() in ("", frame_id)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import AssetError, BackendUnavailable, ConfigError
 from .cache_file import make_folder
-from .engine_cache import default_cache_dir
+from .engine_cache import default_cache_dir, file_sha256
 from .protocol import TensorSpec, check_inputs, require_file
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -101,8 +101,10 @@ class OnnxRuntime:
         if self._precision == "int8":
             raise ConfigError("onnxruntime-tensorrt runs fp16 or fp32, not int8: set runtime.backend tensorrt")
         engines = {"trt_fp16_enable": str(self._precision == "fp16")}  # it knows True and False, and no numbers
-        if make_folder(self._cache_dir, "the engine"):
-            folder = str(self._cache_dir)
+        # Its own key knows shapes and not weights: another network of one structure would run as this one.
+        own = self._cache_dir / f"{file_sha256(Path(self.path))[:16]}-{self._precision}" if self._cache_dir else None
+        if make_folder(own, "the engine"):
+            folder = str(own)
             engines |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": folder,
                         "trt_timing_cache_enable": "True", "trt_timing_cache_path": folder}  # fmt: skip
         return [(PROVIDERS["tensorrt"], {**engines, **on_stream}), cuda, cpu]

@@ -58,7 +58,9 @@ def without_rejected(
     keypoints that made 79 mm of vertex error 92.
     """
     rejected = fit.status == FitStatus.REJECTED
-    if not rejected.any() or (sober["keypoints"] is None and not len(mapped)):
+    if sober["keypoints"] is None:  # who has no pixels in the map either would be solved from nothing
+        rejected = rejected & (np.bincount(mapped.person, minlength=len(rejected)) > 0)
+    if not rejected.any():
         return fit
     again = models.fitter.solve(start, camera, mapped, **sober)
     names = [f.name for f in dataclasses.fields(FitResult) if f.name != "params"]
@@ -133,8 +135,14 @@ def _result(models: Models, track: Track, i: int, seen: bool, measured: Measured
         fit_error_px=_median_residual_px(models, posed, measured.matches, i, frame.camera),
         iterations=int(fit.accepted[i]),
         confidence=float(estimate.confidence[i]) if seen else 0.0,
-        scale_source="depth" if seen and measured.on_scale[i] else "prior",
+        scale_source=_scale_source(measured, i) if seen else "prior",
     )
+
+
+def _scale_source(measured: Measured, i: int) -> str:
+    if measured.on_scale[i]:
+        return "depth"
+    return "ground" if measured.on_floor[i] else "prior"
 
 
 def _median_residual_px(models: Models, posed: PosedBody, matches: Correspondences, i: int, camera: Camera) -> float:

@@ -111,7 +111,8 @@ def newcomers(
     config = models.config
     room = config.track.max_people - len(track_boxes)
     if boxes_xywh is None and frame.keypoints is not None:
-        boxes_xywh = boxes_of_keypoints(frame.keypoints)[np.argsort(-frame.keypoints.confidence.mean(1), kind="stable")]
+        surest = np.argsort(-frame.keypoints.confidence.mean(1), kind="stable")
+        boxes_xywh = boxes_of_keypoints(rows_of(frame.keypoints, surest))
     if boxes_xywh is not None:
         boxes = without_twins(checked_boxes(boxes_xywh))
         scores = np.ones(len(boxes))
@@ -123,8 +124,9 @@ def newcomers(
         found = [d for d in found if d.score >= config.detect.min_score]
         boxes = np.reshape([d.box_xywh for d in found], (-1, 4)).astype(np.float32)
         scores = np.array([d.score for d in found])
-    _, free = association.assign(visible(track_boxes, frame.camera), visible(boxes, frame.camera), MIN_OVERLAP)
-    free = free[: room + SPARE if room > 0 else 0]
+    seen = visible(boxes, frame.camera)
+    _, free = association.assign(visible(track_boxes, frame.camera), seen, MIN_OVERLAP)
+    free = [i for i in free if seen[i, 2:].min() > 0][: room + SPARE if room > 0 else 0]
     return boxes[free], scores[free], state
 
 
@@ -229,6 +231,40 @@ def first_estimate(
         return models.lifting.estimate(keypoints, crop, camera, warm, name)
     estimate = models.estimator.estimate(seen_by(models.estimator), camera, warm=warm)
     return estimate if keypoints is None else models.lifting.estimate(keypoints, crop, camera, warm, name, estimate)
+
+
+def without_broken(estimate: Estimate, tracks: Sequence[Track]) -> Estimate:
+    """``estimate`` with who is not finite in it taken for not seen: half precision overflows, and one would cost all the frame.
+
+    Tracks come first; theirs is then their prediction.
+    """
+    p, count = estimate.params, len(estimate.confidence)
+    finite = np.isfinite(np.concatenate([p.betas, p.root_rotvec, p.joint_rotvec.reshape(count, 69), p.t_camera_root], 1)).all(1)
+    sigmas = [s for s in (estimate.rot_sigma_rad, estimate.uv_sigma) if s is not None]  # infinite ones say nothing, and may
+    fine = finite & np.isfinite(estimate.confidence) & ~np.any([np.isnan(s).any(1) for s in sigmas], axis=0)
+    if fine.all():
+        return estimate
+    instead = [t.params for t in tracks] + [BodyParams.rest(1)] * (count - len(tracks))
+    others = {n: _zero_where(~fine, getattr(estimate, n)) for n in ("confidence", "feature", "uv_sigma")}
+    keypoints = estimate.keypoints
+    if keypoints is not None:
+        keypoints = dataclasses.replace(
+            keypoints, uv=_zero_where(~fine, keypoints.uv), confidence=_zero_where(~fine, keypoints.confidence)
+        )
+    sigma = estimate.rot_sigma_rad
+    return dataclasses.replace(
+        estimate,
+        params=BodyParams.stack([p.person(i) if good else instead[i] for i, good in enumerate(fine)]),
+        keypoints=keypoints,
+        rot_sigma_rad=None if sigma is None else np.where(fine[:, None], sigma, np.float32(np.pi)),
+        **others,
+    )
+
+
+def _zero_where(rows: np.ndarray, values: np.ndarray | None) -> np.ndarray | None:
+    if values is None:
+        return None
+    return np.where(rows.reshape(-1, *[1] * (values.ndim - 1)), np.zeros((), values.dtype), values)
 
 
 def windows(source: FirstEstimator | KeypointSource, crop: Crop, boxes: np.ndarray, rgb: np.ndarray, margin: float) -> Crop:

@@ -31,13 +31,17 @@ def mesh_boxes(models: Models, estimates: Estimate, camera: Camera) -> np.ndarra
     return np.reshape([mesh_box(camera, v) for v in outlines], (-1, 4)).astype(np.float32)
 
 
-def proposals(boxes_xywh: np.ndarray | None, estimate_boxes: np.ndarray, confidence: np.ndarray, camera: Camera) -> np.ndarray:
+def proposals(
+    boxes_xywh: np.ndarray | None, estimate_boxes: np.ndarray, confidence: np.ndarray, camera: Camera, enough: float
+) -> np.ndarray:
     """Where people are: the boxes of the estimates in the image, the surest first, and given boxes that no estimate covers.
 
-    Not all may be looked at: without that order the last of many would be left out, however sure they are.
+    Not all may be looked at: without that order the last of many would be left out, however sure they are.  Estimates of less
+    confidence than is ``enough`` for a newcomer, or outside the image, propose nobody.
     """
     order = np.argsort(-confidence, kind="stable")
-    estimate_boxes = estimate_boxes[order[estimate_boxes[order, 2:].min(1) > 0]]  # behind the camera a box is empty
+    proposing = (find.visible(estimate_boxes, camera)[:, 2:].min(1) > 0) & (confidence >= enough)
+    estimate_boxes = estimate_boxes[order[proposing[order]]]
     if boxes_xywh is None:
         return find.checked_boxes(estimate_boxes)
     boxes = find.checked_boxes(boxes_xywh)

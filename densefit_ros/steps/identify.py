@@ -20,6 +20,8 @@ from ..types import BodyParams, Crop, Estimate, Frame, TrackingState
 from .conclude import Concluded
 from .find import take_crop, take_estimate
 
+# Where an estimate is somebody's own, and not what was seen in a window: two that overlap are two people.
+NAMED = ("external", "keypoints", "track")
 OVERLAP = 0.2  # estimates whose boxes overlap less are surely of different people, each in the own window
 
 
@@ -42,7 +44,9 @@ def settle(models: Models, tracks: Sequence[Track], crop: Crop, estimate: Estima
     rows = seen[crowded]
     known = [_traits(models, tracks[i], frame.stamp_ns) for i in rows]
     found = _traits_of_estimates(models, crop, estimate, joints, rows, frame)
-    groups = identity.people_in(overlap[np.ix_(crowded, crowded)], estimate.confidence[rows])
+    named = np.array([estimate.source_of(i) in NAMED for i in rows])
+    shared = np.where(named[:, None] & named & ~np.eye(len(rows), dtype=bool), 0.0, overlap[np.ix_(crowded, crowded)])
+    groups = identity.people_in(shared, estimate.confidence[rows] + named)
     order, confidence = np.arange(len(estimate.params)), estimate.confidence.copy()
     for i, own in enumerate(identity.own_rows(known, found, groups)):
         if own is None:

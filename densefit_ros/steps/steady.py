@@ -34,5 +34,6 @@ def measure(models: Models, state: TrackerState, tracks: Sequence[Track], frame:
     fit = conclude.without_rejected(
         models, measured.fit, measured.start, frame.camera, Correspondences.empty(),
         keypoints=estimate.keypoints, depth=None, anchors=anchors,
+        pose_gaussian=priors.pose_gaussian(models, measured.start, tracks, estimate, frame.stamp_ns),
     )  # fmt: skip
     return dataclasses.replace(measured, fit=fit, posed=models.skinner.pose(fit.params))

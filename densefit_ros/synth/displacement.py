@@ -14,10 +14,11 @@ from .clothing import skin
 from .crops import CropBatch
 from .engine import SynthEngine
 from .lighting import sample_lights, shade
-from .perturb import corrupt_appearance, disturb
+from .perturb import corrupt_appearance, disturb, part_way
 
 STRIDE_PX = 4  # of the network's output grid; the contract of densefit_ros.displace says the same
-_LEARNT_DEG = 5.0  # a joint: how far the body may have been off that a live texture was learnt with
+# A joint: how far the body that a live texture was learnt with may have been off, beside its share of the start's error.
+_LEARNT_DEG = 3.0
 _CLOTH_M = 0.045  # how far behind the dressed surface a point of the body may lie and still count as seen
 
 
@@ -45,14 +46,14 @@ def make_pairs(
     """Render the disturbed bodies into the crops and find where each rendered surface point really is.
 
     Bodies are rendered as the tracker does it: without clothes' geometry, coloured by ``appearances``, or by such as a track
-    may have.  Of the latter the share ``live`` are like those of a live track, learnt from the picture by a body a little off,
-    or, one in three, the grey of somebody just found; the others are the true colours, corrupted, with the light of other
-    moments baked in.
+    may have.  Of the latter the share ``live`` are like those of a live track, learnt from the picture by a body that is
+    wrong in the way in which the start still is, or, one in three, the grey of somebody just found; the others are the true
+    colours, corrupted, with the light of other moments baked in.
     """
     count, size = len(batch), batch.size
     relight = np.zeros(count, bool)
     if appearances is None:
-        appearances, relight = _worn(rng, engine, batch, live)
+        appearances, relight = _worn(rng, engine, batch, disturbed, live)
     naked = [None] * count
     vertices, _ = skin(engine.wardrobe, disturbed, naked)
     truth, _ = skin(engine.wardrobe, batch.params, naked)
@@ -65,9 +66,13 @@ def make_pairs(
 
 
 def _worn(
-    rng: np.random.Generator, engine: SynthEngine, batch: CropBatch, live: float
+    rng: np.random.Generator, engine: SynthEngine, batch: CropBatch, disturbed: BodyParams, live: float
 ) -> tuple[tuple[Appearance, ...], np.ndarray]:
-    """Colours such as tracks have, and (P,) bool whether light is still to be baked in."""
+    """Colours such as tracks have, and (P,) bool whether light is still to be baked in.
+
+    A live texture was learnt where the fits before this frame had the body, and what they had wrong the start has too: the
+    rendering then looks like the picture where the body is wrong.
+    """
     kind = rng.random(len(batch)) if live > 0 else np.ones(len(batch))
     looks = [corrupt_appearance(rng, a, engine.atlas) for a in batch.appearances]
     for i in np.flatnonzero(kind < live / 3):
@@ -75,7 +80,8 @@ def _worn(
     learnt = np.flatnonzero((kind >= live / 3) & (kind < live))
     if len(learnt):
         pelvis = rest_joints(engine.body, batch.params.betas)[:, 0]
-        wearer = disturb(rng, batch.params, pelvis, degrees=rng.uniform(0, _LEARNT_DEG, len(batch)))
+        wearer = part_way(batch.params, disturbed, rng.random(len(batch)))
+        wearer = disturb(rng, wearer, pelvis, degrees=rng.uniform(0, _LEARNT_DEG, len(batch)))
         vertices, _ = skin(engine.wardrobe, wearer, [None] * len(batch))
         depth_m = engine.renderer.render_depth(vertices, batch.cameras, batch.image_from_crop, batch.size)[1]
         for i in learnt:

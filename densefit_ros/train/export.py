@@ -57,14 +57,20 @@ def export(net: nn.Module, task: str, path: Path, metadata: dict[str, str] | Non
     """Write ``net`` (trained form) to ``path``; returns the largest difference between torch and ONNX Runtime.
 
     Batch normalisation is folded, parameter names are kept, and the file's metadata names the network and its
-    constructor arguments, so that the torch runtime can rebuild it.  Raises AssetError when the written file's outputs
-    differ by more than PARITY or break the contract.
+    constructor arguments, so that the torch runtime can rebuild it.  Filters are stored in half precision, which halves the
+    file, and every runtime computes with them in its own precision.  Raises AssetError when the written file's outputs
+    differ by more than PARITY from those of the same filters in torch, or break the contract.
     """
     network, contract = _NETWORKS[task]
     config = {**net.config, "fused": False}
     plain = network(**config)
     plain.load_state_dict(net.state_dict())
     fused = plain.eval().finish()
+    filters = {name for name, value in fused.named_parameters() if value.ndim > 1}
+    with torch.no_grad():
+        for name in filters:
+            value = fused.get_parameter(name)
+            value.copy_(value.half())
     names = list(_EXTRA_OUTPUTS[task])
     inputs = _example(task, 2)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +89,7 @@ def export(net: nn.Module, task: str, path: Path, metadata: dict[str, str] | Non
             do_constant_folding=False,
             dynamo=False,
         )
-    _annotate(partial, {"network": task, "config": json.dumps({**config, "fused": True}), **(metadata or {})})
+    _annotate(partial, filters, {"network": task, "config": json.dumps({**config, "fused": True}), **(metadata or {})})
     runtime = OnnxRuntime(partial)
     check_contract(runtime, contract)
     difference = parity(fused, runtime, task)
@@ -115,7 +121,8 @@ def _example(task: str, persons: int) -> dict[str, Tensor]:
     return inputs
 
 
-def _annotate(path: Path, metadata: dict[str, str]) -> None:
+def _annotate(path: Path, filters: set[str], metadata: dict[str, str]) -> None:
+    """Name parameters as the network does, store ``filters`` in half precision, and write ``metadata`` down."""
     import onnx
 
     model = onnx.load(str(path))
@@ -126,11 +133,26 @@ def _annotate(path: Path, metadata: dict[str, str]) -> None:
     for node in model.graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = renamed.get(name, name)
+    _store_in_half(model.graph, filters)
     for key, value in metadata.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
+
+
+def _store_in_half(graph: Any, names: set[str]) -> None:
+    """Initializers ``names`` as float16 with a cast behind each, which runtimes compute once, when they load the file."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    for tensor in graph.initializer:
+        if tensor.name not in names:
+            continue
+        wide = f"{tensor.name}_float"
+        for node in graph.node:
+            node.input[:] = [wide if name == tensor.name else name for name in node.input]
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+        graph.node.insert(0, helper.make_node("Cast", [tensor.name], [wide], f"{wide}_cast", to=TensorProto.FLOAT))
 
 
 def load_trained(path: Path, part: str = "") -> tuple[nn.Module, dict[str, Any]]:

@@ -33,7 +33,7 @@ from ..synth.cameras import CropOptions
 from ..synth.crops import CropBatch, make_crops
 from ..synth.displacement import STRIDE_PX, DisplacementPairs, make_pairs
 from ..synth.engine import HELDOUT_SUBJECT, SynthEngine
-from ..synth.perturb import disturb
+from ..synth.perturb import disturb, part_way
 from ..types import BodyParams
 from .data import Batch
 from .through_fit import NAMES as FIT_NAMES
@@ -226,7 +226,8 @@ class JointSource(People):
     A rendering costs half of what a picture does, and has other disturbances and another texture every time.  Those of
     :func:`pair_batch` have the starts on their second axis.  Where the path of a trained regressor is given, the share
     ``estimated`` of all starts is its answer to the crop: the errors that displacements will have to mend, and no noise model
-    makes.  ``live``: see :func:`densefit_ros.synth.displacement.make_pairs`.  ``degrees`` fixes the size of the disturbances.
+    makes; every other time what a fit may have left of these, a share of 0.3 to 1.  ``live``: see
+    :func:`densefit_ros.synth.displacement.make_pairs`.  ``degrees`` fixes the size of the disturbances.
     """
 
     def __init__(
@@ -280,7 +281,8 @@ class JointSource(People):
             own = {name: value[k : k + 1] for name, value in outputs.items()}
             estimate = decode_estimate(own, self.body, crops.cameras[i], crops.image_from_crop[i : i + 1], crops.size).params
             if abs(np.log(estimate.t_camera_root[0, 2] / crops.joints_m[i, 0, 2])) < 0.5:
-                rows[i] = estimate
+                left = rng.uniform(0.3, 1.0) if rng.random() < 0.5 else 1.0
+                rows[i] = part_way(crops.params.person(i), estimate, np.array([left]))
         return BodyParams.stack(rows)
 
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:

@@ -118,7 +118,7 @@ class RegressorTask:
             told_apart = part_loss(shown, batch["body_part"])
             aimed = attention_loss(attention, batch["joints_uv"], batch["person"])
         w = self._weights
-        total = total + (1.0 - 0.8 * progress) * (w.guide * guided + w.parts * told_apart + w.attention * aimed)
+        total = total + w.attention * aimed + (1.0 - 0.8 * progress) * (w.guide * guided + w.parts * told_apart)
         return total, {**parts, "guide": guided.detach(), "parts": told_apart.detach(), "attention": aimed.detach()}
 
     def validate(self, net: nn.Module, batches: list[Batch], device: str) -> Metrics:

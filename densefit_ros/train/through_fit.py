@@ -199,7 +199,10 @@ def fit_loss(flow: Tensor, log_var: Tensor, target: Tensor, labels: dict[str, Te
     normal = weighted.transpose(1, 2) @ by_step.flatten(1, 2) + torch.eye(NUM_UNKNOWNS, device=flow.device)
     wanted = step / sigma
     pull = (weighted.transpose(1, 2) @ noise.flatten(1)[..., None])[..., 0] - wanted
-    off = torch.cholesky_solve(pull[..., None], torch.linalg.cholesky(normal))[..., 0] * sigma
+    # cholesky() would end the run over one broken sample: with a factor of NaN the trainer skips its step.
+    factor, failed = torch.linalg.cholesky_ex(normal)
+    factor = factor.masked_fill((failed != 0)[:, None, None], torch.nan)
+    off = torch.cholesky_solve(pull[..., None], factor)[..., 0] * sigma
     body = labels["fit_body_by_step"]
     after = (body @ off[:, None, :, None])[..., 0].square().sum(-1).add(1e-8).sqrt().mean(1)
     before = (body @ step[:, None, :, None])[..., 0].norm(dim=-1).mean(1)

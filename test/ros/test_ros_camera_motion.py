@@ -39,6 +39,11 @@ class Buffer:
             return source == "optical"
         return (target, source) == ("odom", "optical") and time.nanoseconds <= self.newest * 1_000_000_000
 
+    taken = []
+
+    def set_transform(self, transform, authority):
+        self.taken.append(transform.child_frame_id)
+
     def clear(self):
         type(self).cleared += 1
 
@@ -58,7 +63,7 @@ class TransformListener:
 
     def __init__(self, buffer, node, *, spin_thread):
         assert not spin_thread, "the node's own executor serves it"
-        self.registered = True
+        self.registered, self.buffer = True, buffer
         self.made.append(self)
 
     def unregister(self):
@@ -103,6 +108,16 @@ def test_poses_go_with_the_images(tf):
     assert Buffer.cleared == 1 and len(frames) == 5, "time went back: older transforms would be refused"
     motion.destroy()
     assert not TransformListener.made[-1].registered
+
+
+def test_people_are_not_taken_into_the_buffer(tf, monkeypatch):
+    """tf2 forgets no frame: every person of a day would stay."""
+    monkeypatch.setattr(Buffer, "taken", [])
+    CameraMotion(None, ["odom"])
+    others = ["base_link", "body_lotion", "head", "arm_camera", "r_wrist_3_link"]
+    for frame in ("body_abcde", "l_knee_zzzzz", "smpl_left_hand_abcde", *others):
+        TransformListener.made[-1].buffer.set_transform(Some(child_frame_id=frame), "somebody")
+    assert Buffer.taken == others
 
 
 def test_an_image_waits_a_moment_for_its_pose(tf):

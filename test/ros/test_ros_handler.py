@@ -31,7 +31,8 @@ class Asked:
         self.log: list = []
         self.error: Exception | None = None
         faults = Faults(self.log.append, lambda: 0.0)
-        self.handler = Handler(self, RosConfig, self.publish, faults, Stats(), False, {}, "left")
+        self.stats = Stats()
+        self.handler = Handler(self, RosConfig, self.publish, faults, self.stats, False, {}, "left")
 
     def process(self, frame, boxes, estimates, camera):
         self.log.append(frame)
@@ -45,13 +46,14 @@ class Asked:
     def publish(self, result, header, rgb, ms) -> None:
         self.log.append(rgb)
 
-    def image(self, stamp_s: float) -> list:
+    def image(self, stamp_s: float, info: CameraInfo | None = None) -> list:
         """What one image brings about."""
         self.log.clear()
+        info = INFO if info is None else info
         stamp = Time(sec=int(stamp_s), nanosec=round(stamp_s % 1 * 1e9))
         image = Image(header=Header(stamp=stamp, frame_id="optical"), height=48, width=64, encoding="rgb8", step=192)
         image.data = RGB.tobytes()
-        self.handler(Job(image, INFO, 0.0))
+        self.handler(Job(image, info, 0.0))
         return [type(x).__name__ if not isinstance(x, str) else x for x in self.log]
 
 
@@ -92,6 +94,14 @@ def test_images_are_undistorted_before_anybody_sees_them(asked):
     assert (straight != RGB).mean() > 0.3
     np.testing.assert_array_equal(frame.rgb, straight)
     np.testing.assert_array_equal(published, straight)
+
+
+def test_a_calibration_that_was_bad_once_is_good_again(asked):
+    """As /diagnostics have it, which a watchdog reads."""
+    asked.image(1.0)
+    good = asked.stats.calibration
+    assert len(asked.image(1.1, CameraInfo(width=64, height=48))) == 1 and asked.stats.calibration != good
+    assert asked.image(1.2) == ANSWERED and asked.stats.calibration == good
 
 
 def test_what_the_pipeline_refuses_is_a_fault_in_its_words(asked):

@@ -15,6 +15,7 @@ import yaml
 from densefit_ros.config import Config
 from densefit_ros.errors import ConfigError
 from densefit_ros.ros import params
+from densefit_ros.ros.inputs import camera_info_topic
 from densefit_ros.ros.launching import flag, misspelt, plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -186,13 +187,26 @@ def test_arguments_reach_the_nodes(monkeypatch):
         topics = {private.get(n, n): f"/{side}/{n}" for n in EXTRA}
         assert dict(tracker["remappings"]) == {"image": f"/{side}/image_raw", "camera_info": f"/{side}/calibration", **topics}
         given = {n: v for n, v in tracker["parameters"][1].items() if not isinstance(v, Recorded)}
-        assert given == {f"ros.{n}": "keypoints" if n == "keypoints" else True for n in EXTRA}
+        topics = {f"ros.{n}": "keypoints" if n == "keypoints" else True for n in EXTRA}
+        assert given == {**topics, "ros.camera_info": "topic"}
         assert tracker["arguments"] == ["--ros-args", "--log-level", "debug"]
     assert rviz["arguments"][-2:] == ["-f", "optical"] and values[rviz["condition"].args[0].args[0]] == "true"
     assert dict(rviz["remappings"]) == {
         "/camera/image_raw": "/l/image_raw",
         **{f"/densefit/{n}": f"/left/people/{n}" for n in ("markers", "joint_markers", "overlay")},
     }
+
+
+def test_a_calibration_topic_that_is_named_is_the_one_even_if_it_has_the_node_s_own_name():
+    """A remapping to the own name changes nothing that the node could see."""
+
+    def resolved(name, only_expand=False):
+        return "/left/color/image" if name == "image" and not only_expand else f"/left/{name}"
+
+    own = types.SimpleNamespace(resolve_topic_name=resolved)
+    (named,), (unnamed,) = (plan("/left/color/image", info, namespace="left") for info in ("/left/camera_info", ""))
+    assert camera_info_topic(own, "", named.parameters["ros.camera_info"]) == "/left/camera_info"
+    assert "ros.camera_info" not in unnamed.parameters and camera_info_topic(own) == "/left/color/camera_info"
 
 
 def test_a_profile_of_the_robot_s_own_stays(monkeypatch):

@@ -99,20 +99,40 @@ def test_the_lost_are_deleted_once(body):
     engine = FakeEngine(Config())
     frame = Frame(np.full((48, 64, 3), 120, np.uint8), 5, camera_from_fov(64, 48, 60.0))
     somebody, nobody = engine.process(frame), FrameResult(6, frame.camera, (), {})
-    markers, sent = Markers(engine.body, 2000), []
-    for publish, each in ((markers.publish_meshes, 2), (markers.publish_joints, 24)):  # two: mesh and name
-        sent.clear()
-        for result in (somebody, nobody, nobody):
-            publish(
-                lambda m: sent.append(deserialize_message(m, MarkerArray) if isinstance(m, bytes) else m),
-                result,
-                HEADER,
-                RosConfig(),
-            )
-        *added, deleted, nothing = sent
-        added = [m for message in added for m in message.markers]
-        assert len(added) == each and {(m.ns, m.id) for m in deleted.markers} == {(m.ns, m.id) for m in added}
-        assert all(m.action == m.DELETE for m in deleted.markers) and nothing.markers == []
+    markers = Markers(engine.body, 2000)
+    for made, each in ((markers.meshes, 2), (markers.joints, 24)):  # two: mesh and name
+        added, deleted, nothing = (
+            deserialize_message(made(result, HEADER, RosConfig()), MarkerArray).markers for result in (somebody, nobody, nobody)
+        )
+        assert len(added) == each and {(m.ns, m.id) for m in deleted} == {(m.ns, m.id) for m in added}
+        assert all(m.action == m.DELETE for m in deleted) and len(nothing) == 0
+
+
+@pytest.mark.parametrize("frame_id", ["", "a", "ab", "abc", "abcd", "abcde", "abcdef", "abcdefg"])  # every alignment
+def test_everybody_of_an_image_is_in_one_message(body, frame_id):
+    """rviz takes one message of a topic for each picture it draws: of several, some people would never be seen."""
+    engine = FakeEngine(Config())
+    seen = engine.process(Frame(np.full((48, 64, 3), 120, np.uint8), 5, camera_from_fov(64, 48, 60.0)))
+    everybody = [
+        dataclasses.replace(seen.people[0], track_id=name, vertices=seen.people[0].vertices + x, joints=seen.people[0].joints + x)
+        for name, x in (("aaaab", 0.0), ("aaaac", 1.0), ("aaaad", 2.0))
+    ]
+    markers, header = Markers(engine.body, 2000), Header(frame_id=frame_id)
+    three, one = (dataclasses.replace(seen, people=tuple(p)) for p in (everybody, everybody[1:2]))
+    for made, each in ((markers.meshes, 1), (markers.joints, 24)):
+        for result, gone in ((three, 0), (one, 2)):
+            data = made(result, header, RosConfig())
+            message = deserialize_message(data, MarkerArray)
+            shapes = [m for m in message.markers if m.action == m.ADD and m.type != m.TEXT_VIEW_FACING]
+            assert {m.header.frame_id for m in message.markers} == {frame_id}
+            assert len(shapes) == each * len(result.people) and len({m.id for m in shapes}) == len(shapes)
+            assert len({m.id for m in message.markers if m.action == m.DELETE}) == each * gone
+            for k, person in enumerate(result.people):
+                shape = shapes[each * k]
+                got = shape.points[0] if each == 1 else shape.pose.position
+                expected = person.vertices[markers._vertices[markers._faces[0, 0]]] if each == 1 else person.joints[0]
+                np.testing.assert_array_equal(np.float32([got.x, got.y, got.z]), expected)
+                assert shape.color.a > 0.1 and shape.lifetime.nanosec == int(1e9 * RosConfig().marker_lifetime_s)
 
 
 def test_whom_nobody_sees_is_faint_and_said_to_be_unseen(body):
@@ -121,11 +141,11 @@ def test_whom_nobody_sees_is_faint_and_said_to_be_unseen(body):
     unseen = dataclasses.replace(seen.people[0], tracking_state=TrackingState.PREDICTED)
     alpha, text = [], []
     for person in (seen.people[0], unseen):
-        sent = []
-        Markers(engine.body, 2000).publish_meshes(sent.append, dataclasses.replace(seen, people=(person,)), HEADER, RosConfig())
-        alpha.append(deserialize_message(sent[1], MarkerArray).markers[0].color.a)
-        text.append(sent[0].markers[0].text)
-        assert sent[0].markers[0].pose.position.y < person.joints[15, 1] - 0.2, "above the head, y points down"
+        data = Markers(engine.body, 2000).meshes(dataclasses.replace(seen, people=(person,)), HEADER, RosConfig())
+        mesh, label = deserialize_message(data, MarkerArray).markers
+        alpha.append(mesh.color.a)
+        text.append(label.text)
+        assert label.pose.position.y < person.joints[15, 1] - 0.2, "above the head, y points down"
     assert 0 < alpha[1] < 0.5 * alpha[0] and text == ["abcde 3.0 m", "abcde 3.0 m, not seen"]
 
 

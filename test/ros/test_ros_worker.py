@@ -14,8 +14,8 @@ from densefit_ros.ros.worker import Worker
 WAIT_S = 10.0
 
 
-def message(ns: int, tag: str = ""):
-    return Some(header=Some(stamp=Some(sec=ns // 10**9, nanosec=ns % 10**9)), tag=tag)
+def message(ns: int, tag: str = "", frame_id: str = ""):
+    return Some(header=Some(stamp=Some(sec=ns // 10**9, nanosec=ns % 10**9), frame_id=frame_id), tag=tag)
 
 
 def until(condition) -> bool:
@@ -208,6 +208,30 @@ def test_the_message_of_the_image_before_is_not_taken_for_its_own():
         early.add(message((33 * n - 12) * ms + 33 * ms))
         assert n == 0 or not early.may_come((33 * n + 33) * ms, 0.02), "stamped 12 ms before each image: nothing nearer comes"
     assert fast.may_come(17 * 4 * ms - ms, 0.02) and not fast.may_come(17 * 3 * ms + ms, 0.02)
+
+
+@pytest.mark.parametrize("gap_s", [0.1, 2.0])
+def test_who_has_gone_silent_is_not_waited_for(gap_s):
+    """A detector that died must not cost every image the whole wait; a slow one may take its time."""
+    buffer, s = StampBuffer(), 10**9
+    assert buffer.may_come(5 * s, 0.001) and buffer.may_come(7 * s, 0.001)
+    assert not buffer.may_come(9 * s, 0.001), "nobody has ever spoken"
+    for n in range(3):
+        buffer.add(message(round((10 + n * gap_s) * s)))
+    last = round((10 + 2 * gap_s) * s)
+    assert buffer.may_come(last + round(1.5 * gap_s * s), 0.001)
+    assert not buffer.may_come(last + round(max(3 * gap_s, 3.0) * s) + 1, 0.001)
+    buffer.add(message(last + 60 * s))
+    assert buffer.may_come(last + 61 * s, 0.001), "it is back"
+
+
+def test_bodies_of_another_camera_are_not_waited_for():
+    buffers = BodyBuffers()
+    buffers.track(["a", "b"])
+    buffers.add("a", message(100, "a", "left"))
+    buffers.add("b", message(90, "b", "right"))
+    assert not buffers.may_come(100, 0.0, "left") and [m.tag for m in buffers.match(100, 0.0, "left")] == ["a"]
+    assert buffers.may_come(100, 0.0, "right") and buffers.match(100, 0.0, "third") == []
 
 
 def test_bodies_come_and_go():

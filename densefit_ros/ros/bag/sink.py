@@ -66,11 +66,12 @@ class BagSink:
         try:
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             plugin = StoragePlugin.SQLITE3 if sqlite and not single else StoragePlugin.MCAP
-            self._writer = Writer(self._folder, version=9, storage_plugin=plugin)
+            # Version 9 names QoS in words, which Humble and Iron cannot read; newer ROS reads 8 as well.
+            self._writer = Writer(self._folder, version=8, storage_plugin=plugin)
             self._writer.open()
             self._connections = {
                 topic: self._writer.add_connection(
-                    topic, kind, typestore=self._store, offered_qos_profiles=[_latched()] if topic.endswith("/topology") else []
+                    topic, kind, typestore=self._store, offered_qos_profiles=[latched()] if topic.endswith("/topology") else []
                 )
                 for topic, kind in TYPES.items()
                 if overlay or not topic.endswith("/overlay")
@@ -158,7 +159,8 @@ def _transform(pose: Any, stamp: dict[str, int]) -> fields.Fields:
     }
 
 
-def _latched() -> Qos:
+def latched() -> Qos:
+    """For a topic whose last message late subscribers still get."""
     return Qos(
         QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, _FOREVER, _FOREVER,
         QosLiveliness.AUTOMATIC, _FOREVER, False,
