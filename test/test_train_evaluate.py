@@ -26,9 +26,9 @@ def fakes(monkeypatch):
         curves |= {"rotation": {"all joints": CURVE}, "confidence": {"all crops": {**CURVE, "stated": [0.1, 0.9]}}}
         return {"pve_mm": 100.0 + people}
 
-    def displacement(path, people, degrees, backgrounds=None, curves=None):
-        calls.append(degrees)
-        curves[str(degrees)] = CURVE
+    def displacement(path, people, degrees, backgrounds=None, curves=None, live=False):
+        calls.append(("live", degrees) if live else degrees)
+        curves[f"{degrees}{' live' if live else ''}"] = CURVE
         return {"epe_px": 1.23456789}
 
     monkeypatch.setattr(evaluate, "evaluate_regressor", regressor)
@@ -47,14 +47,12 @@ def fakes(monkeypatch):
 def test_all_parts_run_and_are_drawn(tmp_path, fakes, capsys):
     out = tmp_path / "new" / "evaluation.json"
     assert commands.evaluate(["--people", "7", "--json", str(out), "--plots", str(tmp_path / "plots")]) == 0
-    assert fakes == ["regressor", None, 4.0, 10.0, "ablation", "sweeps", "together"]
+    live = [("live", degrees) for degrees in (None, 4.0, 10.0)]
+    assert fakes == ["regressor", None, 4.0, 10.0, *live, "ablation", "sweeps", "together"]
     result = json.loads(out.read_text())
     assert result["seed"] == evaluate.SEED and result["regressor"]["pve_mm"] == 107.0
-    assert result["displacement_4_deg"] == {"epe_px": 1.2346} and set(result["reliability"]["displacement"]) == {
-        "None",
-        "4.0",
-        "10.0",
-    }
+    assert result["displacement_4_deg"] == result["displacement_10_deg, live textures"] == {"epe_px": 1.2346}
+    assert set(result["reliability"]["displacement"]) == {f"{d}{live}" for d in ("None", "4.0", "10.0") for live in ("", " live")}
     assert (tmp_path / "plots" / "reliability.png").stat().st_size > 5000
     assert (tmp_path / "plots" / "sweeps.png").stat().st_size > 5000
     printed = capsys.readouterr().out
@@ -93,3 +91,5 @@ def test_the_shipped_networks_are_measured_on_real_pictures_of_people(monkeypatc
     displacer = Displacer(OnnxRuntime(displacement), OnnxRuntime(regressor))
     moved = evaluate.evaluate_displacement(displacer, 1, 8.0, curves={})
     assert 0.1 < moved["epe_ratio"] < 0.6
+    worn = evaluate.evaluate_displacement(displacer, 1, 8.0, curves={}, live=True)
+    assert worn["zero_px"] == moved["zero_px"] and worn["epe_px"] != moved["epe_px"]

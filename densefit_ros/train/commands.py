@@ -132,9 +132,12 @@ def evaluate(argv: list[str]) -> int:
         result["regressor"] = measuring.evaluate_regressor(regressor, curves=curves, **shared)
     if "displacement" in args.only:
         curves["displacement"] = {}
-        for name, degrees in (("mixed", None), ("4_deg", 4.0), ("10_deg", 10.0)):
-            numbers = measuring.evaluate_displacement(displacer, degrees=degrees, curves=curves["displacement"], **shared)
-            result[f"displacement_{name}"] = numbers
+        for live in (False, True):
+            for name, degrees in (("mixed", None), ("4_deg", 4.0), ("10_deg", 10.0)):
+                name += ", live textures" if live else ""
+                result[f"displacement_{name}"] = measuring.evaluate_displacement(
+                    displacer, degrees=degrees, curves=curves["displacement"], live=live, **shared
+                )
     before = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {}
     if curves:
         result["reliability"] = before.get("reliability", {}) | curves

@@ -101,10 +101,13 @@ def evaluate_displacement(
     degrees: float | None,
     backgrounds: Sequence[str] | None = None,
     curves: dict[str, Curve] | None = None,
+    live: bool = False,
 ) -> Numbers:
     """EPE of held-out pairs whose starts are ``degrees`` a joint off (None: mixed), and errors before and after one fit.
 
-    ``curves`` receives the reliability of the stated standard deviations, by the kind of start.
+    Textures are the person's own with errors, or, ``live``, as tracks have them: a third grey, the others learnt from the picture
+    by a body that is wrong as the start is.  ``curves`` receives the reliability of the stated standard deviations, by the kind
+    of start.
     """
     source = People(SEED, _BATCH, held_out=True, first_subject=EVALUATION_SUBJECT, backgrounds=backgrounds)
     config = Config()
@@ -116,7 +119,7 @@ def evaluate_displacement(
         crops = source.crops(index)
         rng = np.random.default_rng([SEED, 14, index])
         start = disturb(rng, crops.params, rest_joints(source.body, crops.params.betas)[:, 0], degrees=degrees)
-        pairs = make_pairs(rng, source.engine, crops, start)
+        pairs = make_pairs(rng, source.engine, crops, start, live=float(live))
         crop = Crop(crops.rgb, crops.inside, crops.image_from_crop, crops.size)
         field = displacer.predict(crop, pairs.surface)
         own = crops.labelled
@@ -137,7 +140,7 @@ def evaluate_displacement(
             for key, value in (("pve_mm", pve), ("mpjpe_mm", mpjpe), ("reproj_px", np.minimum(reproj, 50))):
                 rows.setdefault(f"{name}_{key}", []).append(value[own])
     if curves is not None:
-        curves[_kind(degrees)] = cells.errors()
+        curves[_kind(degrees) + (", live textures" if live else "")] = cells.errors()
     result = displacement_metrics(*(np.concatenate(f) for f in zip(*fields)))
     return result | {name: float(np.mean(np.concatenate(v))) for name, v in rows.items()}
 
