@@ -157,7 +157,7 @@ def test_torch_and_numpy_read_the_same_rows():
 
 def test_sizes_are_within_the_budget():
     parameters = sum(p.numel() for p in RegressorNet().parameters())
-    assert parameters < 5e6  # below 20 MB in float32
+    assert parameters < 10.5e6  # 21 MB of half precision; all files together at most 30
 
 
 class FakeRuntime:
