@@ -163,7 +163,7 @@ class DisplaceConfig:
     max_sigma_px: float = option(
         14.0, "drop displacements whose predicted standard deviation exceeds this, crop px", 0.1, 100.0, live=True
     )
-    sigma_scale: float = option(1.0, "factor on the predicted standard deviations", 0.01, 100.0, live=True)
+    sigma_scale: float = option(0.8, "factor on the predicted standard deviations", 0.01, 100.0, live=True)
     max_points: int = option(300, "displacements used per person at most, an even choice of them", 50, 20000)
     part_correlation: float = option(
         0.85, "correlation of the errors of displacements of one part of the body: n count as n / (1 + (n - 1) * this)", 0.0, 1.0

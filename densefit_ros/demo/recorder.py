@@ -68,8 +68,8 @@ class Recorder:
             for topic, kind in TOPICS.items()
         }
         for topic, kind in TOPICS.items():
-            latched = topic.endswith("/topology")
-            qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL) if latched else QoSProfile(depth=200)
+            late = topic.endswith("/topology")
+            qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL) if late else QoSProfile(depth=200)
             node.create_subscription(kind, topic, lambda data, t=topic: self._on_bytes(t, data), qos, raw=True)
         self._thread = threading.Thread(target=self._write, name="bag_writer")
         self._thread.start()
