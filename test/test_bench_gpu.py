@@ -40,7 +40,7 @@ def test_a_record_has_what_was_promised(record, tmp_path):
     assert frame["people"] == 1 and frame["ms_median"] <= frame["ms_p99"] and frame["at_once"] > 0.5
     assert ("frame_learning", 1) in rows and ("render_warp", 1) in rows
     assert again["parity"]["render_warp_pixels"] == 0 and again["parity"]["fit_mm"] < 0.1  # the CPU against itself
-    assert again["parity"]["frame_mm"] == 0 and again["steady_state"]["frames"] == 2
+    assert again["parity"]["frame_mm"] < 25 and again["steady_state"]["frames"] == 2  # auto, here perhaps bfloat16, and float32
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_a_short_run_of_the_tracker(tmp_path, capsys, monkeypatch):
     assert list(result["rows"]) == list(cases) and result["videos"] == result["of"] == 2
     plain, blind, floor = result["rows"].values()
     assert plain["answered"][0] == 1
-    assert plain["refined_pve_mm"][0] < blind["refined_pve_mm"][0] and plain["first_pve_mm"] != blind["first_pve_mm"]
+    assert plain["refined_reproj_px"][0] < blind["refined_reproj_px"][0] and plain["first_pve_mm"] != blind["first_pve_mm"]
     assert floor["refined_absolute_mpjpe_mm"][0] < 0.6 * plain["refined_absolute_mpjpe_mm"][0]
     text = results_text.tracked_text(result)
     assert text.count("\n") == 6 and "| floor known |" in text and f"{plain['refined_pve_mm'][0]:.1f} [" in text

@@ -72,7 +72,7 @@ def test_int8_from_synthetic_crops_stays_near(tmp_path):
         assert zero.dtype == np.int8 and not zero.any()
     got = OnnxRuntime(out)(inputs)
     assert float(np.abs(got["flow"] - expected["flow"]).mean()) < 0.6
-    assert out.stat().st_size < 0.5 * path.stat().st_size
+    assert out.stat().st_size < 0.6 * path.stat().st_size  # which has its filters in half precision
     with pytest.raises(AssetError, match="at least one batch"):
         onnx_prepare.quantise(path, tmp_path / "none.onnx", [])
 
