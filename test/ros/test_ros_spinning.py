@@ -95,7 +95,7 @@ class Writer:
     def open(self):
         pass
 
-    def add_connection(self, topic, kind, typestore):
+    def add_connection(self, topic, kind, typestore, offered_qos_profiles):
         return topic
 
     def write(self, connection, stamp_ns, data):
