@@ -3,7 +3,7 @@
 
     scripts/onnx_variants.py [--seconds 20] [--backgrounds DIR ...]
 
-float32 as shipped, float16, and int8 convolutions calibrated on synthetic training crops; ONNX Runtime, one thread that sleeps
+As shipped (computed in float32), float16, and int8 convolutions calibrated on synthetic training crops; ONNX Runtime, one thread that sleeps
 when idle, on the CPU.  docs/DECISIONS.md records what came out.
 """
 
