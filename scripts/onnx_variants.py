@@ -3,8 +3,8 @@
 
     scripts/onnx_variants.py [--seconds 20] [--backgrounds DIR ...]
 
-As shipped (computed in float32), float16, and int8 convolutions calibrated on synthetic training crops; ONNX Runtime, one thread that sleeps
-when idle, on the CPU.  docs/DECISIONS.md records what came out.
+As shipped (computed in float32), float16, and int8 convolutions calibrated on synthetic training crops; ONNX Runtime, one
+thread that sleeps when idle, on the CPU.  docs/DECISIONS.md records what came out.
 """
 
 from __future__ import annotations
