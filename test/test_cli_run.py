@@ -194,14 +194,6 @@ def test_a_video_makes_a_video(tmp_path, pipeline):
     assert capture.get(cv2.CAP_PROP_FRAME_WIDTH) == 160 + 4 + 160
 
 
-def test_overlays_of_a_former_run_do_not_stay_beside_the_new_ones(tmp_path, pipeline):
-    _run(pipeline, _pictures(tmp_path / "in"), tmp_path / "out")
-    (tmp_path / "out" / "overlay.mp4").write_bytes(b"of a video")
-    _run(pipeline, _pictures(tmp_path / "other", ("d.jpg",)), tmp_path / "out")
-    assert [p.name for p in (tmp_path / "out" / "overlays").iterdir()] == ["d.jpg"]
-    assert not (tmp_path / "out" / "overlay.mp4").exists()
-
-
 @pytest.mark.parametrize("name", ["overlay.mp4", "overlays", "overlays/a.jpg"])
 def test_the_input_is_not_written_over(tmp_path, pipeline, name):
     out = tmp_path / "out"
@@ -252,11 +244,6 @@ def test_results_of_before_stay_until_the_first_answer(tmp_path, pipeline, monke
     with pytest.raises(AssetError, match="no luck"):
         _run(pipeline, folder, out)
     assert len(_lines(out)) == 1 and not (out / "run.json").exists()
-
-
-def test_pictures_of_one_stem_keep_their_overlays(tmp_path, pipeline):
-    _run(pipeline, _pictures(tmp_path / "in", ("a.jpg", "a.png")), tmp_path / "out")
-    assert len(list((tmp_path / "out" / "overlays").iterdir())) == 2
 
 
 def test_errors_are_one_line_and_an_exit_code(tmp_path, capsys):

@@ -61,7 +61,7 @@ class StampBuffer:
         with self._lock:
             stamps = [ns for ns, _ in self._messages]
             if not stamps:
-                self._asked_ns = min(image_ns, image_ns if self._asked_ns is None else self._asked_ns)
+                self._asked_ns = min(image_ns, self._asked_ns or image_ns)
                 return image_ns - self._asked_ns < SILENT_NS
         late_ns = image_ns - stamps[-1]
         gaps_ns = [b - a for a, b in zip(stamps, stamps[1:]) if b > a]
