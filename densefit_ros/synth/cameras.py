@@ -35,6 +35,7 @@ class CropOptions:
     occluder_share: float = 0.30
     carried_share: float = 0.25  # crops with something in a hand
     coarse_share: float = 0.13  # crops blown up from fewer pixels, as of people far away or before a small camera
+    rough_share: float = 0.0  # boxes twice as far off, as finders and lost tracks give them
 
 
 def sample_camera(rng: np.random.Generator) -> Camera:
@@ -112,8 +113,9 @@ def crop_square(rng: np.random.Generator, box_xywh: np.ndarray, camera: Camera, 
             box = np.concatenate([low, high - low])
     portrait = np.array([options.aspect, 1.0])
     side = max(*(box[2:] / portrait), 8.0) * options.margin
-    centre = box[:2] + box[2:] / 2 + rng.uniform(-1, 1, 2) * options.centre_jitter * side * portrait
-    side *= np.exp(rng.uniform(np.log(options.scale_low), np.log(options.scale_high)))
+    off = 2.0 if options.rough_share and rng.random() < options.rough_share else 1.0  # no draw at 0: seeds stay
+    centre = box[:2] + box[2:] / 2 + rng.uniform(-1, 1, 2) * off * options.centre_jitter * side * portrait
+    side *= np.exp(off * rng.uniform(np.log(options.scale_low), np.log(options.scale_high)))
     return np.array([centre[0] - side / 2, centre[1] - side / 2, side, side], np.float32)
 
 

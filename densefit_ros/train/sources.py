@@ -4,7 +4,7 @@ Training draws looks from the training subjects and backgrounds from the trainin
 draws from subjects and photographs that training never sees.  Batch ``i`` depends on (seed, i) alone.  ``size`` below
 the networks' own trains a first phase on smaller crops, at less than half the cost of a sample; the share ``easy`` of
 all crops shows one person with nobody and nothing in front, every other displacement batch of them with the person's
-true texture.  ``coarse``: share of crops that are blown up from fewer pixels.
+true texture.  ``coarse``: share of crops that are blown up from fewer pixels; ``rough``: of those in boxes twice as far off.
 """
 
 from __future__ import annotations
@@ -65,10 +65,11 @@ class People:
         size: int = SIZE_PX,
         easy: float = 0.0,
         coarse: float = CropOptions.coarse_share,
+        rough: float = CropOptions.rough_share,
     ) -> None:
         cv2.setNumThreads(1)
         self.seed, self.count, self.size, self.easy = seed, count, size, float(easy)
-        self._options = [dataclasses.replace(o, coarse_share=coarse) for o in (CropOptions(), EASY)]
+        self._options = [dataclasses.replace(o, coarse_share=coarse, rough_share=rough) for o in (CropOptions(), EASY)]
         self.body = load_body()
         photographs = load_backgrounds("heldout" if held_out else "train", backgrounds)
         self.engine = SynthEngine(
