@@ -45,7 +45,9 @@ class JointNet(nn.Module):
 
     def displace(self, features: Features, rendering: Tensor) -> Moves:
         """flow, log_var, queries and keys of (B,K,S,W,11) renderings on the features of B pictures."""
-        s4, s8 = (f.repeat_interleave(rendering.shape[1], 0) for f in (features.s4, features.s8))
+        s4, s8 = features.s4, features.s8
+        if rendering.shape[1] > 1:  # a copy would lose the order in memory that convolutions want: 2 to 8 % of a step
+            s4, s8 = (f.repeat_interleave(rendering.shape[1], 0) for f in (s4, s8))
         return self.displacement.answer(s4, s8, rendering.flatten(0, 1))
 
 

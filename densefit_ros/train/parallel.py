@@ -35,14 +35,16 @@ class Peers:
         One clock for all: the learning rate depends on it, and weights stay equal only if it is equal.
         """
         gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients] + [gradients[0].new_tensor([elapsed_s])])
+        # Half the bytes: 50 ms of every step were spent on sending 47 MB of float32, 20 on these.
+        flat = torch.cat([g.flatten() for g in gradients]).bfloat16()
         distributed.all_reduce(flat)
-        flat /= self.count
+        clock = torch.tensor(elapsed_s, dtype=torch.float64)
+        distributed.all_reduce(clock)
         offset = 0
         for gradient in gradients:
-            gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
+            gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient)).div_(self.count)
             offset += gradient.numel()
-        return float(flat[-1])
+        return float(clock) / self.count
 
     def close(self) -> None:
         """Leave the group."""
