@@ -16,6 +16,8 @@ import yaml
 from .errors import ConfigError
 from .settings import option, with_overrides
 
+MAX_PEOPLE = 16  # in one frame
+
 
 @dataclass(frozen=True)
 class BodyConfig:
@@ -229,7 +231,7 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class TrackConfig:
-    max_people: int = option(1, "people tracked at once", 1, 16)
+    max_people: int = option(1, "people tracked at once", 1, MAX_PEOPLE)
     lost_after_s: float = option(0.5, "a person not measured for this long is dropped, s", 0.0, 60.0, live=True)
     reidentify_s: float = option(
         3.0,

@@ -214,6 +214,8 @@ def test_boxes_by_file_name(tmp_path):
         ('{"a.jpg": [[1, 2, 3, 0]]}', "positive sizes"),
         ('{"a.jpg": [["x", 2, 3, 4]]}', "a.jpg"),
         ('{"a.jpg": 7}', "a.jpg"),
+        ('{"a.jpg": [[1, 2, 3, 4, 0.9], [1, 2, 3, 4, 0.9], [1, 2, 3, 4, 0.9], [1, 2, 3, 4, 0.9]]}', "x, y, w, h"),
+        ('{"in/a.jpg": [[1, 2, 3, 4]], "out/a.jpg": []}', "two pictures are called a.jpg"),
         ('{"z.jpg": [[1, 2, 3, 4]]}', "none of its file names"),
     ],
 )

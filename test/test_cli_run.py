@@ -57,7 +57,7 @@ class _Pipeline:
     """In place of the pipeline: one upright person per given box, or one in the middle; remembers what it was asked."""
 
     def __init__(self):
-        self.calls, self.config = [], None
+        self.calls, self.configs, self.config = [], [], None
 
     def load(self, config):
         self.config = config
@@ -65,6 +65,7 @@ class _Pipeline:
 
     def process(self, models, state, frame, boxes=None, estimates=None):
         self.calls.append((state, frame, boxes))
+        self.configs.append(models.config)
         people = []
         for i in range(1 if boxes is None else len(boxes)):
             rotvec = np.array([[np.pi, 0, 0]], np.float32)
@@ -77,9 +78,8 @@ class _Pipeline:
                     posed.joints[0], np.zeros(3), np.zeros((24, 3, 3)), np.array([1, 2, 3, 4.0]), 0.5, 3, 0.9, "prior",
                 )
             )  # fmt: skip
-        return dataclasses.replace(state, born=state.born + 1), FrameResult(
-            frame.stamp_ns, frame.camera, tuple(people), {"fit": 2.0}
-        )
+        state = dataclasses.replace(state, born=state.born + 1, stamp_ns=frame.stamp_ns)
+        return state, FrameResult(frame.stamp_ns, frame.camera, tuple(people), {"fit": 2.0})
 
 
 @pytest.fixture
@@ -139,20 +139,25 @@ def test_pictures_follow_one_another_unless_independent(tmp_path, pipeline):
     assert np.diff(stamps) == pytest.approx(1e9 / 30, rel=1e-6)
     pipeline.calls.clear()
     _run(pipeline, folder, tmp_path / "b", independent=True)
-    assert [state.born for state, _, _ in pipeline.calls] == [0, 0, 0]
+    assert [state.stamp_ns for state, _, _ in pipeline.calls] == [None, None, None]
+    assert [state.born for state, _, _ in pipeline.calls] == [0, 1, 2], "no name is given twice"
     pipeline.calls.clear()
     _pictures(folder, ("b.jpg",), size=(160, 120))  # another size is another camera
     _run(pipeline, folder, tmp_path / "c")
-    assert [state.born for state, _, _ in pipeline.calls] == [0, 0, 0]
+    assert [state.stamp_ns for state, _, _ in pipeline.calls] == [None, None, None]
+    assert [state.born for state, _, _ in pipeline.calls] == [0, 1, 2]
 
 
-def test_boxes_reach_their_pictures_and_set_the_number_of_people(tmp_path, pipeline):
+def test_boxes_reach_their_pictures_and_set_the_number_of_people(tmp_path, pipeline, caplog):
     boxes = tmp_path / "boxes.json"
-    boxes.write_text(json.dumps({"a.jpg": [[1, 2, 30, 60], [50, 2, 30, 60], [90, 2, 30, 60]], "c.jpg": []}))
+    boxes.write_text(json.dumps({"a.jpg": [[1, 2, 30, 60], [50, 2, 30, 60], [90, 2, 30, 60]], "c.jpg": [], "z.jpg": []}))
     _run(pipeline, _pictures(tmp_path / "in"), tmp_path / "out", boxes=boxes, independent=True)
     assert [None if b is None else len(b) for _, _, b in pipeline.calls] == [3, None, 0]
     assert [line["file"] for line in _lines(tmp_path / "out")] == ["a.jpg"] * 3 + ["b.jpg"]
-    assert pipeline.config.track.max_people == 3 and pipeline.config.regress.new_confidence == 0
+    assert pipeline.config.track.max_people == 3
+    # Whoever has a box is answered; for whom the finder finds in other pictures nobody vouches.
+    assert [c.regress.new_confidence for c in pipeline.configs] == [0, Config().regress.new_confidence, 0]
+    assert caplog.text.count("not in the input: z.jpg") == 1
     _run(pipeline, tmp_path / "in", tmp_path / "out2", boxes=boxes, overrides=("track.max_people",))
     assert pipeline.config.track.max_people == Config().track.max_people
 

@@ -84,6 +84,12 @@ def test_cropped_rich_pictures_are_refused(tmp_path):
         list(Rich(*_rich(tmp_path, size=(400, 376))))
 
 
+def test_people_whom_a_camera_does_not_see_are_left_out_by_name(tmp_path):
+    for transl in ([[0.0, 0, 60.0]], [[9.0, 0, 0]]):  # behind the camera, beside its picture
+        with pytest.raises(AssetError, match="003/00007: is not in the picture of camera 0"):
+            list(Rich(*_rich(tmp_path, transl=np.array(transl))))
+
+
 class _Hostile:
     def __init__(self, command):
         self.command = command

@@ -20,7 +20,7 @@ from densefit_ros.errors import AssetError
 from densefit_ros.eval import rich
 from densefit_ros.eval.emdb import Emdb
 from densefit_ros.eval.rich import Rich
-from densefit_ros.eval.sample import H36M_TO_14, score
+from densefit_ros.eval.sample import H36M_TO_14, VIEW, score
 from densefit_ros.eval.threedpw import ThreeDPW
 from densefit_ros.geometry import so3
 from densefit_ros.types import BodyParams
@@ -223,7 +223,7 @@ def test_rich_scores(tmp_path):
     assert len(dataset) == 4  # two frames, two cameras
     poses, trans, betas, cameras = _world(2)
     for sample in dataset:
-        frame, camera = sample.frame - 7, int(sample.sequence.split("/")[1]) // 4
+        frame, camera = sample.frame - 7, int(sample.sequence.split(VIEW)[1].split("/")[0]) // 4
         joints = _true_vertices(poses[frame], trans[frame], betas, cameras[camera])[1]
         # Hands do not move the 22 joints.
         assert sample.truth.points_m == pytest.approx(joints[:22], abs=1e-6)

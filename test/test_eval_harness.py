@@ -22,7 +22,7 @@ from densefit_ros.eval import main as eval_main
 from densefit_ros.eval import report
 from densefit_ros.eval.evidence import EvidenceOptions, noisy_iuv
 from densefit_ros.eval.harness import Harness, HarnessOptions, Row
-from densefit_ros.eval.sample import SMPL24, Score, score
+from densefit_ros.eval.sample import SMPL24, VIEW, Score, score
 from densefit_ros.eval.store import RowStore
 from densefit_ros.eval.synthetic import Synthetic, SyntheticVideo
 from densefit_ros.fit.solver import FitOptions, Fitter
@@ -269,6 +269,20 @@ def test_the_table_says_means_intervals_and_protocol(tmp_path):
     assert record["table"]["keypoints"]["pve_mm"][0] is None  # NaN is no JSON
     assert record["protocol"] == SMPL24.description
     assert all(p.stat().st_size > 0 for p in written)
+
+
+def test_views_of_one_recording_are_no_further_evidence(tmp_path):
+    """Six cameras on the same moments: the interval is that of the recordings."""
+    store = RowStore(tmp_path, {})
+    for i in range(5):
+        for camera in range(6):
+            name = f"Gym_{i}{VIEW}{camera}/003"
+            store.append(_row(f"{name}/00000", i, pa=30.0 + 5 * i, sequence=name))
+            store.append(_row(f"{name}/00000", i, pa=30.0 + 5 * i, prior="gmm", sequence=f"Gym_{i}_{camera}/003"))
+    table = report.summarise(store.scores(), lambda evidence, prior: [], None).table
+    width = {name: np.ptp(table[name]["pa_mpjpe_mm"][1:]) for name in ("keypoints", "keypoints + gmm")}
+    assert width["keypoints"] > 1.8 * width["keypoints + gmm"] > 0
+    store.close()
 
 
 def test_time_metrics_use_consecutive_frames_only(tmp_path):

@@ -49,6 +49,19 @@ def test_wide_lenses_are_inverted_exactly(model):
     np.testing.assert_allclose(plain[known], expected[known], atol=0.2)
 
 
+def test_what_turns_round_has_no_place():
+    """Feet 1.3 m below a camera and 0.6 m before it are out of sight; the polynomial puts them back into the picture."""
+    lens = lens_of("plumb_bob", [-0.36, 0.13, 0.0, 0.0, -0.02], matrix(500.0, 640, 480))
+    slopes = np.array([[0.0, 0.4], [0.0, 2.2], [0.3, -0.2], [np.nan, 0.0]])
+    assert 240 < lens.distort(slopes)[1, 1] < 480
+    placed = lens.place(slopes)
+    assert np.isnan(placed[[1, 3]]).all()
+    np.testing.assert_array_equal(placed[[0, 2]], lens.distort(slopes)[[0, 2]])
+    fisheye = lens_of("equidistant", [0.0, 0.0, 0.0, 0.0], matrix(285.0, 848, 800))
+    steep = np.array([[0.0, 1.2], [0.0, 9.0]])  # 84 degrees: in a fisheye's picture, and in no pinhole's
+    np.testing.assert_array_equal(fisheye.place(steep), fisheye.distort(steep))
+
+
 @pytest.mark.parametrize("d", [WIDE["equidistant"][0], [-0.1, 0, 0, 0]])
 def test_what_no_pinhole_shows_is_nowhere(d):
     """Beyond 90 degrees OpenCV flips a fisheye's point to the other side, or says -1,000,000."""

@@ -161,6 +161,14 @@ def test_files_that_are_none(tmp_path, text, word):
         KeypointFiles(tmp_path)  # a folder without OpenPose files
 
 
+def test_the_picture_of_zeros_is_number_zero(tmp_path):
+    rows = [{"image_id": i, "keypoints": [9.0, 9.0, 1.0] * 17} for i in (0, 1, 20)]
+    (tmp_path / "k.json").write_text(json.dumps(rows))
+    files = KeypointFiles(tmp_path / "k.json")
+    assert all(files.of(name, 0) is not None for name in ("000000.jpg", "000001.jpg", "000020.jpg"))
+    assert files.of("000002.jpg", 0) is None
+
+
 def test_empty_entries_are_none(tmp_path):
     (tmp_path / "k.json").write_text('{"annotations": [], "images": null, "categories": null}')
     assert KeypointFiles(tmp_path / "k.json").most_people == 0

@@ -118,15 +118,20 @@ def test_boxes_of_tracks_stay_and_are_not_looked_at(body, skinner):
     assert len(regressor.windows) == 1
 
 
-@pytest.mark.parametrize("why", ["nobody", "elsewhere", "switched off", "points alone", "given points alone", "another's margin"])
+@pytest.mark.parametrize(
+    "why", ["nobody", "given", "elsewhere", "switched off", "points alone", "given points alone", "another's margin"]
+)
 def test_a_box_stays(body, skinner, why):
     box = rough(box_around(body, SOMEBODY[0]))
-    regressor = Regressor(SOMEBODY, confidence=0.1 if why == "nobody" else 0.9)
+    nobody = why in ("nobody", "given")
+    regressor = Regressor(SOMEBODY, confidence=0.1 if nobody else 0.9)
     if why == "elsewhere":
         regressor.places_m = SOMEBODY + np.float32([[1.2, 0, 0]])
     if why == "another's margin":
         regressor.margin = 1.2
     overrides = {"regress.recrop": False} if why == "switched off" else {}
+    if why == "given":  # whoever has a box is answered, in that box
+        overrides = dict(ADMIT_EVERYBODY)
     if "points alone" in why:
         overrides = {"regress.keypoint_prior": False}
     models = models_of(skinner, regressor, source="mediapipe" if why == "points alone" else None, **overrides)
@@ -134,8 +139,8 @@ def test_a_box_stays(body, skinner, why):
     np.testing.assert_array_equal(find.settled(models, frame(keypoints=keypoints), box[None], 0, SURE)[1], box[None])
     assert not len(find.settled(models, frame(keypoints=keypoints), box[None], 0, IN_DOUBT)[1])  # nobody vouches for the finder
     even = find.settled(models, frame(keypoints=keypoints), box[None], 0, np.array([find.EVEN_SCORE]))[1]
-    assert len(even) == (why not in ("nobody", "elsewhere"))
-    assert len(regressor.windows) == 3 * (why in ("nobody", "elsewhere"))
+    assert len(even) == (not nobody and why != "elsewhere")
+    assert len(regressor.windows) == 3 * (nobody or why == "elsewhere")
 
 
 def test_a_box_that_the_finder_doubts_needs_a_sure_regressor(body, skinner):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import metrics
-from .sample import PointsProtocol
+from .sample import VIEW, PointsProtocol
 from .store import METRICS, Scores
 
 TITLES = {
@@ -48,7 +48,7 @@ def summarise(
     table = {"first estimate": first}
     status, ms, epe, counts = {}, {}, {}, {}
     for name, own in scores.items():
-        table[name] = {m: metrics.mean_interval(own.column(f"refined_{m}"), own.sequences) for m in METRICS}
+        table[name] = {m: metrics.mean_interval(own.column(f"refined_{m}"), _recordings(own.sequences)) for m in METRICS}
         status[name] = {k: own.status.count(k) / len(own.status) for k in sorted(set(own.status))}
         counts[name] = len(own.keys)
         ms[name] = float(np.median(own.column("ms")))
@@ -73,7 +73,12 @@ def _first_estimates(scores: Mapping[str, Scores]) -> tuple[dict[str, tuple[floa
         sequences += [own.sequences[i] for i in fresh]
         for m in METRICS:
             values[m].append(own.column(f"first_{m}")[fresh])
-    return {m: metrics.mean_interval(np.concatenate(v), sequences) for m, v in values.items()}, len(seen)
+    return {m: metrics.mean_interval(np.concatenate(v), _recordings(sequences)) for m, v in values.items()}, len(seen)
+
+
+def _recordings(sequences: Sequence[str]) -> list[str]:
+    """What errs alike: several views of one recording, or people in it, are the same moments once more."""
+    return [s.partition(VIEW)[0] for s in sequences]
 
 
 def temporal(
@@ -100,7 +105,7 @@ def temporal(
         for name, one in zip(TEMPORAL, values):
             measured[name].append(np.ravel(one))
             sequences[name] += [run[0]["sequence"]] * np.size(one)
-    return {n: metrics.mean_interval(np.concatenate(v), sequences[n]) for n, v in measured.items() if v}
+    return {n: metrics.mean_interval(np.concatenate(v), _recordings(sequences[n])) for n, v in measured.items() if v}
 
 
 def markdown(summary: Summary, dataset: str, protocol: PointsProtocol, first: str) -> str:

@@ -23,7 +23,7 @@ from ..geometry import so3
 from ..geometry.camera import camera_from_k, project
 from ..types import Camera
 from . import files
-from .sample import PointsProtocol, Sample, Truth, box_of_points
+from .sample import VIEW, PointsProtocol, Sample, Truth, box_of_points
 
 BODY_JOINTS = 22
 PROTOCOL = PointsProtocol("body22", "22 body joints common to SMPL-X and SMPL, pelvis-aligned", joints=tuple(range(BODY_JOINTS)))
@@ -120,11 +120,14 @@ class Rich:
         width, height = files.image_size(row.picture)
         camera, T_camera_world = read_calibration(calibration, width, height)
         joints = world @ T_camera_world[:, :3].T + T_camera_world[:, 3]
-        box = box_of_points(project(camera, joints))
+        uv = project(camera, joints)
+        if not ((uv >= 0) & (uv < [width, height])).all(1).any():  # the files hold every body, and each camera sees some
+            raise AssetError(f"{row.key}: is not in the picture of camera {row.camera}")
+        box = box_of_points(uv)
         margin = 0.12 * max(box[2:])  # joints lie inside the body
         return Sample(
             key=row.key,
-            sequence=f"{row.sequence}/{row.camera}/{row.subject}",
+            sequence=f"{row.sequence}{VIEW}{row.camera}/{row.subject}",
             frame=row.frame,
             fps=30.0,
             image=files.image_reader(row.picture),

@@ -8,10 +8,12 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import ShapeError
+from ..errors import AssetError, ShapeError
 from ..geometry.camera import project
 from ..types import BodyParams, Camera
 from . import metrics
+
+VIEW = "#"  # in the name of a sequence, between the recording and whom of it, or from where, it shows
 
 # Human3.6M's 17 joints to the 14 that are compared: ankles, knees, hips, wrists, elbows, shoulders, neck, head.
 H36M_TO_14 = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)
@@ -66,7 +68,7 @@ class Sample:
     """One person in one picture."""
 
     key: str  # unique in its dataset; the same in every run
-    sequence: str
+    sequence: str  # of frames that follow one another; what is before VIEW in it names the recording
     frame: int
     fps: float  # 0: pictures that do not follow one another
     image: Callable[[], np.ndarray]  # (H,W,3) uint8, read when asked for
@@ -131,7 +133,9 @@ def score(protocol: PointsProtocol, sample: Sample, vertices_m: np.ndarray, join
 
 
 def box_of_points(uv: np.ndarray) -> np.ndarray:
-    """(N,2) px -> the box x, y, w, h round the finite ones."""
+    """(N,2) px -> the box x, y, w, h round the finite ones.  Raises AssetError where nothing is before the camera."""
     uv = uv[np.isfinite(uv).all(-1)]
+    if not len(uv):
+        raise AssetError("expected a person before the camera, got one who is wholly behind it")
     low, high = uv.min(0), uv.max(0)
     return np.concatenate([low, np.maximum(high - low, 1.0)]).astype(np.float32)

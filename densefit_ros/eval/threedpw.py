@@ -19,7 +19,7 @@ from ..geometry import so3
 from ..geometry.camera import camera_from_k, project
 from ..types import BodyParams
 from . import files
-from .sample import PointsProtocol, Sample, Truth, box_of_points, h36m14
+from .sample import VIEW, PointsProtocol, Sample, Truth, box_of_points, h36m14
 
 FPS = 30.0
 
@@ -106,7 +106,7 @@ class ThreeDPW:
         camera = camera_from_k(k, round(2 * k[0, 2]), round(2 * k[1, 2]))
         return Sample(
             key=row.key,
-            sequence=f"{sequence}/{p}",
+            sequence=f"{sequence}{VIEW}{p}",
             frame=i,
             fps=FPS,
             image=files.image_reader(picture),

@@ -50,7 +50,7 @@ class KeypointFiles:
         """
         stem = Path(file).stem
         # COCO's pictures are named by their number with zeros in front, its results by the number alone.
-        names = (f"{stem}_{frame:012d}", f"{frame:012d}", str(frame)) if is_video else (stem, file, stem.lstrip("0"))
+        names = (f"{stem}_{frame:012d}", f"{frame:012d}", str(frame)) if is_video else (stem, file, stem.lstrip("0") or "0")
         return next((self._by_name[n] for n in names if n in self._by_name), None)
 
 

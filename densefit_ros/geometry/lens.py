@@ -54,6 +54,18 @@ class Lens:
             uv = cv2.projectPoints(rays, np.zeros(3), np.zeros(3), self.k, self.d)[0]
         return uv[:, 0] + ROS_PIXEL_SHIFT_PX
 
+    def place(self, slopes: np.ndarray) -> np.ndarray:
+        """As :meth:`distort`, NaN for what the lens does not see.
+
+        Beyond the angle that it was calibrated for a polynomial turns round, and feet far below the picture came back into it.
+        """
+        taken, plain = self.distort(slopes), np.asarray(slopes, np.float64).reshape(-1, 2)
+        back = (self.undistort(taken) - ROS_PIXEL_SHIFT_PX - self.k[:2, 2]) / [self.k[0, 0], self.k[1, 1]]
+        seen = np.abs(back - plain).max(-1) <= 0.02 * np.maximum(np.abs(plain).max(-1), 0.1)  # written so that NaN fails
+        if self.fisheye:  # which undistort gives up on long before they end
+            seen |= np.abs(plain).max(-1) > _MAX_SLOPE
+        return np.where(seen[:, None], taken, np.nan)
+
     def undistort(self, uv: np.ndarray) -> np.ndarray:
         """Px (...,2) of the picture as taken -> px of the pinhole's.
 

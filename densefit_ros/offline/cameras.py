@@ -36,11 +36,11 @@ class Calibrated:
     def to_picture(self, xyz_m: np.ndarray) -> np.ndarray:
         """Camera-frame points (N,3) m to pixels (N,2) of the picture as it was taken, centres at half-integers.
 
-        NaN behind the camera.
+        NaN behind the camera, and where the lens has no place for what lies that far off its axis.
         """
         c, points = self.camera, np.asarray(xyz_m, np.float64)
         slopes = points[:, :2] / np.where(points[:, 2:] > 0, points[:, 2:], np.nan)
-        return slopes * [c.fx, c.fy] + [c.cx, c.cy] if self.lens is None else self.lens.distort(slopes)
+        return slopes * [c.fx, c.fy] + [c.cx, c.cy] if self.lens is None else self.lens.place(slopes)
 
     def from_picture(self, uv: np.ndarray) -> np.ndarray:
         """Pixels (...,2) of the picture as it was taken to pixels of the pinhole's picture, NaN where that has none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,13 +13,15 @@ import cv2
 import numpy as np
 
 from ..body.model import BodyModel
-from ..config import ADMIT_EVERYBODY, Config
+from ..config import ADMIT_EVERYBODY, MAX_PEOPLE, Config
 from ..errors import AssetError
 from ..evidence.densepose import read_iuv
 from ..regress.external import ExternalPerson, by_picture, for_body, in_camera, read_people, source_camera
 from ..types import NUM_JOINTS, BodyParams, Camera, Estimate, PersonResult
 from .cameras import Calibrated
 from .sources import Item, Source
+
+log = logging.getLogger("densefit")
 
 NOMINAL_SIGMA_DEG = 11.5  # how far a joint of somebody else's estimate may be off, per axis
 
@@ -133,10 +136,17 @@ def check(files: GivenFiles, source: Source) -> None:
         raise AssetError(f"{folder}: no *_IUV.png belongs to a picture of {source.path}")
 
 
+def room_for(most: int, config: Config) -> int:
+    """``track.max_people`` for pictures of ``most`` people; says so when they are more than a frame answers."""
+    if most > MAX_PEOPLE:
+        log.warning("up to %d people are given in one picture: no more than %d of them are answered", most, MAX_PEOPLE)
+    return int(np.clip(most, config.track.max_people, MAX_PEOPLE))
+
+
 def overrides_for(config: Config, most: int, set_by_user: Sequence[str]) -> dict[str, object]:
     """Settings of a run that starts from given estimates: nobody is searched, and time is no matter."""
     changes = {
         "regress.backend": "external", "detect.backend": "none", "displace.passes": 2, "fit.iterations": 10,
-        "track.max_people": int(np.clip(most, config.track.max_people, 16)), **ADMIT_EVERYBODY,
+        "track.max_people": room_for(most, config), **ADMIT_EVERYBODY,
     }  # fmt: skip
     return {k: v for k, v in changes.items() if k not in set_by_user}

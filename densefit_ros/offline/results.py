@@ -73,11 +73,15 @@ def read_boxes(path: str | Path, names: set[str]) -> dict[str, np.ndarray]:
     out = {}
     for name, rows in tree.items():
         try:
-            boxes = np.asarray(rows, np.float32).reshape(-1, 4) if len(rows) else np.zeros((0, 4), np.float32)
+            boxes = np.atleast_2d(np.asarray(rows, np.float32)) if len(rows) else np.zeros((0, 4), np.float32)
         except (TypeError, ValueError) as e:
             raise AssetError(f"{path}: expected [[x, y, w, h], ...] for '{name}', got {str(rows)[:60]}") from e
+        if boxes.ndim != 2 or boxes.shape[1] != 4:  # four rows with a score would make five boxes
+            raise AssetError(f"{path}: expected [[x, y, w, h], ...] for '{name}', got {str(rows)[:60]}")
         if not np.isfinite(boxes).all() or (boxes[:, 2:] <= 0).any():
             raise AssetError(f"{path}: expected finite boxes with positive sizes for '{name}', got {boxes.tolist()}")
+        if Path(name).name in out:
+            raise AssetError(f"{path}: two pictures are called {Path(name).name}: split the file by their folders")
         out[Path(name).name] = boxes
     if out and not names & set(out):
         raise AssetError(f"{path}: none of its file names ({', '.join(sorted(out)[:3])}, ...) is in the input")

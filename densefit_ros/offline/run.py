@@ -19,7 +19,7 @@ from ..errors import AssetError
 from ..evidence.keypoint_files import KeypointFiles
 from ..evidence.keypoints import projected
 from ..models import Models
-from ..pipeline import initial_state, load_models, process
+from ..pipeline import TrackerState, initial_state, load_models, process
 from ..regress.external import OTHER_SHAPES
 from ..render.warp_renderer import WarpRenderer
 from ..settings import settings, with_overrides
@@ -35,6 +35,7 @@ from .sources import Item, Source, check_apart, open_source
 log = logging.getLogger("densefit")
 OUTPUTS = ("results.jsonl", "run.json", "overlay.mp4", "overlays")
 OVERLAY_JPEG_QUALITY = 92
+_FRAMES_OF_UNKNOWN = 200_000  # of a video that does not say how many it has: two hours
 MAX_PANEL_PX = 1600  # a photograph of 12 megapixels would take a gigabyte to render whole
 
 
@@ -80,6 +81,8 @@ def run(options: RunOptions, load: Callable[[Config], Models] = load_models) -> 
     check_apart(read, (options.out / name for name in OUTPUTS))
     names = {source.path.name} if source.is_video else {f.name for f in pictures}
     boxes = read_boxes(options.boxes, names) if options.boxes else None
+    if boxes and not names.issuperset(boxes):
+        log.warning("%s: holds boxes of pictures that are not in the input: %s", options.boxes, _some(sorted(set(boxes) - names)))
     keypoints = _read_keypoints(options, names, source) if options.keypoints else None
     given.check(options.given, source)
     initial = InitialEstimates(options.given, source) if options.given.init else None
@@ -115,23 +118,25 @@ def run(options: RunOptions, load: Callable[[Config], Models] = load_models) -> 
 def adapted(
     config: Config, boxes: dict[str, np.ndarray] | None, keypoints: KeypointFiles | None, overrides: tuple[str, ...]
 ) -> Config:
-    """Settings that follow from what is given: room for as many people, and everybody in a box is answered."""
+    """Settings that follow from what is given: room for as many people, and no search where keypoints say who is there."""
     changes: dict[str, object] = {}
     most = max((len(b) for b in boxes.values()), default=1) if boxes is not None else 1
     most = max(most, keypoints.most_people if keypoints is not None else 1)
     if "track.max_people" not in overrides:
-        changes["track.max_people"] = int(np.clip(most, config.track.max_people, 16))
-    if boxes is not None:
-        changes |= {name: value for name, value in ADMIT_EVERYBODY.items() if name not in overrides}
+        changes["track.max_people"] = given.room_for(most, config)
     if keypoints is not None and boxes is None and "detect.backend" not in overrides:
         changes["detect.backend"] = "none"
     return with_overrides(config, changes)
 
 
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def _read_keypoints(options: RunOptions, names: set[str], source: Source) -> KeypointFiles:
     """Raises AssetError when the files are of other pictures."""
     found = KeypointFiles(options.keypoints)
-    frames = range(max(source.count, 1)) if source.is_video else (0,)
+    frames = range(source.count or _FRAMES_OF_UNKNOWN) if source.is_video else (0,)
     if not any(found.of(name, frame, source.is_video) for name in names for frame in frames):
         raise AssetError(f"{options.keypoints}: no keypoints of {sorted(names)[0]} or any other picture of the input")
     return found
@@ -150,6 +155,9 @@ class _Loop:
         source: Source,
     ) -> None:
         self._models, self._options, self._boxes, self._keypoints = models, options, boxes, keypoints
+        # Whoever has a box is answered; for whom the finder finds beside them nobody vouches.
+        admit = {name: value for name, value in ADMIT_EVERYBODY.items() if name not in options.overrides}
+        self._admitting = dataclasses.replace(models, config=with_overrides(models.config, admit))
         self._initial, self._fps, self._is_video = initial, source.fps, source.is_video
         self._state = initial_state()
         self._size: tuple[int, int] | None = None
@@ -175,7 +183,7 @@ class _Loop:
                 "no camera given: a diagonal field of view of %g degrees is assumed (see --camera, --fov)", ASSUMED_FOV_DEG
             )
         if self._options.independent or (self._size is not None and self._size != (width, height)):
-            self._state = initial_state()
+            self._state = TrackerState(born=self._state.born)  # no name is given twice
         self._size = (width, height)
         rgb = calibrated.rectify(item.rgb)
         frame = Frame(
@@ -187,8 +195,10 @@ class _Loop:
             ground=self._options.ground,
         )
         estimates = self._initial.estimate(item, calibrated, self._models.body) if self._initial else None
+        boxes = self._boxes_of(item, calibrated)
+        models = self._models if boxes is None else self._admitting
         begin = time.perf_counter()
-        self._state, result = process(self._models, self._state, frame, self._boxes_of(item, calibrated), estimates)
+        self._state, result = process(models, self._state, frame, boxes, estimates)
         self.frame_ms.append((time.perf_counter() - begin) * 1e3)
         for stage, ms in result.stage_ms.items():
             self._stages.setdefault(stage, []).append(ms)

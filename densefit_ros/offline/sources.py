@@ -146,4 +146,6 @@ def _decode(file: Path) -> tuple[np.ndarray | None, str]:
         return None, f"{file}: not a picture, or damaged"
     if min(bgr.shape[:2]) < 16:
         return None, f"{file}: {bgr.shape[1]} x {bgr.shape[0]} px is too small for a person"
+    if max(bgr.shape[:2]) >= 32_767:  # OpenCV's warps end there
+        return None, f"{file}: {bgr.shape[1]} x {bgr.shape[0]} px: sides may have 32,766 at most"
     return np.ascontiguousarray(bgr[..., ::-1]), ""

@@ -21,7 +21,7 @@ import numpy as np
 from ..config import Config
 from ..errors import AssetError
 from ..models import Models, load_models
-from ..pipeline import initial_state, process
+from ..pipeline import TrackerState, initial_state, process
 from ..render.warp_renderer import WarpRenderer
 from ..types import BodyParams, Frame, FrameResult
 from ..viz import overlay
@@ -146,7 +146,7 @@ def _answer(
             raise AssetError(f"{options.source}: no image for {WAIT_S:g} s: unplugged, or another program holds the camera?")
         stamp_ns, taken = item
         if size != taken.shape:
-            size, state = taken.shape, initial_state()
+            size, state = taken.shape, TrackerState(born=state.born)  # names of before are not given again
             calibrated = options.camera.for_size(size[1], size[0])
         rgb = calibrated.rectify(taken)
         state, result = process(models, state, Frame(rgb, stamp_ns, calibrated.camera, ground=options.ground))

@@ -147,7 +147,9 @@ def settled(models: Models, frame: Frame, boxes: np.ndarray, known: int, scores:
     around, stays = boxes.copy(), np.concatenate([np.ones(known, bool), sure])
     if asked:
         seen = _surer_looks(models, frame, boxes[known:])
-        needed = np.where(sure, config.regress.new_confidence, config.regress.sure_confidence)
+        # A run that answers whatever has a box (new_confidence 0) still moves boxes only to bodies that are seen.
+        seeing = max(config.regress.new_confidence, config.regress.min_confidence)
+        needed = np.where(sure, seeing, config.regress.sure_confidence)
         for i in np.flatnonzero(seen.confidence >= needed):
             box = mesh_box(camera, models.skinner.outline(seen.params.person(i))[0])  # may be more than we track
             two, all_of_them = visible([box, around[known + i]], camera), visible(around, camera)
