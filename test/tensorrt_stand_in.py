@@ -40,6 +40,7 @@ class Told:
     refuse: int = 0  # this many engines are refused when they are read
     fails: bool = False  # execution fails
     shapes_refused: bool = False
+    batch: int = -1  # first dimension of the network's input
     starts: bool = True  # the runtime and the builder
 
     def start(self):
@@ -205,7 +206,7 @@ def make(version: str) -> ModuleType:
             told.start()
 
         def create_network(self, flags):
-            image = SimpleNamespace(name="image", shape=(-1, 8, 8, 3))
+            image = SimpleNamespace(name="image", shape=(told.batch, 8, 8, 3))
             return SimpleNamespace(num_inputs=1, get_input=lambda i: image, flags=flags, graph=b"")
 
         def create_builder_config(self):

@@ -280,6 +280,58 @@ def test_images_for_which_there_is_no_memory_are_answered_step_by_step(models, s
         named._place((480, 640))
 
 
+def test_memory_that_the_first_pass_does_not_get_is_no_reason_to_stop(models, tracked, monkeypatch):
+    """Networks and recordings take theirs while they run; later, or with a device that answers no more, it is an error."""
+    (track, *_), frame = at(tracked)
+    poor = DeviceFrame(models.body, models.fitter, models.estimator.runtime, models.displacer.runtime, "cpu", 2)
+    assert poor.measure(frame, [track], models.config) is not None
+    run, answers = DeviceFrame._run, True
+
+    def no_memory(self, place, size):
+        raise ValueError("out of memory")  # ONNX Runtime's have no base but Exception
+
+    monkeypatch.setattr("densefit_ros.device_frame.frame.device_answers", lambda: answers)
+    monkeypatch.setattr(poor, "_torch", object())  # as on CUDA
+    monkeypatch.setattr(DeviceFrame, "_run", no_memory)
+    with pytest.raises(ValueError):
+        poor.measure(frame, [track], models.config)  # it had its memory
+    other = dataclasses.replace(frame, rgb=np.ascontiguousarray(frame.rgb[:400]))
+    answers = False
+    with pytest.raises(ValueError):
+        poor.measure(other, [track], models.config)
+    answers = True
+    assert poor.measure(other, [track], models.config) is None
+    monkeypatch.setattr(DeviceFrame, "_run", run)
+    monkeypatch.setattr(poor, "_torch", None)
+    assert poor.measure(other, [track], models.config) is None, "images of this size are answered step by step from now on"
+    assert poor.measure(frame, [track], models.config) is not None
+
+
+def test_an_estimate_that_is_not_finite_sends_the_frame_to_the_single_steps(models, tracked, monkeypatch):
+    """Half precision overflows; a rotation of NaN must not become none."""
+    state, frame = tracked
+    runtime = models.estimator.runtime
+    bind = type(runtime).bind
+
+    def overflowing(self, inputs, outputs, stream):
+        run = bind(self, inputs, outputs, stream)
+
+        def and_break():
+            run()
+            if "rot6d_rows" in outputs:
+                outputs["rot6d_rows"][0].reshape(-1)[31] = np.nan
+
+        return and_break
+
+    monkeypatch.setattr(type(runtime), "bind", overflowing)
+    broken = DeviceFrame(models.body, models.fitter, runtime, models.displacer.runtime, "cpu", 2)
+    tracks, _ = at(tracked)
+    got = broken.measure(frame, tracks, models.config)
+    assert np.isnan(got.estimate.params.joint_rotvec[0]).any() and np.isfinite(got.estimate.params.joint_rotvec[1]).all()
+    state, result = pipeline.process(dataclasses.replace(models, device_frame=broken), state, frame)
+    assert "device" in result.stage_ms and "fit" in result.stage_ms and len(result.people) == 2
+
+
 def test_named_and_impossible_is_an_error_and_auto_is_off_on_the_cpu():
     base = {k: v for k, v in SETTINGS.items() if k != "runtime.device_frame"}
     assert load_models(load_config(None, base)).backends["device_frame"] == "off"

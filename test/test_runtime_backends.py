@@ -230,7 +230,9 @@ def test_onnxruntimes_providers_get_their_options_and_stream(files, monkeypatch,
         bind_output = bind_input
 
     class Session:
-        def __init__(self, path, options, providers, enable_fallback):
+        def __init__(self, path, options=None, providers=(), enable_fallback=0):
+            if options is None:  # to read what its inputs are
+                return
             assert not enable_fallback, "a session without its options would queue elsewhere"
             asked.append(providers)
 
@@ -264,9 +266,16 @@ def test_onnxruntimes_providers_get_their_options_and_stream(files, monkeypatch,
     kept = Path(asked[0][0][1]["trt_engine_cache_path"])
     assert kept.parent == tmp_path and file_sha256(files["displacement"][0])[:16] in kept.name and kept.name.endswith("fp16")
     assert asked[0][0][1]["trt_fp16_enable"] == "True"
+    # One engine for all batches: without these each batch larger than any before would build one, mid-run.
+    shapes = {
+        "trt_profile_min_shapes": "image:1x4",
+        "trt_profile_opt_shapes": "image:1x4",
+        "trt_profile_max_shapes": "image:16x4",
+    }
+    assert shapes.items() <= asked[0][0][1].items() and "use_tf32" not in asked[0][1][1]
     (tmp_path / "file").write_text("in the way")
     OnnxRuntime(files["displacement"][0], "tensorrt", cache_dir=tmp_path / "file" / "cache")
-    assert asked.pop()[0][1] == {"trt_fp16_enable": "True"} and "the engine cannot be kept in" in caplog.text
+    assert asked.pop()[0][1] == {"trt_fp16_enable": "True", **shapes} and "the engine cannot be kept in" in caplog.text
     image, flow = torch.zeros((2, 4), dtype=torch.uint8), torch.zeros((2, 4))
     runtime.bind({"image": image}, {"flow": flow}, stream=99)()
     assert [p[1]["user_compute_stream"] for p in asked[1][:2]] == ["99", "99"]
@@ -274,6 +283,8 @@ def test_onnxruntimes_providers_get_their_options_and_stream(files, monkeypatch,
     assert bound["flow"][-1] == flow.data_ptr() and bound["sync"] == "1"
     runtime.bind({"image": image}, {"flow": flow}, stream=99)
     assert len(asked) == 2 and bound["preloaded"]  # one session per stream
+    OnnxRuntime(files["displacement"][0], "cuda", precision="fp32")
+    assert asked[-1][0] == ("CUDAExecutionProvider", {"use_tf32": "0"}), "ten bits of mantissa are no fp32"
     knows_streams = False  # 1.17, whose CUDA provider has no such option
     with pytest.raises(BackendUnavailable, match="does not queue on a stream of ours"):
         runtime.bind({"image": image}, {"flow": flow}, stream=100)

@@ -19,7 +19,8 @@ import tensorrt_stand_in as stand_in
 from densefit_ros.errors import AssetError, BackendUnavailable, ConfigError
 from densefit_ros.runtime import cache_file, onnx_prepare, tensorrt_backend, tensorrt_build
 from densefit_ros.runtime.factory import make_runtime
-from densefit_ros.runtime.tensorrt_backend import MAX_BATCH, TensorRTRuntime, quantised_path
+from densefit_ros.runtime.protocol import MAX_BATCH
+from densefit_ros.runtime.tensorrt_backend import TensorRTRuntime, quantised_path
 from densefit_ros.runtime.tensorrt_build import build_engine
 
 torch = pytest.importorskip("torch")
@@ -47,6 +48,9 @@ def test_an_engine_takes_one_to_sixteen_people(trt, network):
     assert built.profile == {"image": ((1, 8, 8, 3), (1, 8, 8, 3), (16, 8, 8, 3))}
     assert built.explicit_batch == trt.__version__.startswith(("8", "10"))
     assert built.workspace > 0
+    trt.told.batch = 1  # exported for one person: another profile is an error
+    assert build_engine(trt, None, network, "fp16", MAX_BATCH)
+    assert trt.told.builds[-1].profile == {"image": ((1, 8, 8, 3),) * 3}
     ops = [(n.op_type, n.input[0]) for n in onnx.load_from_string(built.graph).graph.node]
     assert ops[0] == ("Cast", "image")  # bytes are cast before anything else
 
@@ -195,17 +199,21 @@ def test_a_shape_that_tensorrt_leaves_open_is_refused(trt, network, tmp_path, mo
     monkeypatch.setattr(
         stand_in._Engine, "get_tensor_shape", lambda self, name: (-1, 8, 8, 3) if name == "image" else (-1, -1, 8, 8)
     )
-    with pytest.raises(AssetError, match="cannot tell the shape of 'twice'"):
+    with pytest.raises(BackendUnavailable, match="cannot tell the shape of 'twice'"):
         TensorRTRuntime(network, cache_dir=tmp_path)
+    monkeypatch.setattr("densefit_ros.runtime.factory.cuda_device_count", lambda: 1)
+    assert make_runtime(network, "auto", "auto", cache_dir=tmp_path).device == "cpu", "another backend may well run it"
 
 
-def test_a_network_that_cannot_be_read_or_built_is_named(trt, network, tmp_path):
+def test_a_network_that_cannot_be_read_or_built_is_named(trt, network, tmp_path, caplog):
     trt.told.readable = False
     with pytest.raises(BackendUnavailable, match=r"net\.onnx.*Unsupported operator Foo"):
         build_engine(trt, None, network, "fp32", 4)
     trt.told.readable, trt.told.buildable = True, False
+    caplog.clear()
     with pytest.raises(BackendUnavailable, match=r"net\.onnx.*could not build"):
         build_engine(trt, None, network, "fp32", 4)
+    assert "built" not in caplog.text
     with pytest.raises(AssetError, match="not found"):
         TensorRTRuntime(tmp_path / "none.onnx", cache_dir=tmp_path)
     network.write_bytes(b"noise")

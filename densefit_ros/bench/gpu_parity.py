@@ -13,6 +13,7 @@ from ..models import Models, load_models
 from ..pipeline import initial_state, process
 from ..render.appearance import neutral_appearance
 from ..render.factory import make_renderer
+from ..settings import with_overrides
 from ..types import Frame
 from . import fit_problems, gpu_rows
 from .fit_bench import OPTIONS
@@ -67,7 +68,8 @@ def _frame(device: str, backend: str) -> float:
     """The second frame of a track, answered at once on the device and at once on the CPU."""
     answers = []
     for where, runtime in ((device, backend), ("cpu", "onnxruntime")):  # auto may be bfloat16
-        models = load_models(gpu_rows.frame_settings(where, 1, runtime))
+        exact = {"runtime.precision": "fp32"}
+        models = load_models(with_overrides(gpu_rows.frame_settings(where, 1, runtime), exact))
         images, camera, boxes = gpu_rows.crowd(models.body, 1, 2)
         state, _ = process(models, initial_state(), Frame(images[0], 0, camera), boxes)
         answers.append(process(models, state, Frame(images[1], gpu_rows.DT_NS, camera))[1].people[0].vertices)

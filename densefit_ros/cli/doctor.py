@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ..errors import DensefitError
+from ..runtime.cuda_probe import cuda_device_count
 from ..runtime.openvino_backend import cpu_has_bf16
 
 
@@ -129,7 +130,10 @@ def _mediapipe() -> Finding:
 def _gpu() -> Finding:
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return Finding("NVIDIA GPU", False, "none (nvidia-smi not found): everything runs on the CPU")
+        count = cuda_device_count()  # containers often have the driver and not the tool
+        if count:
+            return Finding("NVIDIA GPU", True, f"{count}, as the driver says (nvidia-smi not found)")
+        return Finding("NVIDIA GPU", False, "none (no driver answers, nvidia-smi not found): everything runs on the CPU")
     query = [tool, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20)

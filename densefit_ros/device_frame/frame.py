@@ -18,6 +18,7 @@ from .. import warp_setup
 from ..config import Config
 from ..errors import BackendUnavailable
 from ..fit.resident import require_mixture
+from ..runtime.cuda_probe import device_answers
 from ..steps import priors
 from ..track.state import Track
 from ..types import BodyParams, Estimate, Frame, Keypoints, Measured, PosedBody
@@ -40,6 +41,7 @@ class _Place:
         self.parts = Parts(**shared, device=device, stream=handle, image=image, width=width, height=height)
         self.batches = {size: Batch(self.parts, size) for size in sizes}
         self.graphs: dict[int, Any] = {}
+        self.ran: set[int] = set()  # batches that have their memory: networks and recordings take theirs in the first pass
 
 
 class DeviceFrame:
@@ -94,8 +96,17 @@ class DeviceFrame:
         if batch.colors.colors is not batch.recorded_colors:  # a texture larger than ever before
             place.batches[size] = batch = Batch(place.parts, size, batch.colors.slot_size)
             place.graphs.pop(size, None)
+            place.ran.discard(size)
             _stage(batch, frame, tracks, config)
-        self._run(place, size)
+        try:
+            self._run(place, size)
+        except Exception as e:  # ONNX Runtime's errors have no other base
+            if size in place.ran or self._torch is None or not device_answers():
+                raise
+            del self._places[frame.rgb.shape[:2]]
+            self._refuse(frame.rgb.shape[:2], e)
+            return None
+        place.ran.add(size)
         return _collect(batch, len(tracks))
 
     def _place(self, shape: tuple[int, int]) -> _Place | None:
@@ -108,13 +119,16 @@ class DeviceFrame:
             try:
                 place = _Place(self._shared, self._sizes, self._device, self._stream, shape)
             except (RuntimeError, BackendUnavailable) as e:  # of Warp, torch and TensorRT when memory is out
-                if self._required:
-                    raise BackendUnavailable(f"runtime.device_frame: images of {shape[1]} x {shape[0]} px: {e}") from e
-                self._refused.add(shape)
-                _log.warning("images of %d x %d px are answered step by step: %s", shape[1], shape[0], e)
+                self._refuse(shape, e)
                 return None
         self._places[shape] = place  # the newest last
         return place
+
+    def _refuse(self, shape: tuple[int, int], error: Exception) -> None:
+        if self._required:
+            raise BackendUnavailable(f"runtime.device_frame: images of {shape[1]} x {shape[0]} px: {error}") from error
+        self._refused.add(shape)
+        _log.warning("images of %d x %d px are answered step by step: %s", shape[1], shape[0], error)
 
     def _run(self, place: _Place, size: int) -> None:
         batch = place.batches[size]

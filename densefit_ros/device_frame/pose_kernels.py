@@ -82,7 +82,10 @@ def read_estimate(
         r = ray_rotation(intrinsics[p]) * r
     est = log_so3(r)
     sigma = wp.exp(0.5 * rot_log_var[i])
-    est_rotvec[i] = est
+    # Of numbers that are none log_so3 makes no rotation at all; the host must see them.  Nothing, or NaN:
+    lost = (rot6d[o] + rot6d[o + 1] + rot6d[o + 2]) + (rot6d[o + 3] + rot6d[o + 4] + rot6d[o + 5])
+    lost = lost - lost
+    est_rotvec[i] = est + vec3(lost, lost, lost)
     est_sigma[i] = sigma
     usable = float(0.0)
     if confidence[p] >= settings[0]:

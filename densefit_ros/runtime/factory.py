@@ -82,7 +82,7 @@ def _make(name: str, place: str, path: str | Path, threads: int, precision: str,
     if name == "onnxruntime":
         from .onnxruntime_backend import OnnxRuntime
 
-        return OnnxRuntime(path, place, threads)
+        return OnnxRuntime(path, place, threads, precision)
     if name == "onnxruntime-tensorrt":
         from .onnxruntime_backend import OnnxRuntime
 

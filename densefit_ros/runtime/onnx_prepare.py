@@ -25,7 +25,8 @@ FLOAT_OPERATORS = ["Resize", "Softmax", "Log", "Div", "Pow", "ReduceSum", "Reduc
 def folded(path: str | Path) -> Any:
     """The network with everything computed that does not depend on an input.
 
-    Exporters leave shape arithmetic (``Mod``, for one) that older TensorRT parsers do not know.  Raises AssetError.
+    Exporters leave shape arithmetic (``Mod``, for one) that older TensorRT parsers do not know.  Raises AssetError for a damaged
+    file, BackendUnavailable for one that can be read and not be rewritten.
     """
     onnx, ort = _import("onnx"), _import("onnxruntime")
     require_file(path)
@@ -39,12 +40,23 @@ def folded(path: str | Path) -> Any:
             ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             model = onnx.load(str(out))
         except Exception as error:  # the binding raises a dozen unrelated types for one cause: it cannot read the file
+            if _opens(ort, path):  # it has over 2 GB, for one, and cannot be written as one file
+                first_line = str(error).strip().partition("\n")[0]
+                raise BackendUnavailable(f"{path}: cannot be prepared for TensorRT ({first_line})") from error
             raise AssetError(f"{path}: not a readable ONNX network, damaged or incomplete download?") from error
     used = {node.domain for node in model.graph.node}
     kept = [o for o in model.opset_import if o.domain == "" or o.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)
     return model
+
+
+def _opens(ort: Any, path: str | Path) -> bool:
+    try:
+        ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception:  # as above
+        return False
+    return True
 
 
 def bytes_cast_first(model: Any) -> Any:

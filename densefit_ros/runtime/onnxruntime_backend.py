@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from ..errors import AssetError, BackendUnavailable, ConfigError
 from .cache_file import make_folder
 from .engine_cache import default_cache_dir, file_sha256
-from .protocol import TensorSpec, check_inputs, require_file
+from .protocol import MAX_BATCH, TensorSpec, check_inputs, require_file
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(float16)": "float16", "tensor(int64)": "int64"}
@@ -36,8 +38,11 @@ class OnnxRuntime:
         precision: str = "fp16",
         cache_dir: str | Path | None = None,
     ) -> None:
-        """``precision`` and ``cache_dir`` concern the provider "tensorrt"."""
+        """``precision`` concerns the providers "tensorrt" and "cuda" (fp32: no TF32 either), ``cache_dir`` "tensorrt" only."""
         self._ort = ort = _import()
+        if provider == "tensorrt":  # its libraries, as a Python package, are on no library path: importing it loads them
+            with suppress(ImportError, OSError):
+                importlib.import_module("tensorrt")
         if provider != "cpu" and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # CUDA and cuDNN that came as Python packages, torch's for one, are on no library path
         self.path, self._provider, self._threads = str(path), provider, threads
@@ -77,7 +82,9 @@ class OnnxRuntime:
             ) from error
         running, wanted = session.get_providers()[0], PROVIDERS[self._provider]
         if running != wanted:
-            raise BackendUnavailable(f"onnxruntime started {running}, not {wanted}: check the CUDA and cuDNN libraries")
+            raise BackendUnavailable(
+                f"onnxruntime started {running}, not {wanted}: check the CUDA and cuDNN libraries, and TensorRT's"
+            )
         if stream and session.get_provider_options()[wanted].get("user_compute_stream") != str(stream):
             raise BackendUnavailable(f"onnxruntime {self._ort.__version__} does not queue on a stream of ours: 1.18 on do")
         return session
@@ -95,12 +102,14 @@ class OnnxRuntime:
         cpu = PROVIDERS["cpu"]
         if self._provider == "cpu":
             return [cpu]
-        cuda = (PROVIDERS["cuda"], on_stream)
+        exact = {"use_tf32": "0"} if self._precision == "fp32" else {}
+        cuda = (PROVIDERS["cuda"], {**exact, **on_stream})
         if self._provider == "cuda":
             return [cuda, cpu]
         if self._precision == "int8":
             raise ConfigError("onnxruntime-tensorrt runs fp16 or fp32, not int8: set runtime.backend tensorrt")
         engines = {"trt_fp16_enable": str(self._precision == "fp16")}  # it knows True and False, and no numbers
+        engines |= self._profile()
         # Its own key knows shapes and not weights: another network of one structure would run as this one.
         own = self._cache_dir / f"{file_sha256(Path(self.path))[:16]}-{self._precision}" if self._cache_dir else None
         if make_folder(own, "the engine"):
@@ -108,6 +117,21 @@ class OnnxRuntime:
             engines |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": folder,
                         "trt_timing_cache_enable": "True", "trt_timing_cache_path": folder}  # fmt: skip
         return [(PROVIDERS["tensorrt"], {**engines, **on_stream}), cuda, cpu]
+
+    def _profile(self) -> dict[str, str]:
+        """One engine for 1 to MAX_BATCH persons, best at 1: otherwise each batch larger than any before builds one, mid-run."""
+        try:
+            inputs = self._ort.InferenceSession(self.path, providers=[PROVIDERS["cpu"]]).get_inputs()
+        except Exception:  # it is opened again right after this, and says what is wrong
+            return {}
+        rest = {i.name: i.shape[1:] for i in inputs if not isinstance(i.shape[0], int)}
+        if not rest or not all(isinstance(n, int) for shape in rest.values() for n in shape):
+            return {}
+
+        def of(batch: int) -> str:
+            return ",".join(f"{name}:{'x'.join(map(str, (batch, *shape)))}" for name, shape in rest.items())
+
+        return {"trt_profile_min_shapes": of(1), "trt_profile_opt_shapes": of(1), "trt_profile_max_shapes": of(MAX_BATCH)}
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], stream: int) -> Callable[[], None]:
         """See :class:`densefit_ros.runtime.protocol.DeviceRuntime`."""

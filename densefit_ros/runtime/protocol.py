@@ -11,6 +11,8 @@ import numpy as np
 
 from ..errors import AssetError, ShapeError
 
+MAX_BATCH = 16  # persons that an engine built for a batch size takes at once
+
 
 @dataclass(frozen=True)
 class TensorSpec:

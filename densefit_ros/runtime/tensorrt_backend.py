@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import AssetError, BackendUnavailable, ConfigError
+from ..errors import BackendUnavailable, ConfigError
 from .engine_cache import EngineKey, default_cache_dir, file_sha256, read_engine, write_engine
-from .protocol import TensorSpec, check_inputs, require_file
+from .protocol import MAX_BATCH, TensorSpec, check_inputs, require_file
 from .tensorrt_build import PRECISIONS, RECIPE, build_engine, shares_profiles, started
 
-MAX_BATCH = 16
 _HINT = (
     "install NVIDIA TensorRT 8.5 or later (JetPack brings it; on a PC: pip install tensorrt), or use runtime.backend onnxruntime"
 )
@@ -62,7 +61,9 @@ class TensorRTRuntime:
         self.outputs: Mapping[str, TensorSpec] = specs[False]
         for name, spec in {**self.inputs, **self.outputs}.items():
             if None in spec.shape[1:]:  # memory is made by these shapes, and the engine would write past it
-                raise AssetError(f"{self.path}: TensorRT cannot tell the shape of '{name}', {spec.shape}: only batches may vary")
+                raise BackendUnavailable(
+                    f"{self.path}: TensorRT cannot tell the shape of '{name}', {spec.shape}: only batches may vary"
+                )
         self._shared = None
         if not shares_profiles(trt):
             self._shared = self._context()
@@ -192,7 +193,7 @@ def _dtype(trt: Any, dtype: Any) -> str:
     for name, numpy_name in _DTYPES.items():
         if hasattr(trt.DataType, name) and dtype == getattr(trt.DataType, name):
             return numpy_name
-    raise AssetError(f"TensorRT tensor of type {dtype}: expected one of {', '.join(_DTYPES.values())}")
+    raise BackendUnavailable(f"TensorRT tensor of type {dtype}: expected one of {', '.join(_DTYPES.values())}")
 
 
 def _import() -> tuple[Any, Any]:

@@ -57,14 +57,17 @@ def build_engine(
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        rest = tuple(tensor.shape)[1:]
-        profile.set_shape(tensor.name, (1, *rest), (1, *rest), (max_batch, *rest))
+        batch, rest = tensor.shape[0], tuple(tensor.shape)[1:]
+        least, most = (1, max_batch) if batch < 0 else (batch, batch)  # exported for so many, and for no others
+        profile.set_shape(tensor.name, (least, *rest), (least, *rest), (most, *rest))
     config.add_optimization_profile(profile)
     _load_timings(config, timing_cache)
-    with _progress(trt, config, Path(source).name):
+    begin = time.monotonic()
+    with _progress(trt, config, Path(source).name, begin):
         serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         raise BackendUnavailable(f"{source}: TensorRT {trt.__version__} could not build an engine (its log says why)")
+    _log.warning("built the TensorRT engine of %s in %.0f s", Path(source).name, time.monotonic() - begin)
     _save_timings(config, timing_cache)
     return bytes(serialized)
 
@@ -121,12 +124,12 @@ def _save_timings(config: Any, path: Path | None) -> None:
 
 
 @contextmanager
-def _progress(trt: Any, config: Any, name: str) -> Iterator[None]:
+def _progress(trt: Any, config: Any, name: str, begin: float) -> Iterator[None]:
     """Say every few seconds that the build is alive, and what it does where TensorRT (10 on) tells."""
     phases: list[str] = []
     if hasattr(trt, "IProgressMonitor"):
         config.progress_monitor = _monitor(trt, phases)
-    begin, done = time.monotonic(), threading.Event()
+    done = threading.Event()
 
     def beat() -> None:
         while not done.wait(HEARTBEAT_S):
@@ -140,7 +143,6 @@ def _progress(trt: Any, config: Any, name: str) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-    _log.warning("built the TensorRT engine of %s in %.0f s", name, time.monotonic() - begin)
 
 
 def _monitor(trt: Any, phases: list[str]) -> Any:

@@ -14,8 +14,8 @@ from . import conclude, find, identify, priors
 def measure(models: Models, state: TrackerState, tracks: Sequence[Track], frame: Frame) -> Measured | None:
     """What the frame says of ``tracks``, predicted to its stamp; None when the single steps must be taken.
 
-    That is when people may come in, when there is evidence besides the image, and when estimates of people who overlap have
-    to be told apart, which is known afterwards only: then the device's work is thrown away.
+    That is when people may come in, when there is evidence besides the image, and, which is known afterwards only, when
+    estimates of people who overlap change places or one is not finite: then the device's work is thrown away.
     """
     config, evidence = models.config, (frame.depth_m, frame.keypoints, frame.iuv, frame.ground)
     if not tracks or config.displace.passes > 1 or any(e is not None for e in evidence):
@@ -26,6 +26,8 @@ def measure(models: Models, state: TrackerState, tracks: Sequence[Track], frame:
     if measured is None:
         return None
     crop, estimate = measured.crop, measured.estimate
+    if find.without_broken(estimate, tracks) is not estimate:
+        return None
     if identify.settle(models, tracks, crop, estimate, frame)[1] is not estimate:
         return None
     if (measured.fit.status < FitStatus.REJECTED).all():
