@@ -7,7 +7,7 @@ ros2 launch densefit_ros densefit.launch.py namespace:=left,right image_topic:=/
 
 import os
 
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
 from launch.logging import get_logger
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
@@ -15,7 +15,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from densefit_ros.ros.launching import flag, misspelt, parameter_file, plan
+from densefit_ros.ros.launching import flag, image_profile, misspelt, namespaces, parameter_file, plan, shown_topics
 from launch import LaunchDescription
 
 SHARE = FindPackageShare("densefit_ros")
@@ -78,6 +78,7 @@ def start(context, names):
     def value(name):
         return LaunchConfiguration(name).perform(context)
 
+    pushed = context.launch_configurations.get("ros_namespace", "")
     params_file = parameter_file(value("params_file"), os.path.join(SHARE.perform(context), "config"))
     optional = {n: value(f"{n}_topic") for n in ("depth", "detections", "keypoints", "densepose", "initial")}
     plans = plan(
@@ -85,8 +86,7 @@ def start(context, names):
         value("camera_info_topic"),
         optional,
         value("cameras"),
-        value("namespace"),
-        value("node_name"),
+        namespaces(value("namespace"), pushed),
     )
     # Only what was asked for: these come after the file, and would hide what it says.
     clock, transport = {}, {}
@@ -102,6 +102,9 @@ def start(context, names):
         # for a node that has ended.
         "ros.autostart": ParameterValue(LaunchConfiguration("autostart"), value_type=bool),
     }
+    env = {}  # of these processes: what is set for all is set for whatever a bring-up starts after them as well
+    if flag("image_profile", value("image_profile")) and (profile := image_profile(os.environ)):
+        env = {profile[0]: PathJoinSubstitution([SHARE, "config", profile[1]])}
     actions = []
     for p in plans:
         node = Node(
@@ -115,14 +118,9 @@ def start(context, names):
             output="screen",
             respawn=flag("respawn", value("respawn")),
             respawn_delay=RESPAWN_DELAY_S,
+            additional_env=env,
         )
         actions.append(node)
-    if flag("image_profile", value("image_profile")):
-        # Fast DDS 3 renamed the variable; setting both makes it read the file twice and complain.
-        old = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
-        name = "FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"
-        if not os.environ.get(name):  # a robot's own profile knows its network better
-            actions.insert(0, SetEnvironmentVariable(name, PathJoinSubstitution([SHARE, "config", "fastdds_image.xml"])))
     frame = ["-f", value("fixed_frame")] if value("fixed_frame") else []
     actions.append(
         Node(
@@ -131,19 +129,9 @@ def start(context, names):
             arguments=["-d", PathJoinSubstitution([SHARE, "rviz", "densefit.rviz"]), *frame],
             parameters=[clock],
             # The first camera; displays of the others are added by hand.
-            remappings=[("/camera/image_raw", absolute(plans[0])), *rviz_topics(plans[0].markers)],
+            remappings=list(shown_topics(plans[0], value("node_name"), pushed)),
             condition=IfCondition(LaunchConfiguration("rviz")),
+            additional_env=env,
         )
     )
     return actions
-
-
-def absolute(plan):
-    """The first image's topic; rviz is in no namespace."""
-    image = plan.images[0]
-    return image if image.startswith("/") else "/" + "/".join(p for p in (plan.namespace.strip("/"), image) if p)
-
-
-def rviz_topics(markers):
-    """What densefit.rviz shows, from where the node publishes it: all beside its markers."""
-    return [(f"/densefit/{n}", markers.removesuffix("markers") + n) for n in ("markers", "joint_markers", "overlay")]

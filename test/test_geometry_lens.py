@@ -91,6 +91,14 @@ def test_the_corner_of_k_is_one():
     assert cv2.remap(np.full((48, 64, 3), 255, np.uint8), *lens.maps(64, 48), cv2.INTER_LINEAR).mean() > 200
 
 
+def test_eight_numbers_are_one_model_under_both_names():
+    """Orbbec's driver calls them plumb_bob."""
+    d = [-0.2, 0.05, 0.001, -0.002, 0.01, 0.1, -0.02, 0.003]
+    slopes = np.array([[0.3, -0.2], [0.0, 0.5]])
+    both = [lens_of(model, d, matrix(500.0, 640, 480)).distort(slopes) for model in ("plumb_bob", "rational_polynomial")]
+    np.testing.assert_array_equal(*both)
+
+
 @pytest.mark.parametrize("model, d", [("mystery", [0.1] * 5), ("plumb_bob", [0.1] * 3), ("fisheye", [np.nan, 0, 0, 0])])
 def test_lenses_that_are_none(model, d):
     with pytest.raises(CameraError, match="distortion model"):

@@ -21,6 +21,7 @@ from pathlib import Path
 from ..errors import ConfigError, DensefitError
 from ..offline.sources import check_apart
 from ..ros.installed import share
+from ..ros.launching import image_profile
 from .source import DEFAULT_FOV_DEG, LIVE_COPY, open_source
 
 STOP_WAIT_S = 20.0
@@ -43,13 +44,14 @@ def environment() -> dict[str, str]:
     """Of all three processes: a domain of their own on loopback, and shared memory that holds images."""
     env = dict(os.environ)
     env["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
-    old = env.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
     if env.get("ROS_DISTRO") == "humble":
         env["ROS_LOCALHOST_ONLY"] = "1"
     else:
         env["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    profile = share("config/fastdds_image.xml")
-    env["FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"] = str(profile)
+    for name in ("FASTDDS_BUILTIN_TRANSPORTS", "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+        env.pop(name, None)  # of the robot's own network, which these processes are not in
+    variable, profile = image_profile(env)
+    env[variable] = str(share(f"config/{profile}"))
     env["PYTHONUNBUFFERED"] = "1"
     return env
 

@@ -13,7 +13,9 @@ import numpy as np
 from ..errors import CameraError
 from .camera import ROS_PIXEL_SHIFT_PX
 
-_COUNTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,), "fisheye": (4,)}
+# The first two are one model in OpenCV, whose order of the numbers both have; Orbbec's driver calls eight of them plumb_bob.
+_BROWN_CONRADY = (4, 5, 8, 12, 14)
+_COUNTS = {"plumb_bob": _BROWN_CONRADY, "rational_polynomial": _BROWN_CONRADY, "equidistant": (4,), "fisheye": (4,)}
 _FISHEYE = ("equidistant", "fisheye")
 # OpenCV's own five steps miss by 8 px in the middle half of a 120 degree lens, where the picture's maps are exact; more of them
 # lose a tenth of what a strong barrel shows, and Newton's go on there.

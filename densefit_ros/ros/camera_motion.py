@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,12 @@ class CameraMotion:
         self._errors = tf2_ros.TransformException
         self._frames = tuple(frames)
         self._buffer = tf2_ros.Buffer()
-        self._listener = tf2_ros.TransformListener(_OfOthers(self._buffer), node, spin_thread=False)
+        self._people: set[str] = set()
+        self._listener = tf2_ros.TransformListener(_OfOthers(self._buffer, self._people), node, spin_thread=False)
+
+    def leave_out(self, track_ids: Iterable[str]) -> None:
+        """Frames of these people are about to be published here: they are nothing that a camera hangs on."""
+        self._people.update(track_ids)
 
     def may_come(self, frame_id: str, stamp: Any) -> bool:
         """Whether a pose of the camera at the stamp (builtin_interfaces/Time) is still to come: the newest is a little older."""
@@ -64,12 +69,12 @@ class CameraMotion:
 class _OfOthers:
     """A tf2 buffer that takes no people in: it never forgets a frame, and every person ever tracked here brings sixteen."""
 
-    def __init__(self, buffer: Any) -> None:
-        self._buffer = buffer
+    def __init__(self, buffer: Any, people: Collection[str]) -> None:
+        self._buffer, self._tracked_here = buffer, people
 
     def set_transform(self, transform: Any, authority: str) -> None:
         """As tf2's."""
-        if not is_persons(transform.child_frame_id):
+        if not is_persons(transform.child_frame_id, self._tracked_here):
             self._buffer.set_transform(transform, authority)
 
     def __getattr__(self, name: str) -> Any:

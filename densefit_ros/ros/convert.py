@@ -131,7 +131,7 @@ def compressed_depth_m(msg: Any) -> np.ndarray:
     (ros-perception/image_transport_plugins at 0b0e019, codec.cpp).  Raises ImageError.
     """
     encoding, _, coding = str(msg.format).partition(";")
-    if encoding not in ("16UC1", "32FC1") or "compressedDepth" not in coding or "rvl" in coding:
+    if encoding not in _DEPTH or "compressedDepth" not in coding or "rvl" in coding:
         raise ImageError(f"depth of format {str(msg.format)[:48]!r}: expected '16UC1; compressedDepth png' or 32FC1 of the same")
     data = bytes(msg.data)
     _check_compressed(data[_DEPTH_HEADER.size :], str(msg.format)[:32])
@@ -140,7 +140,7 @@ def compressed_depth_m(msg: Any) -> np.ndarray:
     stored = _guarded(lambda d: cv2.imdecode(d, cv2.IMREAD_UNCHANGED), png, f"compressed depth of {len(data)} bytes")
     if stored is None or stored.dtype != np.uint16 or stored.ndim != 2:
         raise ImageError(f"compressed depth of {len(data)} bytes is damaged, or no picture of one 16-bit channel")
-    if encoding == "16UC1":
+    if _DEPTH[encoding] is np.uint16:
         depth = stored * np.float32(1e-3)
     else:
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):

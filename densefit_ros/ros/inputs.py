@@ -35,14 +35,15 @@ def topic(camera: str, name: str) -> str:
 def camera_info_topic(node: Any, camera: str = "", rule: str = "auto") -> str:
     """As ``ros.camera_info`` says; auto: ``camera_info`` if it was remapped, else the neighbour of the image topic.
 
-    Every driver puts it there.  That it was remapped to its own name nobody can see.
+    Every driver puts it there.  That it was remapped to its own name nobody can see.  As it is to be subscribed to: the node's
+    own name is still to be remapped, once.
     """
     name, image_name = topic(camera, "camera_info"), topic(camera, "image")
     own = node.resolve_topic_name(name, only_expand=True)
     remapped = node.resolve_topic_name(name)
     image = node.resolve_topic_name(image_name)
     if rule == "topic" or remapped != own or image == node.resolve_topic_name(image_name, only_expand=True):
-        return remapped
+        return name
     return camera_info_beside(image)
 
 
@@ -114,28 +115,29 @@ class Inputs:
 
     def _listen_to_all(self, node: Any, camera: str, ros: RosConfig, companions: dict[str, Companion]) -> tuple[str, str]:
         reliability = ReliabilityPolicy.RELIABLE if ros.image_reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
-        image, kind = node.resolve_topic_name(topic(camera, "image")), Image
+        # Names are remapped where they are subscribed to: what was resolved before would be remapped twice.
+        image, kind = topic(camera, "image"), Image
         if ros.image_transport == "compressed":
-            image, kind = image + "/compressed", CompressedImage
+            image, kind = node.resolve_topic_name(image) + "/compressed", CompressedImage
         info = camera_info_topic(node, camera, ros.camera_info)
-        said = [f"image {image} ({ros.image_reliability})", f"camera_info {info}"]
-        self._listen(CameraInfo, info, self._on_info, QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
+        best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        said = [f"camera_info {self._listen(CameraInfo, info, self._on_info, best_effort)}"]
         for name, companion in companions.items():
             if isinstance(companion, BodyBuffers):
-                self._skeletons, where = companion, node.resolve_topic_name("/humans/bodies/tracked")
-                self._listen(_hri_types()[0], where, self._on_bodies, self._qos)
+                self._skeletons, where = companion, "/humans/bodies/tracked"
+                where = self._listen(_hri_types()[0], where, self._on_bodies, self._qos)
             else:
                 kind_of_it, own = _kind_and_topic(name, ros)
-                where, qos = node.resolve_topic_name(topic(camera, own)), self._qos
+                where, qos = topic(camera, own), self._qos
                 if name == "depth":
                     qos = QoSProfile(depth=5, reliability=reliability)
                     if ros.depth_transport == "compressedDepth":
-                        where, kind_of_it = where + "/compressedDepth", CompressedImage
-                self._listen(kind_of_it, where, companion.add, qos)
+                        where, kind_of_it = node.resolve_topic_name(where) + "/compressedDepth", CompressedImage
+                where = self._listen(kind_of_it, where, companion.add, qos)
             said.append(f"{name} {where}")
         # Images last: calibration and companions should be there first.
-        self._listen(kind, image, self._on_image, QoSProfile(depth=ros.image_depth, reliability=reliability))
-        return image, ", ".join(said)
+        image = self._listen(kind, image, self._on_image, QoSProfile(depth=ros.image_depth, reliability=reliability))
+        return image, ", ".join([f"image {image} ({ros.image_reliability})", *said])
 
     def _on_info(self, message: Any) -> None:
         self._info = message
@@ -156,8 +158,10 @@ class Inputs:
         for body in gone:
             self._node.destroy_subscription(self._bodies.pop(body))
 
-    def _listen(self, kind: Any, name: str, callback: Callable[[Any], None], qos: QoSProfile) -> None:
+    def _listen(self, kind: Any, name: str, callback: Callable[[Any], None], qos: QoSProfile) -> str:
+        """Returns the topic's full name."""
         self._subscriptions.append(self._subscribe(kind, name, callback, qos))
+        return self._subscriptions[-1].topic_name
 
     def _subscribe(self, kind: Any, name: str, callback: Callable[[Any], None], qos: QoSProfile) -> Any:
         events = subscription_events(name, lambda text: self._faults.report("qos", text))

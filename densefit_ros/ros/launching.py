@@ -50,6 +50,36 @@ def parameter_file(text: str, shipped: str) -> str:
     raise ConfigError(f"params_file: no file {os.path.abspath(text)}, and '{text}' is none of those that ship: {names}")
 
 
+def image_profile(environ: Mapping[str, str]) -> tuple[str, str] | None:
+    """Environment variable and file, in config/, of the Fast DDS profile for images; None where the robot has said its own.
+
+    Fast DDS 3 renamed the variable; both at once make it read the file twice and complain.  On Humble ROS_LOCALHOST_ONLY adds a
+    transport on loopback to those of the profile, whose UDP would reach the network all the same.
+    """
+    if environ.get("FASTDDS_BUILTIN_TRANSPORTS"):
+        return None
+    old = environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
+    name = "FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"
+    if environ.get(name):  # a robot's own profile knows its network better
+        return None
+    alone = environ.get("ROS_LOCALHOST_ONLY") == "1" and environ.get("ROS_DISTRO") == "humble"
+    return name, "fastdds_image_shm.xml" if alone else "fastdds_image.xml"
+
+
+def namespaces(text: str, pushed: str) -> str:
+    """The argument ``namespace`` where a launch file around this one has pushed the namespace ``pushed``.
+
+    An argument of the same name is handed down unasked (nav2's bring-up has one): pushed already, it is not pushed twice.
+    """
+    own = text.strip("/")
+    return "" if own and f"/{pushed.strip('/')}".endswith(f"/{own}") else text
+
+
+def in_namespace(pushed: str, namespace: str) -> str:
+    """Where launch puts a node of ``namespace``: below what was pushed, unless it is absolute."""
+    return namespace if namespace.startswith("/") else "/".join(p for p in (pushed.rstrip("/"), namespace.strip("/")) if p)
+
+
 @dataclass(frozen=True)
 class NodePlan:
     """One process."""
@@ -58,7 +88,7 @@ class NodePlan:
     remappings: tuple[tuple[str, str], ...]
     parameters: dict[str, Any]
     images: tuple[str, ...]  # as they were given: relative ones are in the namespace
-    markers: str  # topic of the (first camera's) meshes
+    camera: str  # name of the first, where they have names
 
 
 def plan(
@@ -67,7 +97,6 @@ def plan(
     optional_topics: Mapping[str, str] | None = None,
     cameras: str = "",
     namespace: str = "",
-    node_name: str = "densefit",
 ) -> list[NodePlan]:
     """The processes to start.  Raises ConfigError when the lists do not go together.
 
@@ -91,7 +120,7 @@ def plan(
         space = namespaces[0] if namespaces else ""
         remappings = tuple(r for name, topics in zip(names, by_camera) for r in _remappings(f"{name}/", topics))
         parameters = {"ros.cameras": ",".join(names), **parameters}
-        return [NodePlan(space, remappings, parameters, images, _markers(space, node_name, names[0]))]
+        return [NodePlan(space, remappings, parameters, images, names[0])]
     spaces = namespaces or ("",)
     if len(spaces) != len(images):
         raise ConfigError(
@@ -99,8 +128,7 @@ def plan(
             "or names in cameras for one process"
         )
     return [
-        NodePlan(space, _remappings("", topics), parameters, (topics["image"],), _markers(space, node_name))
-        for space, topics in zip(spaces, by_camera)
+        NodePlan(space, _remappings("", topics), parameters, (topics["image"],), "") for space, topics in zip(spaces, by_camera)
     ]
 
 
@@ -116,5 +144,14 @@ def _list_for(images: tuple[str, ...], text: str, what: str) -> tuple[str, ...]:
     return topics
 
 
-def _markers(namespace: str, node_name: str, camera: str = "") -> str:
-    return "/" + "/".join(p for p in (namespace.strip("/"), node_name, camera, "markers") if p)
+def shown_topics(plan: NodePlan, node_name: str, pushed: str = "") -> tuple[tuple[str, str], ...]:
+    """What densefit.rviz shows, and where the first camera has it: rviz' own names are absolute."""
+    space = in_namespace(pushed, plan.namespace)
+    image = plan.images[0]
+    image = image if image.startswith("/") else _topic(space, image)
+    own = ((f"/densefit/{n}", _topic(space, node_name, plan.camera, n)) for n in ("markers", "joint_markers", "overlay"))
+    return ("/camera/image_raw", image), *own
+
+
+def _topic(*parts: str) -> str:
+    return "/" + "/".join(p.strip("/") for p in parts if p.strip("/"))

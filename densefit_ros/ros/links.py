@@ -8,6 +8,7 @@ joints, when asked for, are children of the optical frame with the axes of SMPL 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,9 +71,12 @@ class Pose:
     quat_xyzw: np.ndarray  # (4,)
 
 
-def is_persons(frame: str) -> bool:
-    """Whether a frame is named like those of somebody who is tracked."""
-    return _PERSONS.fullmatch(frame) is not None
+def is_persons(frame: str, track_ids: Collection[str]) -> bool:
+    """Whether a frame is one of those of the people called ``track_ids``.
+
+    Without the names ``head_pitch`` and ``body_frame`` would be people.
+    """
+    return frame.rpartition("_")[2] in track_ids and _PERSONS.fullmatch(frame) is not None
 
 
 def frames(result: FrameResult, body: Any, frame_id: str, links: bool, smpl_joints: bool) -> list[Pose]:

@@ -28,7 +28,7 @@ from .engine import Engine, PipelineEngine
 from .handler import Job
 from .hri import HriTopics
 from .inputs import check_installed
-from .spinning import end, spin_until_end
+from .spinning import end, refusing, spin_until_end
 from .stream import Stream
 from .worker import Worker
 
@@ -40,6 +40,8 @@ class DensefitNode(LifecycleNode):
 
     def __init__(self, make_engine: Callable[[Config], Engine] = PipelineEngine, **kwargs: Any) -> None:
         super().__init__("densefit", **kwargs)
+        changes = self._service_change_state
+        changes.callback = refusing(changes.callback, lambda text: self.get_logger().error(text))
         params.declare(self)
         self._make_engine = make_engine
         self._config, self._ros = Config(), params.RosConfig()
@@ -166,7 +168,12 @@ class DensefitNode(LifecycleNode):
     def _autostart(self) -> None:
         assert self._start_timer is not None
         self._start_timer.cancel()
-        if self.trigger_configure() != _OK or self.trigger_activate() != _OK:
+        try:
+            started = self.trigger_configure() == _OK and self.trigger_activate() == _OK
+        except rclpy_implementation.RCLError as e:  # before Kilted, where somebody else has configured it already
+            self.get_logger().warning(f"not started by itself: {' '.join(str(e).split())}")
+            return
+        if not started:
             # Nobody will ask again: end, so that a supervisor or a person notices.  Unless a signal is the reason.
             self.failed = self.context.ok()
             rclpy.try_shutdown()

@@ -9,6 +9,7 @@ from typing import Any
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 
 
 def spin_until_end(node: Any, is_over: Callable[[], bool] = lambda: False) -> None:
@@ -28,6 +29,23 @@ def spin_until_end(node: Any, is_over: Callable[[], bool] = lambda: False) -> No
         if not _ends_soon():
             raise
         # The signal came between two publishes of a callback, or while a message was taken.
+
+
+def refusing(answer: Callable[[Any, Any], Any], log: Callable[[str], None]) -> Callable[[Any, Any], Any]:
+    """The answer to ``~/change_state`` that says no where rclpy raises.
+
+    Before Kilted (rclpy 9.1.2) an error of a transition that is not allowed now leaves the service's callback, and ends the node.
+    """
+
+    def answered(request: Any, response: Any) -> Any:
+        try:
+            return answer(request, response)
+        except rclpy_implementation.RCLError as e:
+            log(f"the state cannot change so now: {' '.join(str(e).split())}")
+            response.success = False
+            return response
+
+    return answered
 
 
 def end(node: Any | None, close: Callable[[], None] = lambda: None) -> None:

@@ -133,6 +133,8 @@ class Stream:
         worker = self._worker
         if worker is None:
             return
+        if self._motion is not None:
+            self._motion.leave_out(p.track_id for p in result.people)
         counts = (worker.received[self.camera], self._stats.answered + 1, worker.dropped[self.camera])
         age_ms = self._outputs.publish(result, header, rgb, total_ms, counts)
         if self._hri is not None:

@@ -113,8 +113,10 @@ def test_poses_go_with_the_images(tf):
 def test_people_are_not_taken_into_the_buffer(tf, monkeypatch):
     """tf2 forgets no frame: every person of a day would stay."""
     monkeypatch.setattr(Buffer, "taken", [])
-    CameraMotion(None, ["odom"])
-    others = ["base_link", "body_lotion", "head", "arm_camera", "r_wrist_3_link"]
+    motion = CameraMotion(None, ["odom"])
+    motion.leave_out(["abcde", "zzzzz"])
+    # Joints of a humanoid, and frames of a robot with legs, have names like those of people.
+    others = ["base_link", "body_lotion", "head", "arm_camera", "r_wrist_3_link", "head_pitch", "body_frame", "body_qqqqq"]
     for frame in ("body_abcde", "l_knee_zzzzz", "smpl_left_hand_abcde", *others):
         TransformListener.made[-1].buffer.set_transform(Some(child_frame_id=frame), "somebody")
     assert Buffer.taken == others

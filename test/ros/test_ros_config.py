@@ -114,3 +114,32 @@ def test_mesh_marker_is_what_ros_would_have_serialised():
         marker.points = expected
         # Not byte by byte: ROS leaves padding between members uninitialised.
         assert len(serialize_message(message)) == len(data)
+
+
+@pytest.mark.ros
+def test_names_are_remapped_once():
+    """A head that is mounted upside down has left and right exchanged; remapped twice each camera got the other's images back."""
+    import rclpy
+
+    from densefit_ros.ros.diagnostics import Faults
+    from densefit_ros.ros.inputs import Inputs, is_rectified
+    from densefit_ros.ros.sync import StampBuffer
+
+    rules = [w for a, b in (("left", "right"), ("right", "left")) for w in ("-r", f"{a}/image:=/{b}/image_rect")]
+    rules += ["-r", "/right/image_rect:=/left/image_rect", "-r", "/left/image_rect:=/right/image_rect"]
+    context = rclpy.Context()
+    rclpy.init(args=["densefit", "--ros-args", *rules], context=context, domain_id=101)
+    node = rclpy.create_node("densefit", context=context)
+    try:
+        ros = params.RosConfig(rectified="auto")
+        companions = {"depth": StampBuffer(lambda: None)}
+        inputs = Inputs(node, "left", ros, lambda job: None, companions, Faults(print, lambda: 0.0), lambda: True)
+        assert inputs.image == "/right/image_rect" and is_rectified(node, ros, "left")
+        assert inputs.topics.startswith(
+            "image /right/image_rect (best_effort), camera_info /right/camera_info, depth /left/depth"
+        )
+        assert [s.topic_name for s in node.subscriptions if s.topic_name == inputs.image]
+        inputs.destroy()
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)

@@ -146,10 +146,10 @@ def compressed_depth(metres: np.ndarray, encoding: str, z0: float = 100.0, most_
     return CompressedImage(format=f"{encoding}; compressedDepth png", data=data)
 
 
-@pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
+@pytest.mark.parametrize("encoding", ["16UC1", "mono16", "32FC1"])
 def test_compressed_depth(encoding):
     metres = np.linspace(0.4, 6.0, 48 * 64).reshape(48, 64)
-    metres[3, 4:9] = 0.0 if encoding == "16UC1" else np.nan
+    metres[3, 4:9] = np.nan if encoding == "32FC1" else 0.0
     seen = np.isfinite(metres) & (metres > 0)
     whole = compressed_depth(metres, encoding)
     got = convert.compressed_depth_m(whole)

@@ -16,7 +16,7 @@ from densefit_ros.config import Config
 from densefit_ros.errors import ConfigError
 from densefit_ros.ros import params
 from densefit_ros.ros.inputs import camera_info_topic
-from densefit_ros.ros.launching import flag, misspelt, plan
+from densefit_ros.ros.launching import flag, image_profile, misspelt, plan, shown_topics
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,7 +28,8 @@ def test_one_camera():
         ("camera_info", "/camera/camera_info"),
         ("depth", "/camera/depth"),
     )
-    assert node.parameters == {"ros.depth": True} and node.namespace == "" and node.markers == "/densefit/markers"
+    assert node.parameters == {"ros.depth": True} and node.namespace == ""
+    assert shown_topics(node, "densefit")[1] == ("/densefit/markers", "/densefit/markers")
 
 
 def test_one_process_for_several_cameras():
@@ -38,7 +39,6 @@ def test_one_process_for_several_cameras():
         {"initial": "/l/hmr,/r/hmr", "keypoints": "/l/kp,/r/kp"},
         "left,right",
         "/robot",
-        "people",
     )
     assert dict(node.remappings) == {
         "left/image": "/l/image_raw",
@@ -51,7 +51,7 @@ def test_one_process_for_several_cameras():
         "right/keypoints": "/r/kp",
     }
     assert node.parameters == {"ros.cameras": "left,right", "ros.initial": True, "ros.keypoints": "keypoints"}
-    assert node.namespace == "/robot" and node.markers == "/robot/people/left/markers"
+    assert node.namespace == "/robot" and shown_topics(node, "people")[1][1] == "/robot/people/left/markers"
     assert params.camera_names(params.merged(Config(), params.RosConfig(), node.parameters)[1]) == ("left", "right")
 
 
@@ -59,7 +59,7 @@ def test_a_process_for_each_camera():
     nodes = plan("/l/image_raw,/r/image_raw", "/l/info,/r/info", namespace="left,right")
     assert [n.namespace for n in nodes] == ["left", "right"]
     assert [dict(n.remappings)["camera_info"] for n in nodes] == ["/l/info", "/r/info"]
-    assert [n.markers for n in nodes] == ["/left/densefit/markers", "/right/densefit/markers"]
+    assert [shown_topics(n, "densefit")[1][1] for n in nodes] == ["/left/densefit/markers", "/right/densefit/markers"]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def stand_ins(values: dict[str, str]) -> dict[str, types.ModuleType]:
 
     names = {
         "launch": ("LaunchDescription",),
-        "launch.actions": ("DeclareLaunchArgument", "OpaqueFunction", "SetEnvironmentVariable"),
+        "launch.actions": ("DeclareLaunchArgument", "OpaqueFunction"),
         "launch.conditions": ("IfCondition",),
         "launch.substitutions": ("PathJoinSubstitution",),
         "launch_ros": (),
@@ -115,8 +115,10 @@ def stand_ins(values: dict[str, str]) -> dict[str, types.ModuleType]:
     return modules
 
 
-def run_file(arguments: dict[str, str], monkeypatch, extra: Sequence[str] = ()) -> tuple[list[Recorded], dict[str, str]]:
-    """What the launch file starts with these arguments, and the values of all arguments."""
+def run_file(
+    arguments: dict[str, str], monkeypatch, extra: Sequence[str] = (), pushed: str = ""
+) -> tuple[list[Recorded], dict[str, str]]:
+    """What the launch file starts with these arguments, and the values of all arguments; ``pushed``: a namespace around it."""
     values: dict[str, str] = {}
     for name, module in stand_ins(values).items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -127,7 +129,8 @@ def run_file(arguments: dict[str, str], monkeypatch, extra: Sequence[str] = ()) 
     assert all(a.kwargs["description"] for a in declared) and set(arguments) <= set(defaults)
     values.update({**defaults, "params_file": str(ROOT / "config" / "default.yaml"), **arguments})
     (start,) = [a.kwargs for a in description if type(a).__name__ == "OpaqueFunction"]
-    context = types.SimpleNamespace(argv=[*(f"{n}:={v}" for n, v in arguments.items()), *extra])
+    around = {"ros_namespace": pushed} if pushed else {}
+    context = types.SimpleNamespace(argv=[*(f"{n}:={v}" for n, v in arguments.items()), *extra], launch_configurations=around)
     return start["function"](context, *start["args"]), values
 
 
@@ -148,8 +151,9 @@ def test_the_file_itself(arguments, nodes, monkeypatch):
     started = [a.kwargs for a in actions if type(a).__name__ == "Node"]
     trackers = [k for k in started if k["executable"] == "densefit_node"]
     assert len(trackers) == nodes and len(started) == nodes + 1
-    kinds = [type(a).__name__ for a in actions]
-    assert kinds.count("SetEnvironmentVariable") == (0 if arguments.get("image_profile") == "false" else 1)
+    # Of these processes alone: a variable of the launch process would reach whatever a bring-up starts later.
+    assert {type(a).__name__ for a in actions} == {"Node"}
+    assert all(bool(k["additional_env"]) == (arguments.get("image_profile") != "false") for k in started)
     for tracker in trackers:
         file, given = tracker["parameters"]
         clock = {"use_sim_time": arguments["use_sim_time"]} if "use_sim_time" in arguments else {}
@@ -205,7 +209,9 @@ def test_a_calibration_topic_that_is_named_is_the_one_even_if_it_has_the_node_s_
 
     own = types.SimpleNamespace(resolve_topic_name=resolved)
     (named,), (unnamed,) = (plan("/left/color/image", info, namespace="left") for info in ("/left/camera_info", ""))
-    assert camera_info_topic(own, "", named.parameters["ros.camera_info"]) == "/left/camera_info"
+    assert camera_info_topic(own, "", named.parameters["ros.camera_info"]) == "camera_info", (
+        "to be remapped when it is subscribed to"
+    )
     assert "ros.camera_info" not in unnamed.parameters and camera_info_topic(own) == "/left/color/camera_info"
 
 
@@ -213,7 +219,7 @@ def test_a_profile_of_the_robot_s_own_stays(monkeypatch):
     for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
         monkeypatch.setenv(name, "/robot/profile.xml")
     actions, _ = run_file({}, monkeypatch)
-    assert not [a for a in actions if type(a).__name__ == "SetEnvironmentVariable"]
+    assert not any(a.kwargs["additional_env"] for a in actions)
 
 
 def test_a_parameter_file_that_is_missing(monkeypatch):
@@ -250,7 +256,7 @@ def test_arguments_that_say_yes_or_no(text, said, monkeypatch):
     for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
         monkeypatch.delenv(name, raising=False)
     actions, _ = run_file({"image_profile": text, "respawn": text}, monkeypatch)
-    assert any(type(a).__name__ == "SetEnvironmentVariable" for a in actions) is said
+    assert bool(actions[0].kwargs["additional_env"]) is said
     assert next(a for a in actions if type(a).__name__ == "Node").kwargs["respawn"] is said
     with pytest.raises(ConfigError, match="respawn: expected true or false, got 'maybe'"):
         flag("respawn", "maybe")
@@ -261,3 +267,42 @@ def test_rviz_shows_the_image_of_the_namespace(topic, shown, monkeypatch):
     actions, _ = run_file({"image_topic": topic, "namespace": "left", "rviz": "true"}, monkeypatch)
     (rviz,) = [a.kwargs for a in actions if type(a).__name__ == "Node" and a.kwargs["package"] == "rviz2"]
     assert dict(rviz["remappings"])["/camera/image_raw"] == shown
+
+
+def test_a_namespace_around_the_launch_file_reaches_rviz(monkeypatch):
+    actions, _ = run_file({"image_topic": "image_raw", "namespace": "head", "rviz": "true"}, monkeypatch, pushed="/robot1")
+    tracker, rviz = (a.kwargs for a in actions)
+    assert tracker["namespace"] == "head"
+    assert dict(rviz["remappings"]) == {
+        "/camera/image_raw": "/robot1/head/image_raw",
+        **{f"/densefit/{n}": f"/robot1/head/densefit/{n}" for n in ("markers", "joint_markers", "overlay")},
+    }
+    actions, _ = run_file({"image_topic": "/camera/image_raw", "namespace": "/head"}, monkeypatch, pushed="/robot1")
+    assert dict(actions[-1].kwargs["remappings"])["/densefit/markers"] == "/head/densefit/markers", "absolute ones stay"
+
+
+@pytest.mark.parametrize(
+    "namespace, pushed, own", [("robot1", "/robot1", ""), ("r/head", "/x/r/head", ""), ("robot1", "/bot1", "robot1")]
+)
+def test_a_namespace_that_is_pushed_already_is_not_pushed_twice(namespace, pushed, own, monkeypatch):
+    """A bring-up's own argument of this name is handed down to all that it includes."""
+    actions, _ = run_file({"namespace": namespace}, monkeypatch, pushed=pushed)
+    assert actions[0].kwargs["namespace"] == own
+
+
+@pytest.mark.parametrize(
+    "environ, profile",
+    [
+        ({"ROS_DISTRO": "jazzy"}, ("FASTRTPS_DEFAULT_PROFILES_FILE", "fastdds_image.xml")),
+        ({"ROS_DISTRO": "kilted"}, ("FASTDDS_DEFAULT_PROFILES_FILE", "fastdds_image.xml")),
+        ({"ROS_DISTRO": "kilted", "FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA"}, None),
+        # Its own UDP would leave the machine.
+        ({"ROS_DISTRO": "humble", "ROS_LOCALHOST_ONLY": "1"}, ("FASTRTPS_DEFAULT_PROFILES_FILE", "fastdds_image_shm.xml")),
+        ({"ROS_DISTRO": "jazzy", "ROS_LOCALHOST_ONLY": "1"}, ("FASTRTPS_DEFAULT_PROFILES_FILE", "fastdds_image.xml")),
+    ],
+)
+def test_the_profile_for_images(environ, profile):
+    assert image_profile(environ) == profile
+    if profile:
+        text = (ROOT / "config" / profile[1]).read_text()
+        assert "<type>SHM</type>" in text and ("UDP" in text.partition("-->")[2]) == ("shm" not in profile[1])

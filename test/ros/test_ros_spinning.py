@@ -147,3 +147,17 @@ def test_a_recording_that_cannot_be_written_ends_with_one_line(monkeypatch, caps
     assert line.startswith("recorder: error: ")
     assert ("the disk is too slow: 5 messages wait" in line) if slow else ("No space left on device" in line)
     assert not made[0]._thread.is_alive() and (slow or len(made[0]._writer.written) == 3)
+
+
+def test_a_transition_that_is_not_allowed_is_refused_and_no_more():
+    """Before Kilted rclpy raises out of the service, which would end the node."""
+    said = []
+
+    def raising(request, response):
+        raise spinning.rclpy_implementation.RCLError("Transition is not registered.\n at rcl_lifecycle.c:401")
+
+    response = spinning.refusing(raising, said.append)(None, types.SimpleNamespace(success=True))
+    assert response.success is False and said == [
+        "the state cannot change so now: Transition is not registered. at rcl_lifecycle.c:401"
+    ]
+    assert spinning.refusing(lambda request, response: response, said.append)(None, "as it is") == "as it is"
