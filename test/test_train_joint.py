@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from train_helpers import inputs, no_fit  # noqa: E402
 
-from densefit_ros.errors import AssetError, DensefitError  # noqa: E402
+from densefit_ros.errors import AssetError, ConfigError, DensefitError  # noqa: E402
 from densefit_ros.regress.decode import ray_rotation  # noqa: E402
 from densefit_ros.train.export import load_trained  # noqa: E402
 from densefit_ros.train.joint import JointNet, JointTask  # noqa: E402
@@ -104,6 +104,26 @@ def test_joint_batches_stay_consistent_when_mirrored():
         np.testing.assert_array_equal(covered[:, :, 1:], before[:, :, ::-1][:, :, :-1])
         # Column x of the picture goes where the joint at x goes: S - x.
         np.testing.assert_allclose(out["joints_uv"][i, 0, 0] - 1 / 64, -batch["joints_uv"][i, 0, 0], atol=1e-6)
+
+
+def test_what_a_frame_leaves_of_estimates_is_less_and_another_error():
+    from densefit_ros.train.sources import JointSource
+    from densefit_ros.weights import weights_path
+
+    files = {"regressor": str(weights_path("regressor.onnx")), "displacement": str(weights_path("displacement.onnx"))}
+    source = JointSource(seed=5, count=6, size=224, easy=1.0, subjects=4, starts=1, left=0.5, **files)
+    former = JointSource(seed=5, count=6, size=224, easy=1.0, subjects=4, starts=1, estimated=0.8, **files)
+    off = {"left": [], "as they are": []}
+    for index in range(4):
+        batches = {"left": source.batch(index), "as they are": former.batch(index)}
+        for name, b in batches.items():
+            seen = b["valid"][:, 0] & b["visible"][:, 0]
+            off[name].append(np.linalg.norm(b["flow"][:, 0].astype(np.float32), axis=1)[seen])
+
+    left, former_off = (np.concatenate([off[n][i] for i in (1, 3)]) for n in ("left", "as they are"))
+    assert np.median(left) < 0.75 * np.median(former_off)
+    with pytest.raises(ConfigError, match="expected regressor and displacement"):
+        JointSource(seed=5, count=6, size=224, subjects=4, left=0.5)
 
 
 def test_every_other_easy_batch_has_the_true_texture(monkeypatch):

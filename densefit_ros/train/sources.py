@@ -21,6 +21,7 @@ from ..body.joints import SMPL_FLIP
 from ..body.model import face_parts, rest_joints, vertex_colors
 from ..displace.displacer import pack_rendering
 from ..displace.mirrored import POINT_SUM, mirror_rendering
+from ..errors import ConfigError
 from ..geometry import so3
 from ..geometry.crop import columns_seen
 from ..regress.decode import decode as decode_estimate
@@ -36,6 +37,7 @@ from ..synth.engine import HELDOUT_SUBJECT, SynthEngine
 from ..synth.perturb import disturb, part_way
 from ..types import BodyParams
 from .data import Batch
+from .leftovers import Leftovers
 from .through_fit import NAMES as FIT_NAMES
 from .through_fit import FitLabeller, mirror_labels
 
@@ -46,6 +48,7 @@ EASY = CropOptions(
 )
 NO_PART = 24
 _PART_FLIP = np.array([*SMPL_FLIP, NO_PART], np.uint8)
+_ESTIMATED_OF_LEFT = 0.8  # of the starts that are refined once: a disturbed one now and then has other errors
 _PAIR_NAMES = ("rendering", "flow", "valid", "visible")  # of pair_batch
 _MIRROR = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
 
@@ -101,8 +104,13 @@ class People:
         return make_crops(np.random.default_rng([self.seed, 11, index]), self.engine, self.count, self.size)
 
     def is_easy(self, index: int) -> bool:
-        """Whether the crops of this index are easy: evenly spread over the share ``easy`` of all."""
-        return int((index + 1) * self.easy) > int(index * self.easy)
+        """Whether the crops of this index are easy."""
+        return evenly(index, self.easy)
+
+
+def evenly(index: int, share: float) -> bool:
+    """Whether ``index`` is one of a ``share`` of all numbers, evenly spread."""
+    return int((index + 1) * share) > int(index * share)
 
 
 def _seen_faces(crops: CropBatch, stride: int) -> np.ndarray:
@@ -227,7 +235,8 @@ class JointSource(People):
     A rendering costs half of what a picture does, and has other disturbances and another texture every time.  Those of
     :func:`pair_batch` have the starts on their second axis.  Where the path of a trained regressor is given, the share
     ``estimated`` of all starts is its answer to the crop: the errors that displacements will have to mend, and no noise model
-    makes; every other time what a fit may have left of these, a share of 0.3 to 1.  ``live``: see
+    makes; every other time a share of 0.3 to 1 of these errors.  Where the path of its displacement network is given too, the
+    starts of the share ``left`` of all batches are what one frame of the tracker leaves (:mod:`.leftovers`).  ``live``: see
     :func:`densefit_ros.synth.displacement.make_pairs`.  ``degrees`` fixes the size of the disturbances.
     """
 
@@ -239,12 +248,19 @@ class JointSource(People):
         estimated: float = 0.5,
         live: float = 0.0,
         degrees: float | None = None,
+        displacement: str = "",
+        left: float = 0.0,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.starts, self.estimated, self.live, self.degrees = starts, estimated, live, degrees
         self._regressor = OnnxRuntime(Path(regressor)) if regressor else None
         self._labeller = FitLabeller(self.body, self._face_part)
+        self._left, self._leftovers = float(left), None
+        if left > 0:
+            if self._regressor is None or not displacement or self.size != SIZE_PX:
+                raise ConfigError(f"left: expected regressor and displacement, and size {SIZE_PX}")
+            self._leftovers = Leftovers(self.body, Path(displacement), self._regressor, self.count)
 
     def batch(self, index: int) -> Batch:
         """See :class:`densefit_ros.train.data.Source`."""
@@ -254,8 +270,11 @@ class JointSource(People):
         made = []
         for k in range(self.starts):
             start = disturb(rng, crops.params, pelvis, degrees=self.degrees)
+            left = evenly(index, self._left)
             if self._regressor is not None:
-                start = self._some_estimates(rng, crops, start)
+                start = self._some_estimates(rng, crops, start, _ESTIMATED_OF_LEFT if left else self.estimated)
+            if left:
+                start = self._leftovers.of(rng, self.engine, crops, start)
             # int(index * easy) counts the easy batches before this one.
             true_look = self.is_easy(index) and int(index * self.easy) % 2 == 1
             looks = crops.appearances if k == self.starts - 1 and true_look else None
@@ -270,9 +289,9 @@ class JointSource(People):
         shown = {"body_colour": self.body_colour(crops, 8), "body_part": self.body_part(crops, 8)}
         return {**regressor_batch(crops), **shown, **pairs}
 
-    def _some_estimates(self, rng: np.random.Generator, crops: CropBatch, start: BodyParams) -> BodyParams:
-        """``start`` with the regressor's answers for a random share of the people."""
-        asked = np.flatnonzero(crops.labelled & (rng.random(len(crops)) < self.estimated))
+    def _some_estimates(self, rng: np.random.Generator, crops: CropBatch, start: BodyParams, share: float) -> BodyParams:
+        """``start`` with the regressor's answers for a random ``share`` of the people."""
+        asked = np.flatnonzero(crops.labelled & (rng.random(len(crops)) < share))
         if not len(asked):
             return start
         rows = [start.person(i) for i in range(len(crops))]
