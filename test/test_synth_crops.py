@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from densefit_ros.body.assets import load_body
+from densefit_ros.body.between import part_way
 from densefit_ros.body.model import pose, rest_joints
 from densefit_ros.errors import AssetError, ConfigError
 from densefit_ros.geometry import so3
@@ -172,7 +173,7 @@ def test_live_textures_were_learnt_where_the_start_is_still_wrong(engine, monkey
     b = make_crops(np.random.default_rng(9), engine, 12, 128)
     moved = replace(b.params, t_camera_root=b.params.t_camera_root + np.float32([0.1, 0, 0]))
     half, far = STRIDE_PX // 2, {}
-    for name, share in (("live", perturb.part_way), ("truth", lambda truth, start, share: truth)):
+    for name, share in (("live", part_way), ("truth", lambda truth, start, share: truth)):
         monkeypatch.setattr(displacement, "part_way", share)
         pairs = make_pairs(np.random.default_rng(3), engine, b, moved, live=1.0)
         rgb = pairs.surface.rgb[:, half::STRIDE_PX, half::STRIDE_PX]
@@ -186,10 +187,10 @@ def test_part_of_the_way_between_two_bodies(body):
     rng = np.random.default_rng(4)
     a, b = (BodyParams(*(np.float32(0.4 * rng.normal(size=s)) for s in ((3, 10), (3, 3), (3, 23, 3), (3, 3)))) for _ in range(2))
     for share, end in ((0.0, a), (1.0, b)):
-        got = perturb.part_way(a, b, np.full(3, share))
+        got = part_way(a, b, np.full(3, share))
         np.testing.assert_allclose(got.joint_rotvec, end.joint_rotvec, atol=1e-6)
         np.testing.assert_allclose(got.t_camera_root, end.t_camera_root, atol=1e-6)
-    half = so3.exp(perturb.part_way(a, b, np.full(3, 0.5)).root_rotvec.astype(np.float64))
+    half = so3.exp(part_way(a, b, np.full(3, 0.5)).root_rotvec.astype(np.float64))
     ends = [so3.exp(x.root_rotvec.astype(np.float64)) for x in (a, b)]
     np.testing.assert_allclose(so3.angle_between(ends[0], half), so3.angle_between(half, ends[1]), atol=1e-6)
 

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from densefit_ros.body.between import between
 from densefit_ros.config import TrackConfig
 from densefit_ros.geometry import so3
 from densefit_ros.track import association, motion, shape, state
@@ -83,9 +84,9 @@ def test_coasting_stops():
 def test_blend_ends_and_middle():
     a, b = random_body(4), random_body(5)
     one, zero = np.ones((1, 24)), np.zeros((1, 24))
-    assert angles(motion.blend(a, b, zero, np.zeros(1)), a).max() < 1e-3
-    assert angles(motion.blend(a, b, one, np.ones(1)), b).max() < 1e-3
-    middle = motion.blend(a, b, one / 2, np.full(1, 0.5))
+    assert angles(between(a, b, zero, np.zeros(1)), a).max() < 1e-3
+    assert angles(between(a, b, one, np.ones(1)), b).max() < 1e-3
+    middle = between(a, b, one / 2, np.full(1, 0.5))
     np.testing.assert_allclose(angles(middle, a), angles(middle, b), atol=2e-3)
     np.testing.assert_allclose(middle.betas, (a.betas + b.betas) / 2, atol=1e-6)
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..body.between import between
 from ..body.model import rest_joints
 from ..config import Config
 from ..displace.decode import DecodeOptions
 from ..evidence.depth import distance_ratio
 from ..fit.options import Anchor, Claim, PoseGaussian
 from ..models import Models
-from ..track import motion
 from ..track.state import Track
 from ..types import (
     BodyParams,
@@ -81,7 +81,7 @@ def fuse(tracks: Sequence[Track], estimate: Estimate, config: Config, stamp_ns: 
     t_est2 = estimate_t_sigmas_m(estimate.params)[:, 2:] ** 2
     t_pre2 = np.where(newborn, 1.0, t_sigma) ** 2
     t_share = np.where(newborn, 1.0, t_pre2 / (t_pre2 + t_est2)) * usable
-    start = motion.blend(predicted, estimate.params, share, t_share[:, 0])
+    start = between(predicted, estimate.params, share, t_share[:, 0])
     betas = np.stack([t.shape.mean if t.state is not TrackingState.DETECTED else t.params.betas[0] for t in tracks])
     return dataclasses.replace(start, betas=betas.astype(np.float32))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..body.between import part_way
 from ..body.model import rest_joints
 from ..render.appearance import neutral_appearance, update_appearance
 from ..render.protocol import Appearance
@@ -14,7 +15,7 @@ from .clothing import skin
 from .crops import CropBatch
 from .engine import SynthEngine
 from .lighting import sample_lights, shade
-from .perturb import corrupt_appearance, disturb, part_way
+from .perturb import corrupt_appearance, disturb
 
 STRIDE_PX = 4  # of the network's output grid; the contract of densefit_ros.displace says the same
 # A joint: how far the body that a live texture was learnt with may have been off, beside its share of the start's error.

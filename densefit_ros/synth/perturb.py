@@ -96,23 +96,6 @@ def disturb(
     return BodyParams(betas.astype(f), so3.log(root).astype(f), so3.log(local).astype(f), t.astype(f))
 
 
-def part_way(a: BodyParams, b: BodyParams, share: np.ndarray) -> BodyParams:
-    """From ``a`` towards ``b``, each joint along its geodesic; share (P,) of the way."""
-    s, f = np.asarray(share, np.float64)[:, None], np.float32
-
-    def turned(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        rot = so3.exp(one.astype(np.float64))
-        step = so3.log(np.swapaxes(rot, -1, -2) @ so3.exp(other.astype(np.float64)))
-        return so3.log(rot @ so3.exp(step * s.reshape(-1, *[1] * (step.ndim - 1)))).astype(f)
-
-    return BodyParams(
-        (a.betas + s * (b.betas - a.betas)).astype(f),
-        turned(a.root_rotvec, b.root_rotvec),
-        turned(a.joint_rotvec, b.joint_rotvec),
-        (a.t_camera_root + s * (b.t_camera_root - a.t_camera_root)).astype(f),
-    )
-
-
 def _limbs() -> np.ndarray:
     rows = [(1, 4, 7), (2, 5, 8), (16, 18, 20), (17, 19, 21), (1, 2, 4, 5), (16, 17, 18, 19), (12, 15)]
     out = np.zeros((len(rows), 24), bool)

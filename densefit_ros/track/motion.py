@@ -73,20 +73,3 @@ def update_velocity(
         (velocity.rot_rad_s + gain * (rot - velocity.rot_rad_s)).astype(np.float32),
         (velocity.t_m_s + gain * (t - velocity.t_m_s)).astype(np.float32),
     )
-
-
-def blend(a: BodyParams, b: BodyParams, rot_share: np.ndarray, other_share: np.ndarray) -> BodyParams:
-    """From ``a`` towards ``b`` along the geodesic of each joint: 0 is ``a``, 1 is ``b``.
-
-    rot_share (P,24) for the rotations, other_share (P,) for translation and shape.
-    """
-    ra, rb = local_rotmats(a), local_rotmats(b)
-    step = so3.log(rb @ np.swapaxes(ra, -1, -2)) * rot_share[..., None].astype(np.float32)
-    out = with_rotmats(a, so3.exp(step) @ ra)
-    s = other_share[:, None].astype(np.float32)
-    return BodyParams(
-        a.betas + s * (b.betas - a.betas),
-        out.root_rotvec,
-        out.joint_rotvec,
-        a.t_camera_root + s * (b.t_camera_root - a.t_camera_root),
-    )

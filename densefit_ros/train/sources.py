@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from ..body.assets import load_body
+from ..body.between import part_way
 from ..body.joints import SMPL_FLIP
 from ..body.model import face_parts, rest_joints, vertex_colors
 from ..displace.displacer import pack_rendering
@@ -34,7 +35,7 @@ from ..synth.cameras import CropOptions
 from ..synth.crops import CropBatch, make_crops
 from ..synth.displacement import STRIDE_PX, DisplacementPairs, make_pairs
 from ..synth.engine import HELDOUT_SUBJECT, SynthEngine
-from ..synth.perturb import disturb, part_way
+from ..synth.perturb import disturb
 from ..types import BodyParams
 from .data import Batch
 from .leftovers import Leftovers
