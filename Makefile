@@ -1,7 +1,7 @@
 # make demo [INPUT=video|directory|/dev/videoN]   three processes over DDS: camera, node, recorder; results in out/demo
 # make test                                       the whole suite
 # make setup                                      only the set-up that both share (./.venv and ./build)
-# make storm MINUTES=10                           every fault of a camera at random: the node, then the real tracker
+# make storm MINUTES=10                           every fault of a camera at random: 10 minutes the node, 10 the real tracker
 # make colcon                                     colcon build --merge-install into ./install
 # make gpu-check                                  on an NVIDIA GPU: engines, tests, benchmark, one JSON file (docs/GPU.md)
 # make results [RESULTS_ARGS="--only NAME"]       the runs of docs/results/runs.yaml, and docs/RESULTS.md from them

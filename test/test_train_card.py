@@ -27,6 +27,7 @@ def run(tmp_path):
     }
     (folder / "provenance.json").write_text(json.dumps({"commit": "a" * 40 + "+", "config": config}))
     (folder / "log.csv").write_text("step,minutes\n20,1.0\n400,9.06\n")
+    (folder / "validation.csv").write_text("step,minutes\n210,5.0\n405,9.12\n")  # the last steps are not logged
     return folder
 
 
@@ -52,7 +53,7 @@ def evaluation():
 
 def test_runs_and_numbers_become_tables(run):
     text = card([run], evaluation())
-    assert "| regressor1 | 3 | `aaaaaaaaaa+` | 128 | 1 | 9.1 | 400 | 6,400 |" in text
+    assert "| regressor1 | 3 | `aaaaaaaaaa+` | 128 | 1 | 9.1 | 405 | 6,480 |" in text
     assert "densefit train regressor --out" in text and "--processes 2" in text and "--init" not in text and '"size": 128' in text
     assert "| 10 deg a joint | 2.00 / 5.00 | 0.40 |" in text and "12.3 -> 12.3" in text
     assert (
@@ -83,7 +84,7 @@ def test_an_average_is_a_command_and_adds_no_pictures(run, tmp_path):
     (mean / "provenance.json").write_text(json.dumps({"commit": "b" * 40, "average": {"runs/a": 0.3, "runs/b": 0.7}}))
     text = card([run, mean], evaluation())
     assert f"densefit train average runs/a=0.3 runs/b=0.7 --out {mean}\n" in text
-    assert "\n6,400 pictures in all" in text and "| mean |" not in text
+    assert "\n6,480 pictures in all" in text and "| mean |" not in text
 
 
 def test_only_the_measured_part_is_replaced():

@@ -77,11 +77,15 @@ def _record(run: Path) -> dict[str, Any]:
         provenance = json.loads((run / "provenance.json").read_text())
         if "config" not in provenance:
             return {"out": str(run), **provenance}
-        with (run / "log.csv").open(newline="") as f:
-            last = list(csv.DictReader(f))[-1]
+        last = max((_last_row(run / name) for name in ("log.csv", "validation.csv")), key=lambda row: int(row["step"]))
     except (OSError, ValueError, IndexError) as error:
-        raise AssetError(f"{run}: expected a training run with provenance.json and log.csv ({error})") from error
+        raise AssetError(f"{run}: expected a training run with provenance.json, log.csv and validation.csv ({error})") from error
     return {"name": run.name, "out": str(run), **provenance, "steps": int(last["step"]), "minutes": float(last["minutes"])}
+
+
+def _last_row(path: Path) -> dict[str, str]:
+    with path.open(newline="") as f:
+        return list(csv.DictReader(f))[-1]
 
 
 _RUN_HEAD = ("run", "seed", "commit", "crop px", "easy share", "minutes", "steps", "pictures")
