@@ -73,7 +73,7 @@ def test_more_runs_join_those_of_the_card(run, tmp_path):
     second = tmp_path / "second"
     run.rename(second)
     text = card([again, second], evaluation(), first)
-    assert "| regressor1 | 3 |" in text and "| second | 3 |" in text and "\n12,800 pictures in all" in text
+    assert "| regressor1 | 3 |" in text and "| second | 3 |" in text and "\n12,960 pictures in all" in text
     commands = [line for line in text.splitlines() if line.startswith("densefit train ")]
     assert len(commands) == 3 and commands[1] == f"densefit train restore --out {again} --batches 9 --data '{{\"easy\": 1}}'"
 
