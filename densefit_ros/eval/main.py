@@ -156,7 +156,13 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--split", help="test, val, train; emdb1, emdb2")
     p.add_argument("--stride", type=int, default=1, help="use every n-th frame (default: %(default)s)")
     p.add_argument("--limit", type=int, help="stop after this many samples")
-    p.add_argument("--count", "--frames", type=int, default=2000, help="synthetic: number of people; synthetic-video: of frames, 50 a person (default: %(default)s)")
+    p.add_argument(
+        "--count",
+        "--frames",
+        type=int,
+        default=2000,
+        help="synthetic: number of people; synthetic-video: of frames, 50 a person (default: %(default)s)",
+    )
     p.add_argument("--seed", type=int, default=0, help="synthetic: which people (default: %(default)s)")
     p.add_argument("--regressor", metavar="NAME", help="source of the first estimate: auto, network, mediapipe, custom")
     p.add_argument("--first", default="estimator", help="estimator, or disturbed:DEG, the truth with joint errors of that size")
