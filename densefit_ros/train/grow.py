@@ -95,12 +95,12 @@ def grow_trunk(net: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _with_additions(target: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``weights`` with what networks have had added since: a head that only training asks for, and deeper displacement
-    networks and finders."""
+    """``weights`` with what networks have had added since: a head that only training asks for, the joints' own heads, and
+    deeper displacement networks and finders."""
     out = dict(weights)
     for name, value in target.items():
         last = name.removeprefix("displacement.")
-        if ".parts." in f".{name}" and name not in out:
+        if (".parts." in f".{name}" or ".own." in f".{name}") and name not in out:
             out[name] = value.clone()
         elif last.startswith(("render8.", "both16.", "both32.", "after8.", "down")) and name not in out:
             out[name] = torch.full_like(value, FIRST_GAMMA) if last.endswith("second.1.weight") else value.clone()
