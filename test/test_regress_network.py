@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from densefit_ros.body.joints import SMPL_PARENTS
 from densefit_ros.errors import ShapeError
 from densefit_ros.geometry import so3
 from densefit_ros.geometry.camera import project
@@ -17,7 +18,7 @@ from densefit_ros.types import Camera, Crop
 
 torch = pytest.importorskip("torch")
 
-from densefit_ros.regress.network import RegressorNet, mean_pose_rot6d_rows  # noqa: E402
+from densefit_ros.regress.network import OwnHeads, RegressorNet, mean_pose_rot6d_rows  # noqa: E402
 from densefit_ros.train.losses import project_joints  # noqa: E402
 from densefit_ros.train.torch_body import JointChain, rotmat_from_rot6d_rows  # noqa: E402
 
@@ -205,3 +206,20 @@ def test_the_network_sees_the_middle_columns_of_a_square_and_measures_in_the_squ
         maps[:, :24, 2, 3] = 50.0
         uv = net.read_out(maps, torch.zeros(1, 8, 8, 4), torch.zeros(1, 16, 2, 1), intrinsics[:1])[6]
     np.testing.assert_allclose(uv[0], np.tile([5.5 / 8 - 0.5, 2.5 / 8 - 0.5], (24, 1)), atol=1e-6)
+
+
+def test_a_joint_s_own_head_reads_its_neighbours_and_nobody_else():
+    own = OwnHeads(neck=4, hidden=6, width=5).eval()
+    torch.nn.init.normal_(own.last, std=0.5)
+    rng = torch.Generator().manual_seed(0)
+    gathered, uv, z, spread, feature = (torch.rand(s, generator=rng) for s in ((1, 24, 4), (1, 24, 2), (1, 24), (1, 24), (1, 6)))
+    with torch.inference_mode():
+        before = own(gathered, uv, z, spread, feature)
+        for joint in (18, 20):  # left elbow, left wrist
+            moved = uv.clone()
+            moved[0, joint] += 0.1
+            changed = (own(gathered, moved, z, spread, feature) - before).abs().sum((0, 2)) > 1e-6
+            neighbours = {joint, SMPL_PARENTS[joint], *(k for k, p in enumerate(SMPL_PARENTS) if p == joint)}
+            assert set(changed.nonzero()[:, 0].tolist()) == neighbours
+        everybody = own(gathered, uv + 0.3, z, spread, feature)
+        torch.testing.assert_close(everybody, before, msg="places count relative to one another")

@@ -33,15 +33,14 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("networks")
     nets = {
         "displacement": DisplacementNet(rendering=(8, 8, 16, 16, 16)),
-        "regressor": RegressorNet(widths=(8, 32, 16, 16, 16), blocks=(1, 1, 1, 1), hidden=32),
+        "regressor": RegressorNet(widths=(8, 32, 16, 16, 16), blocks=(1, 1, 1, 1), hidden=32, own=8),
     }
     for name, net in nets.items():
         for module in net.modules():  # statistics as after training, or folding them would go untested
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_mean.normal_(0, 0.3)
                 module.running_var.uniform_(0.5, 2.0)
-        if name == "displacement":
-            torch.nn.init.normal_(net.head.weight, std=0.1)
+        torch.nn.init.normal_(net.head.weight if name == "displacement" else net.own.last, std=0.1)
         export(net, name, folder / f"{name}.onnx", {"seed": "0"})
     return {name: (folder / f"{name}.onnx", net.eval()) for name, net in nets.items()}
 

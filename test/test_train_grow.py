@@ -47,6 +47,16 @@ def test_a_grown_trunk_computes_the_same(quiet_blocks):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
+def test_heads_of_the_joints_own_begin_at_nothing(quiet_blocks):
+    before = trained(SMALL)
+    after = JointNet({**SMALL, "hidden": 32, "own": 8}, {"rendering": (8, 8, 8, 16, 16), "blocks": (1, 1, 1, 0)}).eval()
+    take_over(after, before.state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(before(*inputs())[0], after(*inputs())[0])
+    after(*inputs())[0][0].sum().backward()
+    assert after.regressor.own.last.grad.abs().sum() > 0
+
+
 def test_additions_change_no_output_that_there_was(quiet_blocks):
     before = trained(SMALL)
     weights = {n: v for n, v in before.state_dict().items() if ".parts." not in n}

@@ -77,9 +77,11 @@ def _record(run: Path) -> dict[str, Any]:
         provenance = json.loads((run / "provenance.json").read_text())
         if "config" not in provenance:
             return {"out": str(run), **provenance}
-        last = max((_last_row(run / name) for name in ("log.csv", "validation.csv")), key=lambda row: int(row["step"]))
+        last = _last_row(run / "log.csv")
+        if (run / "validation.csv").is_file():  # of the last steps, which are not logged
+            last = max(last, _last_row(run / "validation.csv"), key=lambda row: int(row["step"]))
     except (OSError, ValueError, IndexError) as error:
-        raise AssetError(f"{run}: expected a training run with provenance.json, log.csv and validation.csv ({error})") from error
+        raise AssetError(f"{run}: expected a training run with provenance.json and log.csv ({error})") from error
     return {"name": run.name, "out": str(run), **provenance, "steps": int(last["step"]), "minutes": float(last["minutes"])}
 
 
