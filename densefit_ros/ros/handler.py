@@ -20,7 +20,7 @@ from .camera_motion import CameraMotion
 from .diagnostics import Faults, Stats
 from .engine import Engine
 from .params import RosConfig, words
-from .sync import Companion
+from .sync import BodyBuffers, Companion
 
 POLL_S = 0.005
 CLOCK_RESET_NS = 1_000_000_000  # stamps further back than this mean a restarted bag or clock, not a late image
@@ -171,6 +171,9 @@ class Handler:
                 return external.yolo_keypoints_of(message, frame_id, calib, classes, least, sets["coco17"])
             return external.keypoints_of(message, frame_id, calib, sets)
 
+        listed = self._companions.get("keypoints")
+        if isinstance(listed, BodyBuffers) and (unheard := listed.unheard(convert.stamp_ns(job.image))):
+            self._faults.report("keypoints", f"listed in /humans/bodies/tracked and silent: {', '.join(unheard)}; others go on")
         return self._companion("keypoints", job, value_of)
 
     def _pose_of_camera(self, job: Job) -> dict[str, np.ndarray | None]:

@@ -44,6 +44,11 @@ class StampBuffer:
         with self._lock:
             return self._messages[-1][1].header.frame_id if self._messages else ""
 
+    def never_spoke(self, image_ns: int) -> bool:
+        """Whether nothing has come although it has been waited for."""
+        with self._lock:
+            return not self._messages and self._asked_ns is not None and image_ns - self._asked_ns >= SILENT_NS
+
     def match(self, image_ns: int, slop_s: float, frame_id: str = "") -> Any | None:
         """The message nearest to a stamp, if within ``slop_s``."""
         with self._lock:
@@ -105,6 +110,12 @@ class BodyBuffers:
         """Whether a body's message is still missing."""
         buffers = self._buffers(frame_id)
         return buffers is None or any(b.may_come(image_ns, slop_s) for b in buffers)
+
+    def unheard(self, image_ns: int) -> list[str]:
+        """Bodies that are listed and have never said anything."""
+        with self._lock:
+            bodies = dict(self._bodies or {})
+        return [i for i, buffer in bodies.items() if buffer.never_spoke(image_ns)]
 
     def _buffers(self, frame_id: str) -> list[StampBuffer] | None:
         with self._lock:

@@ -234,6 +234,16 @@ def test_bodies_of_another_camera_are_not_waited_for():
     assert buffers.may_come(100, 0.0, "right") and buffers.match(100, 0.0, "third") == []
 
 
+def test_bodies_that_are_listed_and_never_speak_are_named():
+    buffers, s = BodyBuffers(), 1_000_000_000
+    buffers.track(["a", "b"])
+    buffers.add("a", message(10 * s, "a"))
+    assert buffers.may_come(10 * s, 0.001) and buffers.unheard(10 * s) == []
+    assert buffers.unheard(13 * s) == ["b"]
+    buffers.add("b", message(14 * s, "b"))
+    assert buffers.unheard(20 * s) == []
+
+
 def test_bodies_come_and_go():
     buffers = BodyBuffers()
     assert buffers.match(5, 1.0) is None and buffers.may_come(5, 0.0)
