@@ -128,7 +128,7 @@ class RegressConfig:
         0.3, "a tracked person counts as seen with at least this confidence of the first estimate", 0.0, 1.0, live=True
     )
     max_joint_sigma: float = option(
-        0.06,
+        0.052,
         "backend network: a new track needs the surer half of its 2D joints within this standard deviation on average, in "
         "sides of its window: animals and things have none",
         0.001,

@@ -42,6 +42,13 @@ def test_networks_that_differ_are_refused():
         average_weights([{"a": torch.ones(1)}, {"a": torch.ones(2)}], [0.5, 0.5])
 
 
+def test_what_only_the_last_run_has_stays_its_own():
+    mean = average_weights([{"a": torch.ones(1)}, {"a": torch.full((1,), 3.0), "own.last": torch.ones(2)}], [0.5, 0.5])
+    assert mean["a"].item() == 2.0 and mean["own.last"].tolist() == [1.0, 1.0]
+    with pytest.raises(AssetError, match="one shape"):
+        average_weights([{"a": torch.ones(1), "own.last": torch.ones(2)}, {"a": torch.ones(1)}], [0.5, 0.5])
+
+
 def test_an_averaged_run_is_validated_and_exports(tmp_path, capsys):
     made = [weights(1), weights(2)]
     for name, w in zip("ab", made):

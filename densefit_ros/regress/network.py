@@ -26,6 +26,7 @@ from ..runtime.torch_trunk import BLOCKS, NECK, WIDTHS, Features, Trunk
 NUM_JOINTS = 24
 ROT_LOG_VAR_MIN, ROT_LOG_VAR_MAX = 2 * math.log(0.02), 2 * math.log(2.0)
 UV_LOG_VAR_MIN, UV_LOG_VAR_MAX = 2 * math.log(0.003), 2 * math.log(0.5)
+OWN = 64
 _DEPTH_UNIT_M = 0.5
 _ARMS_DOWN_RAD = 1.0
 _CAM_START = (0.0, 0.0, math.log(0.45))  # a standing adult fills the crop: 1.75 m is about 0.8 of its side
@@ -85,7 +86,7 @@ class RegressorNet(nn.Module):
         blocks: Sequence[int] = BLOCKS,
         neck: int = NECK,
         hidden: int = 256,
-        own: int = 0,
+        own: int = OWN,
         fused: bool = False,
     ) -> None:
         super().__init__()
