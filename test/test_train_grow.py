@@ -48,7 +48,7 @@ def test_a_grown_trunk_computes_the_same(quiet_blocks):
 
 
 def test_heads_of_the_joints_own_begin_at_nothing(quiet_blocks):
-    before = trained(SMALL)
+    before = trained({**SMALL, "own": 0})
     after = JointNet({**SMALL, "hidden": 32, "own": 8}, {"rendering": (8, 8, 8, 16, 16), "blocks": (1, 1, 1, 0)}).eval()
     take_over(after, before.state_dict())
     with torch.inference_mode():
