@@ -40,7 +40,7 @@ def folded(path: str | Path) -> Any:
             ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             model = onnx.load(str(out))
         except Exception as error:  # the binding raises a dozen unrelated types for one cause: it cannot read the file
-            if _opens(ort, path):  # it has over 2 GB, for one, and cannot be written as one file
+            if opens(ort, path):  # it has over 2 GB, for one, and cannot be written as one file
                 first_line = str(error).strip().partition("\n")[0]
                 raise BackendUnavailable(f"{path}: cannot be prepared for TensorRT ({first_line})") from error
             raise AssetError(f"{path}: not a readable ONNX network, damaged or incomplete download?") from error
@@ -51,7 +51,8 @@ def folded(path: str | Path) -> Any:
     return model
 
 
-def _opens(ort: Any, path: str | Path) -> bool:
+def opens(ort: Any, path: str | Path) -> bool:
+    """Whether ONNX Runtime reads a network file on the CPU: then it is not damaged, whatever else went wrong."""
     try:
         ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception:  # as above

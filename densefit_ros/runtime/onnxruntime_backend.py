@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import AssetError, BackendUnavailable, ConfigError
 from .cache_file import make_folder
 from .engine_cache import default_cache_dir, file_sha256
+from .onnx_prepare import opens
 from .protocol import MAX_BATCH, TensorSpec, check_inputs, require_file
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -75,7 +76,7 @@ class OnnxRuntime:
             session = self._ort.InferenceSession(self.path, options, providers=chain, enable_fallback=0)
         except Exception as error:  # the binding raises a dozen unrelated types for one cause: it cannot read the file
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            if self._provider != "cpu" and self._can_be_read():
+            if self._provider != "cpu" and opens(self._ort, self.path):
                 raise BackendUnavailable(f"onnxruntime cannot start its {PROVIDERS[self._provider]}: {first_line}") from error
             raise AssetError(
                 f"{self.path}: not a readable ONNX network, damaged or incomplete download? ({first_line})"
@@ -88,13 +89,6 @@ class OnnxRuntime:
         if stream and session.get_provider_options()[wanted].get("user_compute_stream") != str(stream):
             raise BackendUnavailable(f"onnxruntime {self._ort.__version__} does not queue on a stream of ours: 1.18 on do")
         return session
-
-    def _can_be_read(self) -> bool:
-        try:
-            self._ort.InferenceSession(self.path, providers=[PROVIDERS["cpu"]])
-        except Exception:  # as above
-            return False
-        return True
 
     def _chain(self, stream: int) -> list[Any]:
         """Providers with their options, the wanted one first."""

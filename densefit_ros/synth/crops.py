@@ -13,7 +13,7 @@ from ..geometry.camera import crop_camera
 from ..geometry.crop import columns_seen
 from ..geometry.crop import image_from_crop as crop_affine
 from ..render.protocol import Appearance, SceneSurface
-from ..types import BodyParams, Camera
+from ..types import BodyParams, Camera, Crop
 from .cameras import box_of, crop_square, place, sample_camera, sample_view, square_quality, wrong_square
 from .clothing import skin
 from .engine import SynthEngine
@@ -56,6 +56,11 @@ class CropBatch:
     def size(self) -> int:
         """S."""
         return self.rgb.shape[1]
+
+    @property
+    def crop(self) -> Crop:
+        """The pictures as the networks take them."""
+        return Crop(self.rgb, self.inside, self.image_from_crop, self.size)
 
     @property
     def crop_cameras(self) -> list[Camera]:

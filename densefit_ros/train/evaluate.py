@@ -28,7 +28,7 @@ from ..steps.priors import decode_options
 from ..synth.crops import CropBatch
 from ..synth.displacement import DisplacementPairs, make_pairs
 from ..synth.perturb import disturb
-from ..types import BodyParams, Crop, DisplacementField
+from ..types import BodyParams, DisplacementField
 from .reliability import Curve, Pool
 from .sources import EVALUATION_SUBJECT, People
 from .tasks import VALIDATION_SEED, displacement_metrics
@@ -120,7 +120,7 @@ def evaluate_displacement(
         rng = np.random.default_rng([SEED, 14, index])
         start = disturb(rng, crops.params, rest_joints(source.body, crops.params.betas)[:, 0], degrees=degrees)
         pairs = make_pairs(rng, source.engine, crops, start, live=float(live))
-        crop = Crop(crops.rgb, crops.inside, crops.image_from_crop, crops.size)
+        crop = crops.crop
         field = displacer.predict(crop, pairs.surface)
         own = crops.labelled
         valid = pairs.valid & (np.abs(pairs.flow).max(1) < 200) & own[:, None, None]

@@ -24,7 +24,7 @@ from ..synth.crops import CropBatch
 from ..synth.displacement import make_pairs
 from ..synth.engine import SynthEngine
 from ..synth.perturb import disturb
-from ..types import BodyParams, Crop
+from ..types import BodyParams
 
 ROT_SIGMA_RAD = 0.12  # of an estimate's joints; the network's own are between 0.05 and 0.4
 MOVED_DEG = 2.0  # a joint: how far a prediction may be off on top
@@ -43,7 +43,7 @@ class Leftovers:
     def of(self, rng: np.random.Generator, engine: SynthEngine, crops: CropBatch, start: BodyParams) -> BodyParams:
         """``start`` refined once, as in a person's first frames, and moved a little."""
         surface = make_pairs(rng, engine, crops, start, live=1.0).surface
-        crop = Crop(crops.rgb, crops.inside, crops.image_from_crop, crops.size)
+        crop = crops.crop
         matches = decode(self._displacer.predict(crop, surface), surface, crop, self._options)
         anchor = Anchor(start, rot_sigma_rad=ROT_SIGMA_RAD, betas_sigma=1.0, t_sigma_m=estimate_t_sigmas_m(start))
         refined = self._fitter.solve(start, crops.cameras, matches, anchors=[anchor]).params

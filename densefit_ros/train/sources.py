@@ -105,13 +105,8 @@ class People:
         return make_crops(np.random.default_rng([self.seed, 11, index]), self.engine, self.count, self.size)
 
     def is_easy(self, index: int) -> bool:
-        """Whether the crops of this index are easy."""
-        return evenly(index, self.easy)
-
-
-def evenly(index: int, share: float) -> bool:
-    """Whether ``index`` is one of a ``share`` of all numbers, evenly spread."""
-    return int((index + 1) * share) > int(index * share)
+        """Whether the crops of this index are easy: evenly spread over the share ``easy`` of all."""
+        return int((index + 1) * self.easy) > int(index * self.easy)
 
 
 def _seen_faces(crops: CropBatch, stride: int) -> np.ndarray:
@@ -257,7 +252,7 @@ class JointSource(People):
         self.starts, self.estimated, self.live, self.degrees = starts, estimated, live, degrees
         self._regressor = OnnxRuntime(Path(regressor)) if regressor else None
         self._labeller = FitLabeller(self.body, self._face_part)
-        self._left, self._leftovers = float(left), None
+        self.left, self._leftovers = float(left), None
         if left > 0:
             if self._regressor is None or not displacement or self.size != SIZE_PX:
                 raise ConfigError(f"left: expected regressor and displacement, and size {SIZE_PX}")
@@ -268,10 +263,10 @@ class JointSource(People):
         crops = self.crops(index)
         rng = np.random.default_rng([self.seed, 12, index])
         pelvis = rest_joints(self.body, crops.params.betas)[:, 0]
+        left = self.is_left(index)
         made = []
         for k in range(self.starts):
             start = disturb(rng, crops.params, pelvis, degrees=self.degrees)
-            left = evenly(index, self._left)
             if self._regressor is not None:
                 start = self._some_estimates(rng, crops, start, _ESTIMATED_OF_LEFT if left else self.estimated)
             if left:
@@ -289,6 +284,13 @@ class JointSource(People):
         pairs = {name: np.stack([m[name] for m in made], 1) for name in made[0]}
         shown = {"body_colour": self.body_colour(crops, 8), "body_part": self.body_part(crops, 8)}
         return {**regressor_batch(crops), **shown, **pairs}
+
+    def is_left(self, index: int) -> bool:
+        """Whether the starts of this index are what a frame leaves.
+
+        Drawn, not spread evenly as easy batches are: a fifth of all would only ever meet easy ones with the true texture.
+        """
+        return bool(np.random.default_rng([self.seed, 14, index]).random() < self.left)
 
     def _some_estimates(self, rng: np.random.Generator, crops: CropBatch, start: BodyParams, share: float) -> BodyParams:
         """``start`` with the regressor's answers for a random ``share`` of the people."""

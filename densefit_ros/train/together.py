@@ -133,7 +133,7 @@ def case(
         start = disturb(rng, crops.params, rest_joints(source.body, crops.params.betas)[:, 0], degrees=START_DEG)
         sigma = np.full((len(crops), 24), np.radians(START_DEG) / np.sqrt(3), np.float32)  # per axis
     pairs = make_pairs(rng, source.engine, crops, start)
-    crop = Crop(crops.rgb, crops.inside, crops.image_from_crop, crops.size)
+    crop = crops.crop
     predicted = isinstance(field, Displacer)
     flow = field.predict(crop, pairs.surface) if predicted else field.draw(rng, pairs, face_parts(source.body))
     matches = decode(flow, pairs.surface, crop, decode_options(config))

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
+from densefit_ros.ros.launching import image_profile
+
 # A checkout without ROS still runs all other tests.
 collect_ignore_glob = ["test_*.py"] if importlib.util.find_spec("rclpy") is None else []
 
@@ -33,8 +35,6 @@ if os.environ.get("ROS_DISTRO") == "humble":  # which does not know the other
     os.environ["ROS_LOCALHOST_ONLY"] = "1"
 else:
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-old = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
-os.environ["FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"] = str(
-    ROOT / "config" / "fastdds_image.xml"
-)
+variable, profile = image_profile({n: os.environ.get(n, "") for n in ("ROS_DISTRO", "ROS_LOCALHOST_ONLY")})
+os.environ[variable] = str(ROOT / "config" / profile)
 sys.path.insert(0, str(Path(__file__).parent))
