@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The photographs of ``scripts/backgrounds.tsv``, out of Debian packages, as one directory of background pictures for training.
 
-    apt-get download NAME && dpkg-deb -x NAME_*.deb ROOT/NAME        for every package that the list names at its top
+    mkdir -p ROOT && apt-get download NAME && dpkg-deb -x NAME_*.deb ROOT/NAME      for every package that the list names
     scripts/gather_backgrounds.py ROOT --out runs/backgrounds
 
 Some of the packages are in newer releases of Debian than others; a version beside the listed one serves as well where its file
