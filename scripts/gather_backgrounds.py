@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""The photographs of ``scripts/backgrounds.tsv``, out of Debian packages, as one directory of background pictures for training.
+"""The photographs of ``scripts/backgrounds.tsv``, out of Debian packages, as one directory of background pictures.
+
+What is in its folder ``heldout`` is measured before, and never trained on.
 
     mkdir -p ROOT && apt-get download NAME && dpkg-deb -x NAME_*.deb ROOT/NAME      for every package that the list names
     scripts/gather_backgrounds.py ROOT --out runs/backgrounds
@@ -30,16 +32,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="directory for the pictures")
     args = parser.parse_args()
     rows = [line.split("\t") for line in LIST.read_text().splitlines() if line and not line.startswith("#")]
-    missing = [path for _, package, path in rows if not (args.root / package / path).is_file()]
+    missing = [path for _, package, path, _ in rows if not (args.root / package / path).is_file()]
     if missing:
         raise SystemExit(f"{len(missing)} of {len(rows)} listed files are not below {args.root}, the first: {missing[0]}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, package, path in rows:
+    for split in ("train", "heldout"):
+        (args.out / split).mkdir(parents=True, exist_ok=True)
+    for name, package, path, split in rows:
         picture = opaque(read(args.root / package / path))
         scale = LONG_SIDE_PX / max(picture.shape[:2])
         if scale < 1:
             picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        cv2.imwrite(str(args.out / f"{name}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
+        cv2.imwrite(str(args.out / split / f"{name}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
     print(f"{len(rows)} pictures in {args.out}")
     return 0
 

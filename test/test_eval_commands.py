@@ -8,14 +8,16 @@ import functools
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import test_eval_datasets as mini
 from smpl_like import smpl_file
 
 from densefit_ros import cli
-from densefit_ros.body.assets import DEFAULT_BODY
+from densefit_ros.body.assets import DEFAULT_BODY, load_body
 from densefit_ros.eval import main as eval_main
+from densefit_ros.eval.synthetic import Synthetic, SyntheticVideo
 from densefit_ros.models import load_models
 
 EVIDENCE = "none,keypoints,densepose,gt-displacement,gt-joints"
@@ -103,6 +105,7 @@ def test_a_run_of_another_estimator_is_not_continued(tmp_path, capsys, monkeypat
         (("--keypoints", "folder"), "only --evidence keypoints reads it"),
         (("--densepose", "folder", "--evidence", "none,keypoints"), "only --evidence densepose reads it"),
         (("--dataset", "synthetic", "--stride", "5"), "--stride: synthetic has no recorded frames"),
+        (("--dataset", "3dpw", "--backgrounds", "."), "--backgrounds: the people of 3dpw stand where they stood"),
         (("--dataset", "synthetic-video", "--stride", "5"), "--stride: synthetic-video has no recorded frames"),
         (("--dataset", "synthetic", "--seed", "-1"), "--seed: expected 0 or more"),
     ],
@@ -158,3 +161,18 @@ def test_openpose_files_lie_beside_their_pictures(tmp_path):
         (folder / name).write_text(json.dumps({"people": [{"pose_keypoints_2d": points.ravel().tolist()}]}))
     assert _run(tmp_path / "out", root, bodies, "3dpw", "--evidence", "keypoints", "--keypoints", str(tmp_path / "openpose")) == 0
     assert len(_rows(tmp_path / "out")) == 3
+
+
+def test_more_photographs_are_another_place_for_the_same_people(tmp_path):
+    folder = tmp_path / "heldout"
+    folder.mkdir()
+    magenta = np.random.default_rng(0).integers(0, 255, (200, 300, 3)) * [1, 0.1, 1]
+    cv2.imwrite(str(folder / "magenta.png"), magenta.astype(np.uint8))
+    body = load_body()
+    for dataset in (Synthetic, SyntheticVideo):
+        places = set()
+        for seed in range(8):
+            usual, elsewhere = dataset(body, 1, seed)[0], dataset(body, 1, seed, [str(tmp_path)])[0]
+            np.testing.assert_array_equal(usual.truth.points_m, elsewhere.truth.points_m)
+            places.add(bool(np.array_equal(usual.image(), elsewhere.image())))
+        assert places == {True, False}, dataset

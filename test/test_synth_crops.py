@@ -281,6 +281,9 @@ def test_background_splits_share_nothing(tmp_path, monkeypatch):
     assert len(load_backgrounds("train")) == plain + list(split.values()).count("train")
     monkeypatch.chdir(tmp_path)
     assert {p: backgrounds.split_of(Path(p.name)) for p in split} == split, "the spelling of a path is no part of it"
+    for name in ("train", "heldout"):  # a folder may say it
+        (tmp_path / name).mkdir()
+        assert {backgrounds.split_of(tmp_path / name / p.name) for p in split} == {name}
     with pytest.raises(AssetError, match="not a directory"):
         load_backgrounds("train", [tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()

@@ -106,6 +106,23 @@ def test_joint_batches_stay_consistent_when_mirrored():
         np.testing.assert_allclose(out["joints_uv"][i, 0, 0] - 1 / 64, -batch["joints_uv"][i, 0, 0], atol=1e-6)
 
 
+def test_colours_that_were_learnt_from_a_picture_change_with_it():
+    from densefit_ros.train.sources import JointSource
+
+    source = JointSource(seed=5, count=12, size=64, easy=1.0, subjects=4, starts=1, live=0.9)
+    batch = source.batch(0)
+    learnt = batch["learnt"][:, 0]
+    assert learnt.any() and not learnt.all()
+    # Pictures of the renderings themselves: they stay alike where the colours come from the picture.
+    batch["image"] = (255 * batch["rendering"][:, 0, ..., :3].astype(np.float32)).round().astype(np.uint8)
+    out = source.augment(batch, np.random.default_rng(3))
+    rendering = out["rendering"][:, 0].astype(np.float32)
+    covered = rendering[..., 10] > 0
+    apart = np.array([np.abs(rendering[i, ..., :3] - out["image"][i] / 255)[covered[i]].max() for i in range(12)])
+    assert apart[learnt].max() < 0.012 and np.median(apart[~learnt]) > 0.02
+    assert not rendering[~covered].any()
+
+
 def test_what_a_frame_leaves_of_estimates_is_less_and_another_error():
     from densefit_ros.train.sources import JointSource
     from densefit_ros.weights import weights_path

@@ -168,22 +168,38 @@ def test_learning_lowers_the_error(tmp_path):
     assert metrics["epe_ratio"] < 0.6
 
 
-def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path):
-    whole = trainer(tmp_path / "whole")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path, optimizer):
+    whole = trainer(tmp_path / "whole", optimizer=optimizer)
     whole.run()
-    first = trainer(tmp_path / "cut")
+    first = trainer(tmp_path / "cut", optimizer=optimizer)
     for batch in Loader(first.task.spec, first.config.seed, 2, 2):
         if first.step == 5:
             break
         first.train_step(batch)
     first.save()
-    second = trainer(tmp_path / "cut")
+    second = trainer(tmp_path / "cut", optimizer=optimizer)
     assert second.step == 5
     second.run()
     for name, value in whole.net.state_dict().items():
         assert torch.equal(value, second.net.state_dict()[name]), name
     for name, value in whole.average.state_dict().items():
         assert torch.equal(value, second.average.state_dict()[name]), name
+
+
+def test_muon_moves_all_directions_of_a_filter_and_leaves_heads_to_adamw(tmp_path):
+    moved = {}
+    for name in ("adamw", "muon"):
+        t = trainer(tmp_path / name, optimizer=name, lr=1e-3)
+        before = {k: v.detach().clone() for k, v in t.net.named_parameters()}
+        t.train_step(ToySource(1).batch(0))
+        moved[name] = {k: v.detach() - before[k] for k, v in t.net.named_parameters()}
+    head, filters = "displacement.head.weight", "displacement.both8.0.weight"
+    torch.testing.assert_close(moved["muon"][head], moved["adamw"][head])
+    spread = {name: torch.linalg.svdvals(m[filters].flatten(1)) for name, m in moved.items()}
+    assert spread["adamw"][0] > 2.5 * spread["adamw"].median() and spread["muon"][0] < 1.7 * spread["muon"].median()
+    with pytest.raises(ConfigError, match="adamw, muon, got 'sgd'"):
+        trainer(tmp_path, optimizer="sgd")
 
 
 def kept_after(t, step: int, score: float) -> int:

@@ -100,7 +100,14 @@ def labels_of(seed: int = 4, noise: float = 0.05):
     intrinsics = np.array([[300, 310, 112, 112], [400, 390, 100, 120]], np.float32)
     labeller = FitLabeller(body, face_parts(body))
     pairs = DisplacementPairs(
-        blank, np.zeros((2, 2, 56, 56)), valid, valid, surface, start, pose(body, start).vertices.astype(np.float32)
+        blank,
+        np.zeros((2, 2, 56, 56)),
+        valid,
+        valid,
+        surface,
+        start,
+        pose(body, start).vertices.astype(np.float32),
+        np.zeros(2, bool),
     )
     labels = labeller.labels(rng, pairs, truth, intrinsics, valid, slice(12, 44))
     return body, start, truth, labels, surface, intrinsics, valid

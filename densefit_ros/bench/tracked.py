@@ -86,6 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="densefit bench tracked", description=__doc__.splitlines()[0])
     parser.add_argument("--sequences", type=int, default=12, help=f"for each seed, of {VIDEO_FRAMES} frames, a person each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[71, 72, 73, 74, 75, 76], help="of the people")
+    parser.add_argument(
+        "--backgrounds",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="folders with more photographs, of which the held-out ones are used",
+    )
     parser.add_argument("--cases", nargs="+", default=list(CASES), metavar="CASE", help=f"of {', '.join(map(repr, CASES))}")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting, of all cases")
     parser.add_argument("--out", type=Path, help="also write tracked.json to this folder")
@@ -97,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = {n: load_models(with_overrides(Config(), {**CASES[n].overrides, **common})) for n in args.cases}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in args.cases}
     for seed in args.seeds:
-        videos = SyntheticVideo(next(iter(models.values())).body, args.sequences * VIDEO_FRAMES, seed)
+        videos = SyntheticVideo(next(iter(models.values())).body, args.sequences * VIDEO_FRAMES, seed, args.backgrounds)
         for start in range(0, len(videos), VIDEO_FRAMES):
             samples = [_drawn(videos[start + i]) for i in range(VIDEO_FRAMES)]
             means = {name: measure(models[name], CASES[name], samples) for name in args.cases}

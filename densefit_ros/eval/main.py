@@ -94,7 +94,9 @@ def read_job(args: argparse.Namespace) -> Job:
         overrides.setdefault("displace.enabled", "false")  # a network that nobody asks needs no weights
     overrides.setdefault("detect.backend", "none")  # the boxes come from the dataset
     options = HarnessOptions(evidence, priors, args.first, args.iterations, args.passes)
-    data = DatasetOptions(args.dataset, args.root, args.bodies, args.split, args.stride, args.count, args.seed)
+    data = DatasetOptions(
+        args.dataset, args.root, args.bodies, args.split, args.stride, args.count, args.seed, tuple(args.backgrounds)
+    )
     sources = EvidenceOptions(args.keypoints, args.densepose)
     return Job(load_config(args.config, overrides), data, options, sources)
 
@@ -117,6 +119,10 @@ def _refuse_idle(args: argparse.Namespace, evidence: Sequence[str], overrides: M
             raise ConfigError(f"--{needs}: only --evidence {needs} reads it, and this run has {', '.join(evidence)}")
     if args.stride != 1 and args.dataset.startswith("synthetic"):
         raise ConfigError(f"--stride: {args.dataset} has no recorded frames to leave out; --count says how many people are made")
+    if args.backgrounds and not args.dataset.startswith("synthetic"):
+        raise ConfigError(
+            f"--backgrounds: the people of {args.dataset} stand where they stood, only synthetic ones are put somewhere"
+        )
 
 
 def missing(dataset: Dataset, options: HarnessOptions, store: RowStore, limit: int | None) -> list[Todo]:
@@ -164,6 +170,13 @@ def _parser() -> argparse.ArgumentParser:
         help="synthetic: number of people; synthetic-video: of frames, 50 a person (default: %(default)s)",
     )
     p.add_argument("--seed", type=int, default=0, help="synthetic: which people (default: %(default)s)")
+    p.add_argument(
+        "--backgrounds",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="synthetic: folders with more photographs; held-out ones are used",
+    )
     p.add_argument("--regressor", metavar="NAME", help="source of the first estimate: auto, network, mediapipe, custom")
     p.add_argument("--first", default="estimator", help="estimator, or disturbed:DEG, the truth with joint errors of that size")
     p.add_argument("--evidence", help=f"one or more of {', '.join(NAMES)}, separated by commas (default: pipeline)")

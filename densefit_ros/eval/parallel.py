@@ -38,6 +38,7 @@ class DatasetOptions:
     stride: int = 1
     count: int = 2000  # synthetic people
     seed: int = 0
+    backgrounds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,11 @@ def make_dataset(options: DatasetOptions, body: Any) -> Dataset:
     if options.name == "synthetic":
         from .synthetic import Synthetic
 
-        return Synthetic(body, options.count, options.seed)
+        return Synthetic(body, options.count, options.seed, options.backgrounds)
     if options.name == "synthetic-video":
         from .synthetic import SyntheticVideo
 
-        return SyntheticVideo(body, options.count, options.seed)
+        return SyntheticVideo(body, options.count, options.seed, options.backgrounds)
     if options.root is None:
         raise ConfigError(f"--root: the folder of the {options.name} download is needed")
     if not body.is_smpl:  # it has as many vertices as SMPL, so nothing else would notice

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -31,6 +31,7 @@ PICTURE = CropOptions(aspect=1.0, negative_share=0.0, margin=1.2, centre_jitter=
 class Synthetic:
     """``count`` people on pictures of 256 px; the same seed gives the same people on every machine.
 
+    They stand before the held-out photographs of the installed wheels, which are two, and those in ``backgrounds``, folders.
     People come in blocks of 8, each with a random generator of its own: any of them can be had alone, and a longer dataset
     begins with a shorter one.
     """
@@ -38,8 +39,8 @@ class Synthetic:
     name = "synthetic"
     protocol: PointsProtocol = SMPL24
 
-    def __init__(self, body: BodyModel, count: int = 2000, seed: int = 0) -> None:
-        self._body, self._seed = body, seed
+    def __init__(self, body: BodyModel, count: int = 2000, seed: int = 0, backgrounds: Sequence[str] = ()) -> None:
+        self._body, self._seed, self._backgrounds = body, seed, backgrounds
         self.keys = tuple(f"{seed}/{i // BLOCK:05d}/{i % BLOCK:02d}" for i in range(count))
         self._engine: SynthEngine | None = None
         self._block: tuple[int, list[Sample]] = (-1, [])
@@ -62,7 +63,7 @@ class Synthetic:
     def _make(self, number: int) -> list[Sample]:
         if self._engine is None:
             self._engine = SynthEngine(
-                self._body, WarpRenderer(self._body), load_backgrounds("heldout", []), first_subject=FIRST_SUBJECT,
+                self._body, WarpRenderer(self._body), load_backgrounds("heldout", self._backgrounds), first_subject=FIRST_SUBJECT,
                 subjects=SUBJECTS, cache=SUBJECTS, options=PICTURE,
             )  # fmt: skip
         rng, samples = np.random.default_rng([self._seed, number]), []
@@ -90,13 +91,16 @@ class Synthetic:
 
 
 class SyntheticVideo:
-    """``count`` frames of held-out people who move, 50 frames of 640x480 at 30 Hz each: also for errors over time."""
+    """``count`` frames of held-out people who move, 50 frames of 640x480 at 30 Hz each: also for errors over time.
+
+    ``backgrounds`` as :class:`Synthetic`'s.
+    """
 
     name = "synthetic-video"
     protocol: PointsProtocol = SMPL24
 
-    def __init__(self, body: BodyModel, count: int = 2000, seed: int = 0) -> None:
-        self._body, self._seed = body, seed
+    def __init__(self, body: BodyModel, count: int = 2000, seed: int = 0, backgrounds: Sequence[str] = ()) -> None:
+        self._body, self._seed, self._backgrounds = body, seed, backgrounds
         self.keys = tuple(f"{self._sequence(i)}/{i % VIDEO_FRAMES:05d}" for i in range(count))
         self._engine: SynthEngine | None = None
         self._current: tuple[int, SyntheticSequence | None] = (-1, None)
@@ -113,7 +117,7 @@ class SyntheticVideo:
             raise IndexError(index)
         number, frame = divmod(index, VIDEO_FRAMES)
         if self._current[0] != number:
-            self._engine = self._engine or heldout_engine(self._body)
+            self._engine = self._engine or heldout_engine(self._body, directories=self._backgrounds)
             self._current = number, random_sequence(self._engine, 1000 * self._seed + number, VIDEO_FRAMES)
         video = self._current[1]
         params = video.params.person(frame)

@@ -213,8 +213,12 @@ def directory_pictures(directory: Path) -> list[Path]:
 
 
 def split_of(path: Path) -> str:
-    """ "train" or "heldout", by the last parts of the full name only: the same on every machine and from every folder."""
-    key = "/".join(Path(os.path.abspath(path)).parts[-4:]).encode()
+    """ "train" or "heldout": as its folder is called, or else by the last parts of the full name only, the same on every machine
+    and from every folder."""
+    parts = Path(os.path.abspath(path)).parts
+    if parts[-2] in ("train", "heldout"):
+        return parts[-2]
+    key = "/".join(parts[-4:]).encode()
     return "heldout" if zlib.crc32(key) % 1000 < 1000 * _HELDOUT_SHARE else "train"
 
 

@@ -19,7 +19,7 @@ from .clothing import skin
 from .engine import SynthEngine
 from .lighting import Lights, hollow, sample_lights, shade
 from .poses import sample
-from .scenery import cast_shadow, cut_at_border, draw_carried, draw_occluders, soften_edges
+from .scenery import cast_shadow, cut_at_border, draw_carried, draw_false_limbs, draw_occluders, soften_edges
 
 _STRIDE = 7  # every 7th vertex is enough for boxes and visibility
 _HANDS = (JOINT_INDEX["left_hand"], JOINT_INDEX["right_hand"])
@@ -115,7 +115,7 @@ def make_crops(rng: np.random.Generator, engine: SynthEngine, count: int, size: 
     intrinsics = np.array([(c.fx, c.fy, c.cx, c.cy) for c in crop_cams], np.float32)
     joints_px = _project(joints, intrinsics)
     for i in range(count):
-        image, light, occluded = compose(rng, engine, surface, i, crop_cams[i], own[i])
+        image, light, occluded = compose(rng, engine, surface, i, crop_cams[i], own[i], joints_px[i])
         if occluded is not None:
             own[i] &= ~occluded
         if not absent[i] and rng.random() < o.carried_share:
@@ -191,12 +191,23 @@ def _render(
 
 
 def compose(
-    rng: np.random.Generator, engine: SynthEngine, surface: SceneSurface, i: int, camera: Camera, own: np.ndarray
+    rng: np.random.Generator,
+    engine: SynthEngine,
+    surface: SceneSurface,
+    i: int,
+    camera: Camera,
+    own: np.ndarray,
+    joints_px: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Lights, np.ndarray | None]:
-    """One picture in [0,1] float32, its lights, and the mask of occluders in front of the person, if any."""
+    """One picture in [0,1] float32, its lights, and the mask of occluders in front of the person, if any.
+
+    own (S,S) bool: where the person is seen; joints_px (24,2): where false limbs may be put, nowhere if left out.
+    """
     size = len(own)
     image = np.multiply(engine.backgrounds.scene(rng, size), np.float32(1 / 255), dtype=np.float32)
     lights = sample_lights(rng, np.array(cv2.mean(image)[:3]))
+    if joints_px is not None and rng.random() < engine.options.false_limbs_share:
+        draw_false_limbs(rng, image, engine.backgrounds, joints_px, surface.rgb[i][own])
     covered = surface.person_id[i] >= 0
     if covered.any():
         if rng.random() < 0.4:

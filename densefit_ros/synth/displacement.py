@@ -36,6 +36,7 @@ class DisplacementPairs:
     surface: Surface  # the rendering
     params: BodyParams  # the disturbed estimate
     vertices_m: np.ndarray  # (P,V,3) of it, camera frame
+    learnt: np.ndarray  # (P,) bool: its colours were learnt from the picture, as a live track's are
 
 
 def make_pairs(
@@ -54,9 +55,9 @@ def make_pairs(
     colours, corrupted, with the light of other moments baked in.
     """
     count, size = len(batch), batch.size
-    relight = np.zeros(count, bool)
+    relight = learnt = np.zeros(count, bool)
     if appearances is None:
-        appearances, relight = _worn(rng, engine, batch, disturbed, live)
+        appearances, relight, learnt = _worn(rng, engine, batch, disturbed, live)
     naked = [None] * count
     vertices, _ = skin(engine.wardrobe, disturbed, naked)
     truth, _ = skin(engine.wardrobe, batch.params, naked)
@@ -65,13 +66,13 @@ def make_pairs(
     _bake_light(rng, rgb, scene.normals, (scene.face_id >= 0) & relight[:, None, None], batch)
     flow, valid, visible = true_flow(engine, batch, truth, scene.face_id, scene.bary)
     surface = Surface(scene.face_id, scene.bary, scene.depth_m, scene.normals, rgb, scene.vertex_colors, batch.image_from_crop)
-    return DisplacementPairs(batch.rgb, flow, valid, visible, surface, disturbed, vertices)
+    return DisplacementPairs(batch.rgb, flow, valid, visible, surface, disturbed, vertices, learnt)
 
 
 def _worn(
     rng: np.random.Generator, engine: SynthEngine, batch: CropBatch, disturbed: BodyParams, live: float
-) -> tuple[tuple[Appearance, ...], np.ndarray]:
-    """Colours such as tracks have, and (P,) bool whether light is still to be baked in.
+) -> tuple[tuple[Appearance, ...], np.ndarray, np.ndarray]:
+    """Colours such as tracks have, and (P,) bool whether light is still to be baked in, and whether they were learnt here.
 
     A live texture was learnt where the fits before this frame had the body, and what they had wrong the start has too: the
     rendering then looks like the picture where the body is wrong.
@@ -80,19 +81,19 @@ def _worn(
     looks = [corrupt_appearance(rng, a, engine.atlas) for a in batch.appearances]
     for i in np.flatnonzero(kind < live / 3):
         looks[i] = Appearance()
-    learnt = np.flatnonzero((kind >= live / 3) & (kind < live))
-    if len(learnt):
+    learnt = (kind >= live / 3) & (kind < live)
+    if learnt.any():
         pelvis = rest_joints(engine.body, batch.params.betas)[:, 0]
         wearer = part_way(batch.params, disturbed, rng.uniform(*_LEARNT_SHARE, len(batch)))
         wearer = disturb(rng, wearer, pelvis, degrees=rng.uniform(0, _LEARNT_DEG, len(batch)))
         vertices, _ = skin(engine.wardrobe, wearer, [None] * len(batch))
         depth_m = engine.renderer.render_depth(vertices, batch.cameras, batch.image_from_crop, batch.size)[1]
-        for i in learnt:
+        for i in np.flatnonzero(learnt):
             looks[i] = update_appearance(
                 engine.body, neutral_appearance(engine.body), vertices[i], batch.rgb[i], batch.image_from_crop[i],
                 batch.cameras[i], depth_m[i], batch.size,
             )  # fmt: skip
-    return tuple(looks), kind >= live
+    return tuple(looks), kind >= live, learnt
 
 
 def true_flow(

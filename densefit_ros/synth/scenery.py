@@ -1,11 +1,17 @@
-"""What stands in front of people and where pictures end."""
+"""What stands in front of people and behind them, and where pictures end."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
+from ..body.joints import JOINT_INDEX
 from .backgrounds import Backgrounds
+
+# Where false limbs begin; arms are what photographs were mistaken for.
+_SPROUT = [
+    JOINT_INDEX[f"{side}_{name}"] for side in ("left", "right") for name in ("shoulder", "shoulder", "elbow", "wrist", "hip")
+]
 
 
 def draw_occluders(rng: np.random.Generator, image: np.ndarray, backgrounds: Backgrounds) -> np.ndarray:
@@ -73,6 +79,49 @@ def draw_carried(
     covered = (mask > 0) & (True if hand_seen else ~own)
     image[covered] = _stuff(rng, backgrounds, size)[covered]
     return covered
+
+
+def draw_false_limbs(
+    rng: np.random.Generator, image: np.ndarray, backgrounds: Backgrounds, joints_px: np.ndarray, worn: np.ndarray
+) -> None:
+    """Put beams, branches and edges of roofs behind a person, where limbs could be; ``image`` (S,S,3) float32 is changed.
+
+    joints_px (24,2) crop px; worn (N,3) colours in [0,1] that the person's surface has, or none.  Some begin at a shoulder, an
+    elbow, a wrist or a hip as limbs do, others pass by.
+    """
+    size = len(image)
+    tall = float(np.clip(np.ptp(joints_px[:, 1]), 0.2 * size, 1.2 * size))
+    for _ in range(int(rng.choice([1, 2, 3, 4], p=[0.4, 0.3, 0.2, 0.1]))):
+        start = joints_px[rng.choice(_SPROUT)] + rng.normal(0, 0.02 * tall, 2)
+        angle, bend = rng.uniform(-np.pi, np.pi), rng.normal(0, 0.5)
+        lengths = tall * rng.uniform(0.1, 0.3, 2)
+        if rng.random() < 0.4:  # passes by
+            angle, bend = rng.normal(0, 0.5) + rng.choice([0.0, np.pi]), rng.normal(0, 0.15)
+            start = start + rng.normal(0, 0.12 * tall, 2) - tall * rng.uniform(0, 0.5) * _ray(angle)
+            lengths = tall * rng.uniform(0.2, 0.6, 2)
+        elbow = start + lengths[0] * _ray(angle)
+        points = np.stack([start, elbow, elbow + lengths[1] * _ray(angle + bend)])
+        thick = tall * np.exp(rng.uniform(np.log(0.02), np.log(0.08)))
+        mask = np.zeros((size, size), np.uint8)
+        for (a, b), share in zip(zip(points, points[1:]), (1.0, rng.uniform(0.6, 1.0))):
+            cv2.line(mask, a.astype(int).tolist(), b.astype(int).tolist(), 255, max(int(share * thick), 1), cv2.LINE_AA)
+        if rng.random() < 0.3:  # it ends in something
+            cv2.circle(mask, points[2].astype(int).tolist(), max(int(thick * rng.uniform(0.5, 1.0)), 1), 255, -1, cv2.LINE_AA)
+        colours = _stuff(rng, backgrounds, size)
+        if len(worn) and rng.random() < 0.4:
+            own = worn[int(rng.integers(len(worn)))]
+            colours = (
+                own * (0.6 + 0.8 * colours.mean(2, keepdims=True)) if rng.random() < 0.7 else np.broadcast_to(own, image.shape)
+            )
+        if rng.random() < 0.5:  # round: lighter along one side
+            depth = cv2.distanceTransform((mask > 127).astype(np.uint8), cv2.DIST_L2, 3)[..., None] / max(0.5 * thick, 1)
+            colours = colours * (0.6 + 0.5 * np.clip(depth, 0, 1))
+        weight = mask[..., None] * np.float32(1 / 255)
+        image += weight * (np.float32(colours) - image)
+
+
+def _ray(angle_rad: float) -> np.ndarray:
+    return np.array([np.cos(angle_rad), np.sin(angle_rad)])
 
 
 def _stuff(rng: np.random.Generator, backgrounds: Backgrounds, size: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import ConfigError
 
 TASKS = ("joint", "displacement", "regressor", "finder")
+OPTIMIZERS = ("adamw", "muon")
 BOTH = ("regressor", "displacement")  # networks of a run of both
 
 
@@ -30,6 +31,7 @@ class TrainConfig:
     workers: int = 0  # processes that make data ahead; 0: in the training process
     lr: float = 1.5e-3
     lr_floor: float = 0.01  # the learning rate ends at this share of lr; high for a phase that another one follows
+    optimizer: str = "adamw"  # or muon, which takes the filters
     weight_decay: float = 0.01
     warmup: float = 0.03  # share of the run
     grad_clip: float = 2.0
@@ -55,6 +57,8 @@ class TrainConfig:
         if self.batch < 2 or self.minutes <= 0 or self.device not in ("cpu", "cuda"):
             got = f"{self.batch}, {self.minutes}, {self.device}"
             raise ConfigError(f"train expects batch >= 2, minutes > 0, device cpu|cuda; got {got}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError(f"train optimizer expects one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if self.made < 1 or self.made % self.batch:
             raise ConfigError(f"train expects made to be a multiple of batch, got {self.made} and {self.batch}")
 

@@ -22,6 +22,7 @@ from ..eval.provenance import commit
 from .config import TrainConfig
 from .data import Batch, Loader, SourceSpec
 from .grow import take_over
+from .optimizer import Stepper
 from .parallel import Peers
 
 Metrics = dict[str, float]
@@ -76,10 +77,7 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         self.average = copy.deepcopy(self.net).eval()
         self._forward = torch.compile(self.net) if config.compile else self.net
-        decay = [p for p in self.net.parameters() if p.ndim > 1]
-        plain = [p for p in self.net.parameters() if p.ndim <= 1]
-        groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)  # half the time on a CPU
+        self.optimizer = Stepper(self.net, config.optimizer, config.lr, config.weight_decay)
         self.step, self.elapsed_s, self.best = 0, 0.0, math.inf
         self._validation: list[Batch] = []
         self._resume()
@@ -134,15 +132,13 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> Metrics:
         """One update; returns the parts of the loss."""
-        c = self.config
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+        c, rate = self.config, self.learning_rate()
         self.net.train()
         kept = [b.clone() for b in self.net.buffers()]
         tensors = to_tensors(batch, c.device)
         with torch.autocast(c.device, torch.bfloat16, enabled=c.bf16):
             total, parts = self.task.loss(self._forward, tensors, self.progress())
-        self.optimizer.zero_grad(set_to_none=True)
+        self.net.zero_grad(set_to_none=True)
         total.backward()
         if self._peers is not None:
             self.elapsed_s = self._peers.average(list(self.net.parameters()), time.monotonic() - self._started)
@@ -150,7 +146,7 @@ class Trainer:
         # One broken sample must not end an hour of training: a non-finite gradient is counted, not applied.
         finite = bool(torch.isfinite(norm))
         if finite:
-            self.optimizer.step()
+            self.optimizer.step(rate)
             self._update_average()
         else:  # the forward pass has written it into the running statistics already
             for buffer, value in zip(self.net.buffers(), kept):

@@ -4,7 +4,8 @@ Training draws looks from the training subjects and backgrounds from the trainin
 draws from subjects and photographs that training never sees.  Batch ``i`` depends on (seed, i) alone.  ``size`` below
 the networks' own trains a first phase on smaller crops, at less than half the cost of a sample; the share ``easy`` of
 all crops shows one person with nobody and nothing in front, every other displacement batch of them with the person's
-true texture.  ``coarse``: share of crops that are blown up from fewer pixels; ``rough``: of those in boxes twice as far off.
+true texture.  ``coarse``: share of crops that are blown up from fewer pixels; ``rough``: of those in boxes twice as far off;
+``false_limbs``: of those with beams and branches where limbs could be.
 """
 
 from __future__ import annotations
@@ -70,10 +71,12 @@ class People:
         easy: float = 0.0,
         coarse: float = CropOptions.coarse_share,
         rough: float = CropOptions.rough_share,
+        false_limbs: float = CropOptions.false_limbs_share,
     ) -> None:
         cv2.setNumThreads(1)
         self.seed, self.count, self.size, self.easy = seed, count, size, float(easy)
-        self._options = [dataclasses.replace(o, coarse_share=coarse, rough_share=rough) for o in (CropOptions(), EASY)]
+        shares = {"coarse_share": coarse, "rough_share": rough, "false_limbs_share": false_limbs}
+        self._options = [dataclasses.replace(o, **shares) for o in (CropOptions(), EASY)]
         self.body = load_body()
         photographs = load_backgrounds("heldout" if held_out else "train", backgrounds)
         self.engine = SynthEngine(
@@ -214,7 +217,10 @@ def _cells_seen(size: int) -> slice:
 
 
 def pair_batch(pairs: DisplacementPairs) -> Batch:
-    """rendering (P,S,W,11) float16; flow (P,2,h,w) float16 crop px; valid, visible (P,h,w) bool: of the columns seen."""
+    """rendering (P,S,W,11) float16; flow (P,2,h,w) float16 crop px; valid, visible (P,h,w) bool: of the columns seen.
+
+    learnt (P,) bool: the rendering's colours come from the picture, and change where the picture's do.
+    """
     cells = _cells_seen(pairs.image.shape[1])
     flow = pairs.flow[..., cells]
     return {
@@ -222,6 +228,7 @@ def pair_batch(pairs: DisplacementPairs) -> Batch:
         "flow": np.clip(flow, -500, 500).astype(np.float16),
         "valid": pairs.valid[..., cells] & (np.abs(flow).max(1) < 200),
         "visible": pairs.visible[..., cells],
+        "learnt": pairs.learnt,
     }
 
 
@@ -311,7 +318,7 @@ class JointSource(People):
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Mirror half of the people with their renderings; change light and colour of the pictures."""
         which = rng.random(len(batch["image"])) < 0.5
-        names = (*_PAIR_NAMES, *FIT_NAMES)
+        names = (*_PAIR_NAMES, *FIT_NAMES, "learnt")
         flat = {n: batch[n].reshape(-1, *batch[n].shape[2:]) for n in names}
         of_start = np.repeat(which, self.starts)
         pairs = mirror_pairs({n: flat[n] for n in _PAIR_NAMES}, of_start)
@@ -328,8 +335,15 @@ class JointSource(People):
         ray = ray_rotation(out["intrinsics"][which].astype(np.float64)).astype(np.float32)
         out["rotmat"][which, 0] = np.swapaxes(ray, 1, 2) @ out["ray_rotmat"][which] @ out["rotmat"][which, 0]
         out["ray_rotmat"][which] = ray
-        out["image"] = recolour(out["image"], rng)
-        return out | {n: pairs[n].reshape(batch[n].shape) for n in names}
+        tables = _colour_tables(rng, len(which))
+        out["image"] = _through(out["image"], tables)
+        learnt = flat["learnt"]
+        colours = (255 * pairs["rendering"][learnt][..., :3]).round().astype(np.uint8)
+        covered = pairs["rendering"][learnt][..., 10:]
+        pairs["rendering"][learnt, ..., :3] = (
+            _through(colours, np.repeat(tables, self.starts, 0)[learnt]) / np.float32(255) * covered
+        )
+        return out | {n: pairs[n].reshape(batch[n].shape) for n in names if n in pairs}
 
 
 def resized(images: np.ndarray, size: int) -> np.ndarray:
@@ -339,15 +353,23 @@ def resized(images: np.ndarray, size: int) -> np.ndarray:
     return np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR) for image in images])
 
 
-def recolour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random gain per channel, offset and gamma for each (P,S,S,3) uint8 picture, through one table per channel."""
-    count = len(image)
+def recolour(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Random gain per channel, offset and gamma for each (P,S,W,3) uint8 picture."""
+    return _through(images, _colour_tables(rng, len(images)))
+
+
+def _colour_tables(rng: np.random.Generator, count: int) -> np.ndarray:
+    """(P,256,3) uint8: another level for each that a channel may have."""
     level = np.arange(256, dtype=np.float32) / 255
     gamma = np.exp(rng.normal(0, 0.18, (count, 1, 1)))
     gain = np.exp(rng.normal(0, 0.12, (count, 1, 1))) * (1 + rng.normal(0, 0.05, (count, 3, 1)))
     offset = rng.normal(0, 0.03, (count, 1, 1))
     table = np.clip(255 * (gain * level**gamma + offset), 0, 255).astype(np.uint8)
-    out = np.empty_like(image)
-    for i in range(count):
-        cv2.LUT(image[i], np.ascontiguousarray(table[i].T)[None], dst=out[i])
+    return np.ascontiguousarray(table.swapaxes(1, 2))
+
+
+def _through(images: np.ndarray, tables: np.ndarray) -> np.ndarray:
+    out = np.empty_like(images)
+    for i, table in enumerate(tables):
+        out[i] = cv2.LUT(images[i], table[None])
     return out
