@@ -24,6 +24,7 @@ from densefit_ros.synth.crops import make_crops
 from densefit_ros.synth.displacement import STRIDE_PX, make_pairs
 from densefit_ros.synth.engine import SynthEngine
 from densefit_ros.synth.lighting import Sensor
+from densefit_ros.synth.scenery import draw_false_limbs
 from densefit_ros.types import BodyParams
 
 
@@ -204,6 +205,29 @@ def test_another_person_in_front_makes_points_invisible(engine):
     hidden = make_pairs(np.random.default_rng(0), engine, replace(b, visible_face=hidden_face), b.params).visible
     assert free[:, :, :20].any() and not hidden[:, :, :20].any()
     np.testing.assert_array_equal(free[:, :, 26:], hidden[:, :, 26:])
+
+
+def test_false_limbs_are_behind_the_person_and_where_limbs_could_be(engine):
+    engine = quiet(engine)
+    b = make_crops(np.random.default_rng(8), engine, 4, 192)
+    for i in range(4):
+        drawn = np.zeros((192, 192))
+        for seed in range(20):
+            image = np.full((192, 192, 3), 0.5, np.float32)
+            worn = np.tile(np.float32([[0.9, 0.1, 0.1]]), (5, 1))
+            draw_false_limbs(np.random.default_rng(seed), image, engine.backgrounds, b.joints_px[i], worn)
+            drawn += (np.abs(image - 0.5) > 0.02).any(2)
+            assert np.isfinite(image).all() and image.min() >= 0 and image.max() < 1.6
+        limbs = drawn.sum() / 20
+        assert 100 < limbs < 12000, limbs
+        rows, columns = np.nonzero(drawn)
+        middle = b.joints_px[i, [16, 17, 18, 19, 1, 2]].mean(0)
+        off = np.average(np.stack([columns, rows], 1) - middle, axis=0, weights=drawn[rows, columns])
+        assert np.linalg.norm(off) < 0.25 * np.ptp(b.joints_px[i, :, 1]) + 10, off
+    # Whatever stands behind them, people are drawn over it.
+    plain, behind = (make_crops(np.random.default_rng(8), quiet(engine, false_limbs_share=share), 4, 192) for share in (0.0, 1.0))
+    np.testing.assert_array_equal(plain.visible_face, behind.visible_face)
+    assert not np.array_equal(plain.rgb, behind.rgb)
 
 
 def test_disturbance_sizes(body):
