@@ -17,7 +17,7 @@ from ..displace.displacer import Displacer
 from ..fit.options import Anchor
 from ..fit.solver import Fitter
 from ..models import fit_options
-from ..runtime.onnxruntime_backend import OnnxRuntime
+from ..runtime.factory import make_runtime
 from ..runtime.protocol import Runtime
 from ..steps.priors import decode_options, estimate_t_sigmas_m
 from ..synth.crops import CropBatch
@@ -36,7 +36,7 @@ class Leftovers:
     def __init__(self, body: BodyModel, displacement: Path, encoder: Runtime, count: int) -> None:
         """``encoder``: the regressor that ``displacement`` was trained with; ``count``: people at once."""
         config = Config()
-        self._body, self._displacer = body, Displacer(OnnxRuntime(displacement), encoder)
+        self._body, self._displacer = body, Displacer(make_runtime(displacement, device="cpu"), encoder)
         self._options = decode_options(config)
         self._fitter = Fitter(body, max_persons=count, max_points=config.fit.max_points, options=fit_options(config))
 

