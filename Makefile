@@ -7,7 +7,7 @@
 # make results [RESULTS_ARGS="--only NAME"]       the runs of docs/results/runs.yaml, and docs/RESULTS.md from them
 # make quick | lint | clean | distclean           tests without ROS; ruff; ...
 #
-# PYTHON=python3.12 chooses the interpreter; TORCH_INDEX_URL=... an index with CPU builds of torch (see README).
+# DENSEFIT_MEDIAPIPE=0 leaves MediaPipe out; PYTHON=python3.12 chooses the interpreter; TORCH_INDEX_URL=... an index with CPU builds of torch (see README).
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:

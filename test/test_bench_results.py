@@ -93,6 +93,17 @@ def test_a_trial_leaves_records_and_text_alone(docs, ran):
     assert len(ran) == 2
 
 
+def test_a_run_before_photographs_that_are_not_here_is_left_out(docs, ran, tmp_path, caplog):
+    for folder, runs in (("nowhere", 0), (str(tmp_path), 1)):
+        (docs / "results" / "runs.yaml").write_text(
+            "- {name: people, kind: eval, title: People, about: a, result: summary.json, "
+            f'command: [eval, --backgrounds, {folder}, --out, "{{out}}"]}}'
+        )
+        _main(docs)
+        assert len(ran) == runs
+    assert "people: left out, there is no folder nowhere" in caplog.text
+
+
 def test_what_goes_wrong_is_said(docs, ran):
     with pytest.raises(AssetError, match="other: densefit other ended with 3"):
         results.main(["--docs", str(docs), "--work", str(docs / "work"), "--only", "other"])

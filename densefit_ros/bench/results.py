@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,10 @@ def refresh(run: Run, docs: Path, work: Path, again: bool = False) -> None:
     if before and not again and (before["command"], before["weights"]) == (list(run.command), weights):
         log.info("%s: up to date", run.name)
         return
+    absent = [folder for folder in _backgrounds(run.command) if not (ROOT / folder).is_dir()]
+    if absent:
+        log.warning("%s: left out, there is no folder %s (docs/SYNTHETIC.md, Photographs)", run.name, absent[0])
+        return
     # Another command or other weights get another folder: an interrupted run never goes on with rows that are not its own.
     key = hashlib.sha256(json.dumps([run.command, weights]).encode()).hexdigest()[:8]
     folder = work / f"{run.name}_{key}"
@@ -121,6 +126,13 @@ def refresh(run: Run, docs: Path, work: Path, again: bool = False) -> None:
     if run.plot:
         (docs / "images").mkdir(exist_ok=True)
         shutil.copyfile(folder / run.plot, docs / "images" / f"results_{run.name}{Path(run.plot).suffix}")
+
+
+def _backgrounds(command: Sequence[str]) -> Sequence[str]:
+    """The folders of photographs that a command names: packages of Debian fill them, nothing that this repository installs."""
+    if "--backgrounds" not in command:
+        return ()
+    return list(takewhile(lambda part: not part.startswith("--"), command[command.index("--backgrounds") + 1 :]))
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
