@@ -135,6 +135,7 @@ def _refine(models: Models, tracks: list[Track], crop: Crop, estimate: Estimate,
     if models.displacer is not None:
         with times("displace"):
             seen = priors.seen(models, tracks, crop, estimate, frame.stamp_ns)
+    former = None
     for _ in range(config.displace.passes):
         planes = []
         with times("render"):
@@ -158,8 +159,11 @@ def _refine(models: Models, tracks: list[Track], crop: Crop, estimate: Estimate,
             sober = {"keypoints": estimate.keypoints, "depth": depth, "anchors": anchors}
             sober["pose_gaussian"] = priors.pose_gaussian(models, params, tracks, estimate, frame.stamp_ns)
             fit = models.fitter.solve(params, camera, matches, **sober)
-            fit = conclude.without_rejected(models, fit, params, camera, mapped, **sober)
-            params = fit.params
+            if former is None:
+                fit = conclude.without_rejected(models, fit, params, camera, mapped, **sober)
+            else:
+                fit = conclude.with_former(fit, former)
+            params, former = fit.params, fit
     with times("fit"):
         posed = models.skinner.pose(fit.params)
     return Measured(crop, estimate, start, matches, fit, posed, on_scale, on_floor)

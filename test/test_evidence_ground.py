@@ -82,6 +82,12 @@ def test_what_is_no_floor_is_refused(ground):
     frame = Frame(np.zeros((480, 640, 3), np.uint8), 0, CAMERA, ground=np.array(ground, float))
     with pytest.raises(ShapeError, match="points up and the camera's height"):
         find.check_frame(frame, {})
+    for broken in (np.nan, 0.0):
+        with pytest.raises(ShapeError, match="positive focal lengths"):
+            find.check_frame(dataclasses.replace(frame, ground=None, camera=dataclasses.replace(CAMERA, fx=broken)), {})
+    for T in (np.diag([-1.0, 1, 1, 1]), np.eye(4) + np.eye(4)[::-1] * [0.1, 0, 0, 0]):  # a mirror, and no rigid motion
+        with pytest.raises(ShapeError, match="T_world_camera"):
+            find.check_frame(dataclasses.replace(frame, ground=None, T_world_camera=T), {})
     find.check_frame(dataclasses.replace(frame, ground=ground_below(0.4, 0.1)), {})
 
 

@@ -100,6 +100,14 @@ def test_people_go_to_their_boxes():
     out = of_boxes(Keypoints("coco17", uv, confidence), boxes)
     assert out.uv[0, 0] == pytest.approx([150, 60]) and out.uv[2, 0] == pytest.approx([50, 50])
     assert (out.confidence[1] == 0).all()
+    # Who has too few points in a box for having it takes it from nobody.
+    uv, confidence = np.zeros((2, 10, 2), np.float32), np.ones((2, 10), np.float32)
+    uv[0, :6] += 50  # in both boxes with six of ten points, in the first with the others too
+    uv[0, 6:] += [20, 50]
+    uv[1, :4] += [20, 50]  # four of ten in the first box
+    uv[1, 4:] += 900
+    both = of_boxes(Keypoints("coco17", uv, confidence), np.array([[0, 0, 100, 100], [40, 0, 100, 100]]))
+    assert both.uv[0, 0] == pytest.approx([50, 50]) and (both.confidence[1] == 0).all()
 
 
 # -- DensePose --------------------------------------------------------------------------------------------------------

@@ -88,9 +88,11 @@ def test_who_cannot_come_in_takes_no_place(parts, body, kind):
     assert np.linalg.norm(person.joints[0] - pose(body, world.truth(0)).joints[0, 0]) < 0.5
 
 
+@pytest.mark.parametrize("lifted", [False, True])
 @pytest.mark.parametrize("part", ["t_camera_root", "joint_rotvec", "betas", "rot_sigma_rad"])
-def test_an_answer_that_is_no_number_costs_its_own_person_alone(parts, body, part):
-    models, _ = make(parts, body, people=2)
+def test_an_answer_that_is_no_number_costs_its_own_person_alone(parts, body, part, lifted):
+    """Nor does it where keypoints are lifted from it, all people's at once."""
+    models, world = make(parts, body, people=2)
     state, result = process(models, initial_state(), Frame(GREY, 0, CAMERA))
     assert len(result.people) == 2
     inner = models.estimator
@@ -103,7 +105,11 @@ def test_an_answer_that_is_no_number_costs_its_own_person_alone(parts, body, par
             getattr(estimate.params, part, estimate.rot_sigma_rad)[0] = np.nan
             return estimate
 
-    _, result = process(dataclasses.replace(models, estimator=Broken()), state, Frame(GREY, DT_NS, CAMERA))
+    frame = Frame(GREY, DT_NS, CAMERA, keypoints=keypoints(world, body) if lifted else None)
+    _, result = process(dataclasses.replace(models, estimator=Broken()), state, frame)
+    if lifted:  # keypoints alone are enough for whom the network fails
+        assert [p.tracking_state for p in result.people] == [TrackingState.TRACKED] * 2
+        return
     assert [p.tracking_state for p in result.people] == [TrackingState.PREDICTED, TrackingState.TRACKED]
     assert all(np.isfinite(p.first_estimate.joint_rotvec).all() and np.isfinite(p.vertices).all() for p in result.people)
 
@@ -120,4 +126,10 @@ def test_whoever_is_rejected_and_not_in_the_map_keeps_the_start(parts, body):
         np.ones(40, np.float32),
     )  # fmt: skip
     again = conclude.without_rejected(models, rejected, start, CAMERA, mapped, keypoints=None)
+    # In a later pass it is the pass before that counts.
+    former = dataclasses.replace(fit, params=BodyParams.stack([world.truth(1), world.truth(0)]))
+    late = dataclasses.replace(fit, status=np.array([fit.status[0], FitStatus.REJECTED], fit.status.dtype))
+    kept = conclude.with_former(late, former)
+    assert (kept.status == fit.status).all()
+    np.testing.assert_array_equal(kept.params.t_camera_root, [fit.params.t_camera_root[0], former.params.t_camera_root[1]])
     assert again.status[0] == FitStatus.REJECTED and again.status[1] != FitStatus.REJECTED

@@ -167,6 +167,29 @@ def test_a_single_person_file_answers_everybody(tmp_path):
     assert len(estimate.params) == 3 and estimate.confidence == pytest.approx([0.25] * 3)
 
 
+def test_who_overflows_is_nobody_and_costs_nobody(tmp_path):
+    path = _file(tmp_path / "n.onnx", {"pose": _rotvecs(), "betas": BETAS, "cam": WEAK})
+    network = _network(path, rotations="rotvec")
+    whole, run = network.estimate(_crop(2), CAMERA), network.runtime
+    for broken in ([1], [0, 1]):
+
+        class Overflowing:
+            inputs, outputs, path, name = run.inputs, run.outputs, run.path, run.name
+
+            def __call__(self, inputs, broken=broken):
+                outputs = run(inputs)
+                outputs["betas"] = np.array(outputs["betas"])
+                outputs["betas"][broken] = np.inf
+                return outputs
+
+        network.runtime = Overflowing()
+        got = network.estimate(_crop(2), CAMERA)
+        fine = [i for i in range(2) if i not in broken]
+        np.testing.assert_array_equal(got.params.rows(fine).t_camera_root, whole.params.rows(fine).t_camera_root)
+        assert np.isnan(got.params.betas[broken]).all() and (got.confidence[broken] == 0).all()
+        assert (got.confidence[fine] == 1).all()
+
+
 @pytest.mark.parametrize("scaling", ["plain", "cliff"])
 def test_the_crops_place_is_fed_where_it_is_asked_for(tmp_path, scaling):
     path = _file(tmp_path / "n.onnx", {"pose": _rotvecs(), "betas": BETAS, "cam": WEAK}, box=True)

@@ -140,6 +140,16 @@ def test_assignment_is_one_to_one_and_duplicates_start_nothing():
     assert association.assign(tracks, np.zeros((0, 4))) == ([], [])
 
 
+def test_pairs_that_do_not_stand_take_nobody_away():
+    """The first box lies on the first track; counted together, the neighbour's box and a sliver would have been more."""
+    tracks = np.array([[0, 0, 100, 100], [75, 0, 100, 100]])
+    found = np.array([[18, 0, 100, 100], [-30, 0, 100, 100]])
+    overlap = association.iou(tracks, found)
+    assert overlap[0].min() > 0.5 and overlap[1, 0] > 0.25 and overlap[1, 1] == 0
+    pairs, _ = association.assign(tracks, found, min_iou=0.5)
+    assert pairs == [(0, 0)]
+
+
 def test_iou_closed_form():
     assert association.iou([[0, 0, 2, 2]], [[1, 1, 2, 2]])[0, 0] == pytest.approx(1 / 7)
     assert association.iou([[0, 0, 0, 0]], [[0, 0, 0, 0]])[0, 0] == 0

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 from fit_helpers import body, realistic_params
 
 from densefit_ros.body.model import pose
@@ -71,6 +72,15 @@ def test_without_two_poses_the_camera_stands():
     for before, now in ((None, T), (T, None), (T, T.copy()), (None, None)):
         state = followed(b, TrackerState((person,), T_world_camera=before), now, 1)
         assert state.tracks == (person,)
+
+
+def test_a_pose_that_its_caller_writes_over_is_remembered_as_it_was():
+    rng, b = np.random.default_rng(5), body()
+    person, T = track(rng), motion(rng)
+    state = followed(b, TrackerState((person,)), T, 1)
+    T[0, 3] += 0.5
+    (moved,) = followed(b, state, T, 2).tracks
+    assert np.linalg.norm(moved.params.t_camera_root - person.params.t_camera_root) == pytest.approx(0.5, abs=1e-3)
 
 
 def test_over_a_missing_pose_those_move_whom_nobody_measured_meanwhile():

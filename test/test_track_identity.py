@@ -44,6 +44,12 @@ def test_colours_of_too_few_parts_say_nothing():
     assert identity.color_cost(person(0, rgb=RED), dataclasses.replace(person(0), look=few)) is None
 
 
+def test_unknown_colours_are_neither_for_nor_against():
+    """A stranger whom nobody has looked at yet does not get the name of somebody who came back in the same clothes."""
+    back, stranger = person(0.0, rgb=RED), person(0.0)
+    assert identity.match([person(0.0, rgb=RED)], [stranger, back]) == [(0, 1)]
+
+
 def test_crossing_people_are_told_apart_by_their_colours():
     """Each window shows the other person: positions alone cannot tell, colours can."""
     tracks = [person(0.05, rgb=RED), person(-0.05, rgb=BLUE)]

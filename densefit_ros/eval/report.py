@@ -47,6 +47,7 @@ def summarise(
     first, count = _first_estimates(scores)
     table = {"first estimate": first}
     status, ms, epe, counts = {}, {}, {}, {}
+    everything: list[dict[str, Any]] = []
     for name, own in scores.items():
         table[name] = {m: metrics.mean_interval(own.column(f"refined_{m}"), _recordings(own.sequences)) for m in METRICS}
         status[name] = {k: own.status.count(k) / len(own.status) for k in sorted(set(own.status))}
@@ -58,7 +59,8 @@ def summarise(
             epe[name] = float(errors[0] / errors[1])
         found = points(own.evidence, own.prior)
         table[name] |= temporal(found, "refined", parents)
-        table["first estimate"] |= temporal(found, "first", parents)
+        everything += found
+    table["first estimate"] |= temporal(everything, "first", parents)
     return Summary(count, table, status, ms, counts, epe)
 
 

@@ -110,8 +110,8 @@ def of_boxes(keypoints: Keypoints, boxes_xywh: np.ndarray, min_share: float = 0.
     hits = (inside.all(-1) & seen[:, None]).sum(-1)  # (people, boxes)
     share = hits / np.maximum(seen.sum(-1), 1)[:, None]
     owner = np.full(len(boxes), -1)
-    # Of two people inside one box the one with more seen points is its owner.
-    for person, box in zip(*linear_sum_assignment(-(share + 1e-3 * hits))):
+    # Of two people inside one box the one with more seen points is its owner.  Who has too few in a box takes it from nobody.
+    for person, box in zip(*linear_sum_assignment(-np.where(share >= min_share, share + 1e-3 * hits, 0.0))):
         if share[person, box] >= min_share:
             owner[box] = person
     return rows_of(keypoints, owner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 
@@ -70,29 +71,40 @@ class CropNetwork:
             )
 
     def estimate(self, crop: Crop, camera: Camera, warm: Sequence[BodyParams] = ()) -> Estimate:
-        """One estimate per window of ``crop``, which was cut from an image of ``camera``; ``warm`` is not used."""
+        """One estimate per window of ``crop``, which was cut from an image of ``camera``; ``warm`` is not used.
+
+        Windows whose outputs are not finite, as when half precision overflows, get NaN and confidence 0.  Raises ShapeError.
+        """
         inputs = {self._image: self._pixels(crop.rgb, self.runtime.inputs[self._image])}
         side = crop.size * crop.image_from_crop[:, 0, 0].astype(np.float64)
         centre = crop.image_from_crop[:, :, 2] + side[:, None] / 2
         if self._options.box_input:
             inputs[self._options.box_input] = self._box_info(centre, side, camera)
-        outputs = self._run(inputs)
-        rotvec = self._rotations(outputs)
-        count = len(crop.rgb)
-        betas = self._output(outputs, self._options.betas, count)[:, :NUM_BETAS]
+        outputs, count, f = self._run(inputs), len(crop.rgb), np.float32
+        o = self._options
+        values = {name: self._output(outputs, name, count) for name in (o.pose, o.root, o.betas, o.camera, o.confidence) if name}
+        fine = np.all([np.isfinite(v).all(1) for v in values.values()], axis=0)
+        confidence = fine.astype(f)
+        if o.confidence:
+            confidence[fine] = np.clip(values[o.confidence][fine, 0], 0, 1)
+        params = BodyParams(*(np.full((count, *shape), np.nan, f) for shape in ((NUM_BETAS,), (3,), (NUM_JOINTS - 1, 3), (3,))))
+        if fine.any():
+            found = self._bodies({n: v[fine] for n, v in values.items()}, centre[fine], side[fine], camera)
+            for field in dataclasses.fields(BodyParams):
+                getattr(params, field.name)[fine] = getattr(found, field.name)
+        sigma = np.full((count, NUM_JOINTS), o.rot_sigma_rad, f)
+        return Estimate(params, confidence, source="custom", rot_sigma_rad=sigma)
+
+    def _bodies(self, values: dict[str, np.ndarray], centre: np.ndarray, side: np.ndarray, camera: Camera) -> BodyParams:
+        rotvec = self._rotations(values)
+        betas = values[self._options.betas][:, :NUM_BETAS]
         if betas.shape[1] != NUM_BETAS:
             raise ShapeError(f"{self.runtime.path}: expected {NUM_BETAS} betas or more, got {betas.shape[1]}")
         f = np.float32
-        t = self._translation(self._output(outputs, self._options.camera, count), centre, side, camera)
+        t = self._translation(values[self._options.camera], centre, side, camera)
         params = BodyParams(betas.astype(f), rotvec[:, 0].astype(f), rotvec[:, 1:].astype(f), t.astype(f))
         params = for_body(params, self._body)
-        if self._options.camera_kind == "full":
-            params = self._from_own_camera(params, camera)
-        confidence = np.ones(count, f)
-        if self._options.confidence:
-            confidence = np.clip(self._output(outputs, self._options.confidence, count)[:, 0], 0, 1).astype(f)
-        sigma = np.full((count, NUM_JOINTS), self._options.rot_sigma_rad, f)
-        return Estimate(params, confidence, source="custom", rot_sigma_rad=sigma)
+        return self._from_own_camera(params, camera) if self._options.camera_kind == "full" else params
 
     def _image_input(self) -> str:
         name = self._options.image_input
@@ -131,7 +143,7 @@ class CropNetwork:
         passes = [self.runtime({n: a[i : i + 1] for n, a in inputs.items()}) for i in range(count)]
         return {n: np.concatenate([np.atleast_1d(p[n]) for p in passes]) for n in passes[0]}
 
-    def _rotations(self, outputs: dict[str, np.ndarray]) -> np.ndarray:
+    def _rotations(self, values: dict[str, np.ndarray]) -> np.ndarray:
         """(P,24,3) rotation vectors."""
         width, to_matrix = ROTATIONS[self._options.rotations]
         parts = [(self._options.pose, NUM_JOINTS)]
@@ -139,19 +151,19 @@ class CropNetwork:
             parts = [(self._options.root, 1), (self._options.pose, NUM_JOINTS - 1)]
         matrices = []
         for name, joints in parts:
-            value = np.asarray(outputs[name], np.float64)
-            if value.size != len(value) * joints * width or not np.isfinite(value).all():
+            value = values[name]
+            if value.shape[1] != joints * width:
                 raise ShapeError(
-                    f"{self.runtime.path}: expected finite '{name}' with {joints} x {width} numbers a person "
-                    f"({self._options.rotations}), got {value.shape}"
+                    f"{self.runtime.path}: expected '{name}' with {joints} x {width} numbers a person "
+                    f"({self._options.rotations}), got {value.shape[1]}"
                 )
             matrices.append(to_matrix(value.reshape(len(value), joints, width)))
         return so3.log(np.concatenate(matrices, 1))
 
     def _output(self, outputs: dict[str, np.ndarray], name: str, count: int) -> np.ndarray:
         value = np.asarray(outputs[name], np.float64)
-        if value.size % count or not np.isfinite(value).all():
-            raise ShapeError(f"{self.runtime.path}: expected finite '{name}' for {count} people, got {value.shape}")
+        if value.size % count:
+            raise ShapeError(f"{self.runtime.path}: expected '{name}' for {count} people, got {value.shape}")
         return value.reshape(count, -1)
 
     def _translation(self, value: np.ndarray, centre: np.ndarray, side: np.ndarray, camera: Camera) -> np.ndarray:

@@ -62,7 +62,16 @@ def without_rejected(
         rejected = rejected & (np.bincount(mapped.person, minlength=len(rejected)) > 0)
     if not rejected.any():
         return fit
-    again = models.fitter.solve(start, camera, mapped, **sober)
+    return _rows_where(rejected, models.fitter.solve(start, camera, mapped, **sober), fit)
+
+
+def with_former(fit: FitResult, former: FitResult) -> FitResult:
+    """``fit`` of a later pass, with those whom the guard rejected in it as the pass before left them."""
+    rejected = fit.status == FitStatus.REJECTED
+    return _rows_where(rejected, former, fit) if rejected.any() else fit
+
+
+def _rows_where(rejected: np.ndarray, again: FitResult, fit: FitResult) -> FitResult:
     names = [f.name for f in dataclasses.fields(FitResult) if f.name != "params"]
     rows = {n: np.where(_like(rejected, getattr(fit, n)), getattr(again, n), getattr(fit, n)) for n in names}
     params = BodyParams.stack([(again if r else fit).params.person(i) for i, r in enumerate(rejected)])
@@ -158,7 +167,8 @@ def learn_appearance(models: Models, people: list[Concluded], crop: Crop, frame:
     """Fold this image into one person's texture: of those measured well in it, who has waited longest, LEARN_EVERY_NS or more.
 
     Neighbouring images show the same, and learning costs as much as the fit: with three people at ten images a second, all
-    learnt from every image, this stage took 17 of 91 ms, and takes 9 of 80 in turn.
+    learnt from every image, this stage took 17 of 91 ms, and takes 9 of 80 in turn.  Newborn tracks do not wait: whether
+    they are somebody who was here before is decided in this frame, by their colours too.
     """
     if not models.config.track.appearance or models.displacer is None:
         return people
@@ -171,7 +181,12 @@ def learn_appearance(models: Models, people: list[Concluded], crop: Crop, frame:
     ]
     if not due:
         return people
-    one = min(due, key=lambda p: -1 if p.track.learnt_ns is None else p.track.learnt_ns)
+    newborn = [p for p in due if p.track.learnt_ns is None]
+    now = newborn or [min(due, key=lambda p: p.track.learnt_ns)]
+    return [_learnt(models, p, crop, frame) if p in now else p for p in people]
+
+
+def _learnt(models: Models, one: Concluded, crop: Crop, frame: Frame) -> Concluded:
     affine = crop.image_from_crop[one.index]
     vertices = one.result.vertices
     # Visibility comes from the refined body, not from the start that was rendered for the network.
@@ -180,7 +195,7 @@ def learn_appearance(models: Models, people: list[Concluded], crop: Crop, frame:
         models.body, one.track.appearance, vertices, crop.rgb[one.index], affine, frame.camera, depth_m[0], crop.size
     )
     track = dataclasses.replace(one.track, appearance=appearance, learnt_ns=frame.stamp_ns)
-    return [dataclasses.replace(p, track=track) if p is one else p for p in people]
+    return dataclasses.replace(one, track=track)
 
 
 def finish(

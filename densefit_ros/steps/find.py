@@ -49,12 +49,19 @@ def check_frame(frame: Frame, landmarks: Mapping[str, Landmarks]) -> None:
             f"the image is {rgb.shape[1]}x{rgb.shape[0]} but its camera is {camera.width}x{camera.height}: "
             "camera_info belongs to another resolution"
         )
+    k = np.array([camera.fx, camera.fy, camera.cx, camera.cy], float)
+    if not np.isfinite(k).all() or k[:2].min() <= 0:
+        raise ShapeError(f"expected a camera with positive focal lengths, got fx, fy, cx, cy = {k.tolist()}: is it calibrated?")
     if frame.depth_m is not None and (frame.depth_m.shape != rgb.shape[:2] or frame.depth_m.dtype.kind != "f"):
         got = f"{frame.depth_m.shape} {frame.depth_m.dtype}"
         raise ShapeError(f"expected depth aligned to the image, {rgb.shape[:2]}, in m as floats, got {got} (millimetres?)")
     T = frame.T_world_camera
     if T is not None and (
-        np.shape(T) != (4, 4) or not np.isfinite(T).all() or np.abs(T[:3, :3] @ T[:3, :3].T - np.eye(3)).max() > 1e-3
+        np.shape(T) != (4, 4)
+        or not np.isfinite(T).all()
+        or np.abs(T[:3, :3] @ T[:3, :3].T - np.eye(3)).max() > 1e-3
+        or np.linalg.det(T[:3, :3]) < 0
+        or np.abs(T[3] - [0, 0, 0, 1]).max() > 1e-6
     ):
         raise ShapeError(f"expected T_world_camera (4,4) with a rotation, got {np.array2string(np.asarray(T), precision=3)}")
     g = frame.ground
@@ -231,7 +238,8 @@ def first_estimate(
         keypoints, name = models.keypoint_source.keypoints(seen_by(models.keypoint_source), camera), "mediapipe"
     if keypoints is not None and not config.regress.keypoint_prior:
         return models.lifting.estimate(keypoints, crop, camera, warm, name)
-    estimate = models.estimator.estimate(seen_by(models.estimator), camera, warm=warm)
+    # Lifting begins with these bodies, all at once.
+    estimate = without_broken(models.estimator.estimate(seen_by(models.estimator), camera, warm=warm), tracks)
     return estimate if keypoints is None else models.lifting.estimate(keypoints, crop, camera, warm, name, estimate)
 
 

@@ -27,6 +27,9 @@ def mesh_boxes(models: Models, estimates: Estimate, camera: Camera) -> np.ndarra
     finite = all(np.isfinite(a).all() for a in (params.betas, params.root_rotvec, params.joint_rotvec, params.t_camera_root))
     if not finite or estimates.confidence.shape != (len(params),):
         raise ShapeError(f"expected {len(params)} finite bodies with a confidence each, got {estimates.confidence.shape}")
+    sigma = estimates.rot_sigma_rad
+    if sigma is not None and (np.shape(sigma) != (len(params), NUM_JOINTS) or not (sigma > 0).all()):
+        raise ShapeError(f"expected rot_sigma_rad ({len(params)},{NUM_JOINTS}) above 0, got {np.shape(sigma)}")
     outlines = [models.skinner.outline(params.person(i))[0] for i in range(len(params))]  # may be more than we track
     return np.reshape([mesh_box(camera, v) for v in outlines], (-1, 4)).astype(np.float32)
 

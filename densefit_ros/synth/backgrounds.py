@@ -45,7 +45,7 @@ _SKIPPED = re.compile(
     r"|puzzletable"
 )
 # Of one picture a package may have several sizes and a dark one.
-_VARIANT = re.compile(r"[-_](l|d|light|dark|\d+x\d+)$")
+_VARIANT = re.compile(r"([-_](l|d|light|dark|\d+x\d+))+$")
 _HELDOUT_SHARE = 0.15
 
 

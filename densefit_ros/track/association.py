@@ -25,7 +25,8 @@ def assign(track_boxes: np.ndarray, detection_boxes: np.ndarray, min_iou: float 
     A detection that overlaps a track but lost it to a better one starts nothing: it is a second box on that person.
     """
     overlap = iou(track_boxes, detection_boxes)
-    rows, cols = linear_sum_assignment(-overlap)
+    # Pairs that will not stand must not take partners away from those that would.
+    rows, cols = linear_sum_assignment(-np.where(overlap >= min_iou, overlap, 0.0))
     pairs = [(int(r), int(c)) for r, c in zip(rows, cols) if overlap[r, c] >= min_iou]
     free = [j for j in range(overlap.shape[1]) if overlap.shape[0] == 0 or overlap[:, j].max() < min_iou]
     return pairs, free

@@ -26,6 +26,7 @@ def followed(body: BodyModel, state: TrackerState, T_world_camera: np.ndarray | 
     before, pose_ns = state.T_world_camera, state.pose_ns
     if T_world_camera is None:
         return state
+    T_world_camera = np.array(T_world_camera, float)  # a copy: the caller may write the next pose into the same array
     state = dataclasses.replace(state, T_world_camera=T_world_camera, pose_ns=stamp_ns)
     if before is None or np.array_equal(before, T_world_camera):
         return state

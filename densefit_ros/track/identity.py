@@ -25,6 +25,7 @@ BRIGHTNESS_SHARE = 0.5  # a person who turns towards a lamp keeps the hue, not t
 POSITION_GATE = 11.3  # chi-square with 3 degrees of freedom, 1 %
 SHAPE_GATE = 2.32  # mean of 10 squared deviations: chi-square with 10 degrees of freedom, 1 %
 COLOR_GATE = 3.2  # a distance of 0.09
+COLOR_EXPECTED = 1.0  # of colours that nobody knows: at 0, whose are unknown would be preferred
 MIN_PARTS = 3  # body parts that must have been seen in both, or colours say nothing
 SWAP_COST = 2.0  # a track keeps its own crop's estimate unless another is better by more than this
 SAME_PERSON_IOU = 0.6  # two estimates that overlap this much in the image are of one person
@@ -87,11 +88,13 @@ def cost(known: Traits, found: Traits, strict: bool = True) -> float:
     worse match for the same deviation (the logarithm of the variances), or whoever was unseen longer would get the person.
     """
     position, shape, color = position_cost(known, found), shape_cost(known, found), color_cost(known, found)
-    if position > POSITION_GATE or (strict and (shape > SHAPE_GATE or (color or 0.0) > COLOR_GATE)):
+    if color is None:
+        color = COLOR_EXPECTED
+    if position > POSITION_GATE or (strict and (shape > SHAPE_GATE or color > COLOR_GATE)):
         return np.inf
     wandered_m = 0.0 if strict else SPEED_SIGMA_M_S * known.unseen_s
     vague = 4 * np.log1p(wandered_m / LATERAL_SIGMA_M) + np.log1p((wandered_m / known.root_m[2] / DEPTH_SIGMA_LOG) ** 2)
-    return position + shape + (color or 0.0) + float(vague)
+    return position + shape + color + float(vague)
 
 
 def match(

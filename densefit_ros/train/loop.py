@@ -111,9 +111,9 @@ class Trainer:
                 if self.step % c.log_steps == 0:
                     now = time.monotonic()
                     row = {"step": self.step, "minutes": self.elapsed_s / 60, "lr": self.learning_rate()}
-                    row |= {"samples_per_s": count * c.batch * c.processes / (now - since)} | {
-                        k: v / count for k, v in sums.items()
-                    }
+                    row["samples_per_s"] = count * c.batch * c.processes / (now - since)
+                    taken = max(count - sums["skipped"], 1)
+                    row |= {k: v / (count if k == "skipped" else taken) for k, v in sums.items()}
                     self._write("log.csv", row)
                     sums, count, since = {}, 0, now
                 if self.elapsed_s >= next_save:
@@ -152,9 +152,8 @@ class Trainer:
             for buffer, value in zip(self.net.buffers(), kept):
                 buffer.copy_(value)
         self.step += 1
-        return {"loss": float(total.detach()), "grad": float(norm) if finite else 0.0, "skipped": float(not finite)} | {
-            k: float(v) for k, v in parts.items()
-        }
+        said = {"loss": float(total.detach()), "grad": float(norm)} | {k: float(v) for k, v in parts.items()}
+        return {k: v if finite else 0.0 for k, v in said.items()} | {"skipped": float(not finite)}
 
     def progress(self) -> float:
         """Share of the budget used, in [0, 1]."""

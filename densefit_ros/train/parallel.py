@@ -71,6 +71,11 @@ def run_together(count: int, work: Callable[[Any, Peers], Any], argument: Any) -
     peers = Peers(0, count, port)
     try:
         result = work(argument, peers)
+    except RuntimeError:  # of the group, when another process has left it
+        for process in others:
+            process.join(5.0)
+        _check([p for p in others if not p.is_alive()])
+        raise
     finally:
         peers.close()
         for process in others:

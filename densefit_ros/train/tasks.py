@@ -39,7 +39,8 @@ def make_task(config: TrainConfig) -> Task:
     train = SourceSpec("densefit_ros.train.sources", name, {"seed": config.seed, **kwargs})
     held_out_kwargs = {"seed": VALIDATION_SEED, **kwargs, "held_out": True}
     if name == "JointSource":
-        held_out_kwargs |= {"estimated": 0.0, "left": 0.0}  # on disturbed starts alone, scores of different runs can be compared
+        # On disturbed starts alone scores of different networks can be compared.
+        held_out_kwargs |= {"estimated": 0.0, "left": 0.0}
     held_out = SourceSpec("densefit_ros.train.sources", name, held_out_kwargs)
     if config.task != "regressor":
         from .joint import JointTask
