@@ -24,7 +24,8 @@ def script():
 def test_the_list_names_each_picture_once_and_every_package_with_its_version(script):
     lines = script.LIST.read_text().splitlines()
     rows = [line.split("\t") for line in lines if not line.startswith("#")]
-    assert len(rows) > 250 and all(len(r) == 3 for r in rows)
+    assert len(rows) > 250 and all(len(r) == 4 for r in rows)
+    assert {r[3] for r in rows} == {"train", "heldout"}
     assert len({r[0] for r in rows}) == len({r[2] for r in rows}) == len(rows) and rows == sorted(rows)
     versions = [line for line in lines if re.fullmatch(r"#   \S+ \d\S*", line)]
     assert {line.split()[1] for line in versions} == {r[1] for r in rows}
@@ -41,12 +42,14 @@ def test_pictures_of_any_depth_become_small_colour_pictures(script, tmp_path, mo
     (root / "pack" / "usr").mkdir(parents=True)
     for name, picture in stored.items():
         cv2.imwrite(str(root / "pack" / "usr" / name), picture)
-    rows = [f"{Path(name).stem}\tpack\tusr/{name}" for name in stored]
+    splits = dict.fromkeys(stored, "train") | {"deep.png": "heldout"}
+    rows = [f"{Path(name).stem}\tpack\tusr/{name}\t{split}" for name, split in splits.items()]
     (tmp_path / "list.tsv").write_text("# head\n" + "\n".join(rows) + "\n")
     monkeypatch.setattr(script, "LIST", tmp_path / "list.tsv")
     monkeypatch.setattr("sys.argv", ["gather", str(root), "--out", str(tmp_path / "out")])
     assert script.main() == 0 and "4 pictures" in capsys.readouterr().out
-    got = {p.stem: cv2.imread(str(p), cv2.IMREAD_UNCHANGED) for p in (tmp_path / "out").iterdir()}
+    assert [p.name for p in (tmp_path / "out" / "heldout").iterdir()] == ["deep.jpg"]
+    got = {p.stem: cv2.imread(str(p), cv2.IMREAD_UNCHANGED) for p in (tmp_path / "out").rglob("*.jpg")}
     assert {n: g.shape for n, g in got.items()} == {
         **dict.fromkeys(("grey", "deep", "clear"), (40, 60, 3)),
         "large": (550, 1100, 3),

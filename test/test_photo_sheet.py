@@ -16,7 +16,7 @@ from densefit_ros.body.model import pose
 from densefit_ros.config import Config
 from densefit_ros.evidence.keypoint_files import KeypointFiles
 from densefit_ros.geometry.camera import camera_from_fov, project
-from densefit_ros.types import BodyParams, Keypoints
+from densefit_ros.types import BodyParams, Estimate, Keypoints
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 CAMERA = camera_from_fov(640, 480, 60.0)
@@ -61,7 +61,7 @@ def test_pck_of_a_sources_own_points(script):
         margin = None
 
         def estimate(self, crop, camera, warm):
-            return SimpleNamespace(keypoints=Keypoints("smpl24", uv, confidence))
+            return Estimate(_person(0.0), np.ones(1, np.float32), Keypoints("smpl24", uv, confidence))
 
     models = SimpleNamespace(estimator=Source(), keypoint_source=None, config=Config())
     rgb = np.zeros((480, 640, 3), np.uint8)

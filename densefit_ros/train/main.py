@@ -27,6 +27,7 @@ _HELP = {
     "chunk": "made batches held and mixed",
     "reuse": "passes over each made batch, with fresh augmentation",
     "workers": "processes that make data ahead (0: none)",
+    "optimizer": "adamw, or muon for filters and adamw for the rest",
     "lr": "peak learning rate",
     "lr_floor": "share of lr that the run ends with",
     "device": "cpu or cuda",

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import BackendUnavailable
+
 _MUON_MOMENTUM = 0.95
 
 
@@ -31,6 +33,8 @@ class Stepper:
         self._all: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, fused=True)]  # half the time on a CPU
         # Muon takes matrices alone: these share their numbers with the filters, which lie channels last in memory.
         self._matrices = [(p, nn.Parameter(p.data.permute(0, 2, 3, 1).view(len(p), -1))) for p in filters]
+        if filters and not hasattr(torch.optim, "Muon"):
+            raise BackendUnavailable(f"--optimizer muon: torch has it from version 2.9 on, this is {torch.__version__}")
         if filters:
             matrices = [m for _, m in self._matrices]
             # Steps as large as AdamW's usually are: one rate serves both.

@@ -73,6 +73,7 @@ class Client:
         self.executor.add_node(self.node)
         self.target = node
         self.got: dict[str, list[Any]] = {}
+        self._clients: dict[str, Any] = {}
         self.faults: dict[str, str] = {}
         self.listen(DiagnosticArray, "/diagnostics")
         qos = QoSProfile(depth=5, reliability=reliability)
@@ -110,13 +111,17 @@ class Client:
 
     def call(self, kind: Any, service: str, request: Any) -> Any:
         """A service call with a bounded wait."""
-        client = self.node.create_client(kind, service)
-        assert self.until(client.service_is_ready), f"service {service} did not appear"
-        # The server may not know this client's reader yet, and an answer that is sent before it does is lost.
-        self.until(lambda: False, 0.2)
+        new = service not in self._clients
+        if new:
+            self._clients[service] = self.node.create_client(kind, service)
+        client = self._clients[service]
+        if new or not client.service_is_ready():
+            assert self.until(client.service_is_ready), f"service {service} did not appear"
+            # The server may not know this client's reader yet, and an answer that is sent before it does is lost: on a busy
+            # machine 0.2 s were not enough once in some thousand calls.
+            self.until(lambda: False, 0.5)
         future = client.call_async(request)
         assert self.until(future.done), f"service {service} did not answer"
-        self.node.destroy_client(client)
         return future.result()
 
     def change_state(self, transition: int) -> bool:
