@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 
 import numpy as np
 import pytest
@@ -189,6 +190,17 @@ def test_peers_average_gradients_and_clocks():
     assert clock == 5.0 and gradients[2] is None
     for g in gradients[:2]:
         np.testing.assert_array_equal(g, 3.0)
+
+
+def _gone(scale, peers):
+    if peers.rank:
+        os._exit(3)
+    return _gradients(scale, peers)
+
+
+def test_a_process_that_ends_in_the_middle_is_named():
+    with pytest.raises(DensefitError, match=r"1 training processes failed \(exit codes \[3\]\)"):
+        run_together(2, _gone, 2.0)
 
 
 def _boom():

@@ -238,9 +238,11 @@ def first_estimate(
         keypoints, name = models.keypoint_source.keypoints(seen_by(models.keypoint_source), camera), "mediapipe"
     if keypoints is not None and not config.regress.keypoint_prior:
         return models.lifting.estimate(keypoints, crop, camera, warm, name)
-    # Lifting begins with these bodies, all at once.
-    estimate = without_broken(models.estimator.estimate(seen_by(models.estimator), camera, warm=warm), tracks)
-    return estimate if keypoints is None else models.lifting.estimate(keypoints, crop, camera, warm, name, estimate)
+    estimate = models.estimator.estimate(seen_by(models.estimator), camera, warm=warm)
+    if keypoints is None:
+        return estimate
+    # Lifting begins with all bodies at once, so a broken one would be everybody's.
+    return models.lifting.estimate(keypoints, crop, camera, warm, name, without_broken(estimate, tracks))
 
 
 def without_broken(estimate: Estimate, tracks: Sequence[Track]) -> Estimate:
