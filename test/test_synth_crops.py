@@ -359,3 +359,19 @@ def test_coarse_pictures_have_the_noise_of_fewer_pixels():
         assert len(seen) > 20
         correlations[share] = np.percentile(seen, 25)  # half of the noise is coarse by itself
     assert correlations[1.0] > correlations[0.0] + 0.2
+
+
+def test_crisp_pictures_are_sharp_and_quiet():
+    sensor, edge, flat = Sensor(), np.full((96, 96, 3), 0.3, np.float32), np.full((96, 96, 3), 0.5, np.float32)
+    edge[:, 48:] = 0.6
+    steps, noise = {}, {}
+    for crisp in (False, True):
+        out = [sensor.expose(np.random.default_rng(seed), edge, 0.5, crisp).astype(np.float32).mean((0, 2)) for seed in range(60)]
+        steps[crisp] = np.mean([abs(o[48] - o[47]) / abs(o[80:].mean() - o[:16].mean()) for o in out])
+        grey = [sensor.expose(np.random.default_rng(seed), flat, 0.0, crisp) for seed in range(60)]
+        noise[crisp] = np.median([g.std((0, 1)).mean() for g in grey])
+    assert steps[True] > 1.05 > 0.9 > steps[False] and noise[True] < 0.7 * noise[False]
+    bank = load_backgrounds("train", [])
+    cuts = [bank.scene(np.random.default_rng(k), 224, crisp) for crisp in (False, True) for k in range(40)]
+    detail = [cv2.Laplacian(c, cv2.CV_32F).std() for c in cuts]
+    assert np.median(detail[40:]) > 1.3 * np.median(detail[:40])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import cv2
 import numpy as np
 import pytest
 
@@ -68,6 +71,28 @@ def test_pictures_of_other_proportions_are_centred_in_grey(engine):
         assert abs(int(rows[i, :96].sum()) - int(rows[i, 96:].sum())) <= 1
     for i in np.flatnonzero(columns.any(1)):
         assert abs(int(columns[i, :128].sum()) - int(columns[i, 128:].sum())) <= 1
+
+
+def test_finer_pictures_show_the_same_people_with_more_detail(engine):
+    quiet = dataclasses.replace(engine.options, occluder_share=0.0)
+    plain, engine.options = engine.options, quiet
+    try:
+        coarse, fine = (make_scenes(np.random.default_rng(5), engine, 16, finer=n) for n in (1, 2))
+        engine.options = dataclasses.replace(quiet, crisp_share=1.0)
+        crisp = make_scenes(np.random.default_rng(5), engine, 16, finer=2)
+    finally:
+        engine.options = plain
+    assert fine.rgb.shape == coarse.rgb.shape
+    both = (coarse.kind == PERSON) & (fine.kind == PERSON)
+    assert both.sum() > 15 and (coarse.kind != fine.kind).sum() <= 1
+    assert np.abs(coarse.boxes_xywh - fine.boxes_xywh)[both].max() < 2.5
+    assert (coarse.owner != fine.owner).mean() < 0.01
+
+    def detail(scenes):
+        return np.median([cv2.Laplacian(image, cv2.CV_32F).std() for image in scenes.rgb])
+
+    # Neither noise nor JPEG is counted: those of the larger image are nearly gone, and the crisp one has half of them.
+    assert detail(crisp) > 1.3 * detail(fine)
 
 
 def test_clutter_is_busy_deterministic_and_leaves_some_pictures_alone():

@@ -66,10 +66,15 @@ class Backgrounds:
     def __len__(self) -> int:
         return len(self.images)
 
-    def cut(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """(size,size,3) uint8 window at a random place and scale, flipped and recoloured now and then."""
+    def cut(self, rng: np.random.Generator, size: int, crisp: bool = False) -> np.ndarray:
+        """(size,size,3) uint8 window at a random place and scale, flipped and recoloured now and then.
+
+        ``crisp``: of as many pixels, where the picture has them.
+        """
         which = int(rng.integers(len(self.images)))
         share = float(np.exp(rng.uniform(np.log(0.22), 0.0)))
+        if crisp:
+            share = min(max(share, size / min(self.images[which].shape[:2])), 1.0)
         level = 0
         while level < 2 and share * min(self._levels[level + 1][which].shape[:2]) >= size:
             level += 1
@@ -90,9 +95,12 @@ class Backgrounds:
             out = out[:, :, rng.permutation(3)]
         return np.ascontiguousarray(out)
 
-    def scene(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """A window, often in front of a ground plane of another picture, with pasted patches of others as clutter."""
-        out = self.cut(rng, size) if rng.random() < 0.88 else _wall(rng, size)
+    def scene(self, rng: np.random.Generator, size: int, crisp: bool = False) -> np.ndarray:
+        """A window, often in front of a ground plane of another picture, with pasted patches of others as clutter.
+
+        ``crisp``: not blown up and in focus.
+        """
+        out = self.cut(rng, size, crisp) if rng.random() < 0.88 else _wall(rng, size)
         if rng.random() < 0.25:  # ground: another picture squeezed towards a horizon
             horizon = int(size * rng.uniform(0.25, 0.8))
             out[horizon:] = self._ground(rng, size, size - horizon)
@@ -109,7 +117,7 @@ class Backgrounds:
                 out[y0:y1, x0:x1] = np.where(inside, part, out[y0:y1, x0:x1])
             else:
                 out[y0:y1, x0:x1] = part
-        if rng.random() < 0.45:  # out of focus, as behind a person
+        if rng.random() < 0.45 and not crisp:  # out of focus, as behind a person
             out = cv2.GaussianBlur(out, (0, 0), float(rng.uniform(0.4, 2.6)))
         return out
 

@@ -20,15 +20,15 @@ class ClutteredBackgrounds(Backgrounds):
     def __init__(self, plain: Backgrounds) -> None:
         super().__init__(plain.images)
 
-    def scene(self, rng: np.random.Generator, size: int) -> np.ndarray:
+    def scene(self, rng: np.random.Generator, size: int, crisp: bool = False) -> np.ndarray:
         """As :meth:`Backgrounds.scene`, with clutter."""
-        image = super().scene(rng, size)
+        image = super().scene(rng, size, crisp)
         if rng.random() >= _SHARE:
             return image
         palette = self.cut(rng, 8).reshape(-1, 3)
         for _ in range(int(np.exp(rng.uniform(np.log(3), np.log(40))))):
             _DRAWERS[int(rng.integers(len(_DRAWERS)))](self, rng, image, palette)
-        if rng.random() < 0.3:
+        if rng.random() < 0.3 and not crisp:
             image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.6)))
         return image
 

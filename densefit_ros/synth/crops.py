@@ -115,14 +115,15 @@ def make_crops(rng: np.random.Generator, engine: SynthEngine, count: int, size: 
     intrinsics = np.array([(c.fx, c.fy, c.cx, c.cy) for c in crop_cams], np.float32)
     joints_px = _project(joints, intrinsics)
     for i in range(count):
-        image, light, occluded = compose(rng, engine, surface, i, crop_cams[i], own[i], joints_px[i])
+        crisp = o.crisp_share > 0 and rng.random() < o.crisp_share
+        image, light, occluded = compose(rng, engine, surface, i, crop_cams[i], own[i], joints_px[i], crisp)
         if occluded is not None:
             own[i] &= ~occluded
         if not absent[i] and rng.random() < o.carried_share:
             hand = int(rng.choice(_HANDS))
             metre_px = intrinsics[i, 0] / max(float(joints[i, hand, 2]), 0.3)
             own[i] &= ~draw_carried(rng, image, engine.backgrounds, joints_px[i, hand], metre_px, own[i])
-        rgb[i] = cut_at_border(engine.sensor.expose(rng, image, o.coarse_share), inside_u[i], inside_v[i])
+        rgb[i] = cut_at_border(engine.sensor.expose(rng, image, o.coarse_share, crisp), inside_u[i], inside_v[i])
         lights.append(light)
     own &= inside
     if o.aspect < 1:
@@ -198,13 +199,15 @@ def compose(
     camera: Camera,
     own: np.ndarray,
     joints_px: np.ndarray | None = None,
+    crisp: bool = False,
 ) -> tuple[np.ndarray, Lights, np.ndarray | None]:
     """One picture in [0,1] float32, its lights, and the mask of occluders in front of the person, if any.
 
-    own (S,S) bool: where the person is seen; joints_px (24,2): where false limbs may be put, nowhere if left out.
+    own (S,S) bool: where the person is seen; joints_px (24,2): where false limbs may be put, nowhere if left out;
+    crisp: all in focus.
     """
     size = len(own)
-    image = np.multiply(engine.backgrounds.scene(rng, size), np.float32(1 / 255), dtype=np.float32)
+    image = np.multiply(engine.backgrounds.scene(rng, size, crisp), np.float32(1 / 255), dtype=np.float32)
     lights = sample_lights(rng, np.array(cv2.mean(image)[:3]))
     if joints_px is not None and rng.random() < engine.options.false_limbs_share:
         draw_false_limbs(rng, image, engine.backgrounds, joints_px, surface.rgb[i][own])

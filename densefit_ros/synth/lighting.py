@@ -95,17 +95,18 @@ class Sensor:
         )
         self._bank = np.concatenate([fine, coarse])
 
-    def expose(self, rng: np.random.Generator, image: np.ndarray, coarse_share: float = 0.13) -> np.ndarray:
+    def expose(self, rng: np.random.Generator, image: np.ndarray, coarse_share: float = 0.13, crisp: bool = False) -> np.ndarray:
         """(S,S,3) float32 in about [0,1] -> uint8: blur, white balance, exposure, gamma, noise, JPEG.
 
         ``coarse_share``: of pictures that the camera takes with fewer pixels, and that are blown up afterwards, with their noise
-        and their JPEG blocks: how crops of people look who are smaller in the image than a crop is.
+        and their JPEG blocks: how crops of people look who are smaller in the image than a crop is.  ``crisp``: none of that,
+        as of people who are larger: no blur, half of the noise, and edges enhanced as cameras do.
         """
         whole = size = image.shape[0]
-        if rng.random() < coarse_share:
+        if rng.random() < coarse_share and not crisp:
             size = max(int(whole * _COARSEST ** rng.random()), 8)
             image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-        u = rng.random()
+        u = 1.0 if crisp else rng.random()
         if u < 0.25:
             image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.35, 1.5)))
         elif u < 0.32:
@@ -119,9 +120,12 @@ class Sensor:
         table = np.clip(level[:, None] * gain, 0, 1) ** gamma
         table = np.clip((table - 0.5) * contrast + 0.5 + rng.normal(0, 0.03), 0, 1).astype(np.float32) * 255
         out = cv2.LUT(cv2.convertScaleAbs(image, alpha=255 / _BRIGHTEST), table[:, None])
+        if crisp:
+            amount = rng.uniform(0.0, 1.0)
+            out = cv2.addWeighted(out, 1 + amount, cv2.GaussianBlur(out, (0, 0), float(rng.uniform(0.5, 1.3))), -amount, 0)
         if rng.random() < 0.06:
             out = np.repeat(out.mean(-1, keepdims=True), 3, -1)
-        sigma = float(rng.choice([rng.uniform(0, 3), rng.uniform(3, 7)], p=[0.8, 0.2]))
+        sigma = float(rng.choice([rng.uniform(0, 3), rng.uniform(3, 7)], p=[0.8, 0.2])) * (0.5 if crisp else 1.0)
         side = self._bank.shape[1]
         x, y = rng.integers(max(side - size, 0) + 1, size=2)
         noise = self._bank[rng.integers(len(self._bank))]

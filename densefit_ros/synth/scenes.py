@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from ..geometry.camera import crop_camera
@@ -52,20 +53,29 @@ class _Placed:
 
 
 def make_scenes(
-    rng: np.random.Generator, engine: SynthEngine, count: int, width: int = 256, height: int = 192, pad: int = 115
+    rng: np.random.Generator,
+    engine: SynthEngine,
+    count: int,
+    width: int = 256,
+    height: int = 192,
+    pad: int = 115,
+    finer: int = 1,
 ) -> SceneBatch:
     """``count`` pictures; the same generator state and engine give the same pictures.
 
     Pictures of other proportions than width : height are centred, and ``pad`` fills what they leave.  Each body that is
-    drawn stands in two or three of the scenes, at other places and sizes.
+    drawn stands in two or three of the scenes, at other places and sizes.  ``finer``: the camera has so many pixels for each of
+    the picture, which is reduced as finders reduce images: edges, cloth, noise and JPEG are those of a larger image.
     """
     size = max(width, height)
     cameras = [sample_camera(rng) for _ in range(count)]
     affine = np.stack([_whole_image(c, width, height, size) for c in cameras])
     canvas = [crop_camera(c, a, size) for c, a in zip(cameras, affine)]
+    to_fine = np.array([1 / finer, 1 / finer, 1.0], np.float32)
+    fine = [crop_camera(c, a * to_fine, size * finer) for c, a in zip(cameras, affine)]
     people = draw_people(rng, engine, max(count * 3 // 5, 2))
     placed = _place_all(rng, people, cameras)
-    surface = _render(engine, people, placed, canvas, size)
+    surface = _render(engine, people, placed, fine, size * finer)
     rows, columns = (slice((size - n) // 2, (size - n) // 2 + n) for n in (height, width))
     rgb = np.full((count, height, width, 3), pad, np.uint8)
     owner = np.full((count, height, width), -1, np.int8)
@@ -74,13 +84,16 @@ def make_scenes(
         inside_u = inside_axis(affine[i : i + 1, 0], np.array([cameras[i].width]), size)[0]
         inside_v = inside_axis(affine[i : i + 1, 1], np.array([cameras[i].height]), size)[0]
         inside = (inside_v[:, None] & inside_u[None, :])[rows, columns]
-        image, _, occluded = compose(rng, engine, surface, i, canvas[i], surface.person_id[i] >= 0)
+        crisp = engine.options.crisp_share > 0 and rng.random() < engine.options.crisp_share
+        image, _, occluded = compose(rng, engine, surface, i, fine[i], surface.person_id[i] >= 0, crisp=crisp)
         seen = slot_of[surface.person_id[i]]
         if occluded is not None:
             seen[occluded] = -1
-        exposed = engine.sensor.expose(rng, image)[rows, columns]
+        exposed = cv2.resize(engine.sensor.expose(rng, image, crisp=crisp), (size, size), interpolation=cv2.INTER_AREA)[
+            rows, columns
+        ]
         rgb[i][inside] = exposed[inside]
-        owner[i] = np.where(inside, seen[rows, columns], -1)
+        owner[i] = np.where(inside, seen[finer // 2 :: finer, finer // 2 :: finer][rows, columns], -1)
     boxes, kind = _label(people, placed, canvas, owner, np.array([columns.start, rows.start]))
     return SceneBatch(rgb, boxes, kind, owner)
 

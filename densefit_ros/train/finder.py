@@ -40,9 +40,8 @@ class FinderSource(People):
 
     def batch(self, index: int) -> Batch:
         """See :class:`densefit_ros.train.data.Source`."""
-        scenes = make_scenes(
-            np.random.default_rng([self.seed, 13, index]), self.engine, self.count, WIDTH_PX, HEIGHT_PX, PAD_GREY
-        )
+        rng = np.random.default_rng([self.seed, 13, index])
+        scenes = make_scenes(rng, self.engine, self.count, WIDTH_PX, HEIGHT_PX, PAD_GREY, finer=2)
         return {"image": scenes.rgb, "boxes": scenes.boxes_xywh, "kind": scenes.kind, "owner": scenes.owner}
 
     def augment(self, batch: Batch, rng: np.random.Generator) -> Batch:

@@ -72,10 +72,11 @@ class People:
         coarse: float = CropOptions.coarse_share,
         rough: float = CropOptions.rough_share,
         false_limbs: float = CropOptions.false_limbs_share,
+        crisp: float = CropOptions.crisp_share,
     ) -> None:
         cv2.setNumThreads(1)
         self.seed, self.count, self.size, self.easy = seed, count, size, float(easy)
-        shares = {"coarse_share": coarse, "rough_share": rough, "false_limbs_share": false_limbs}
+        shares = {"coarse_share": coarse, "rough_share": rough, "false_limbs_share": false_limbs, "crisp_share": crisp}
         self._options = [dataclasses.replace(o, **shares) for o in (CropOptions(), EASY)]
         self.body = load_body()
         photographs = load_backgrounds("heldout" if held_out else "train", backgrounds)
