@@ -100,7 +100,7 @@ class Sensor:
 
         ``coarse_share``: of pictures that the camera takes with fewer pixels, and that are blown up afterwards, with their noise
         and their JPEG blocks: how crops of people look who are smaller in the image than a crop is.  ``crisp``: none of that,
-        as of people who are larger: no blur, half of the noise, and edges enhanced as cameras do.
+        as of people who are larger: no blur, half of the noise, edges enhanced, other colours and contrasts.
         """
         whole = size = image.shape[0]
         if rng.random() < coarse_share and not crisp:
@@ -121,8 +121,7 @@ class Sensor:
         table = np.clip((table - 0.5) * contrast + 0.5 + rng.normal(0, 0.03), 0, 1).astype(np.float32) * 255
         out = cv2.LUT(cv2.convertScaleAbs(image, alpha=255 / _BRIGHTEST), table[:, None])
         if crisp:
-            amount = rng.uniform(0.0, 1.0)
-            out = cv2.addWeighted(out, 1 + amount, cv2.GaussianBlur(out, (0, 0), float(rng.uniform(0.5, 1.3))), -amount, 0)
+            out = _developed(rng, out)
         if rng.random() < 0.06:
             out = np.repeat(out.mean(-1, keepdims=True), 3, -1)
         sigma = float(rng.choice([rng.uniform(0, 3), rng.uniform(3, 7)], p=[0.8, 0.2])) * (0.5 if crisp else 1.0)
@@ -137,6 +136,16 @@ class Sensor:
             ok, data = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(28, 96))])
             out = cv2.imdecode(data, cv2.IMREAD_COLOR) if ok else out
         return out if size == whole else cv2.resize(out, (whole, whole), interpolation=cv2.INTER_LINEAR)
+
+
+def _developed(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """(S,S,3) float32 in [0,255] as cameras hand pictures out: edges enhanced, colours and contrast mostly raised."""
+    amount = float(rng.uniform(0.0, 1.0))
+    out = cv2.addWeighted(image, 1 + amount, cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.5, 1.3))), -amount, 0)
+    colours = 0.0 if rng.random() < 0.06 else float(np.exp(rng.normal(0.1, 0.35)))
+    grey = out.mean(-1, keepdims=True)
+    contrast = float(np.exp(rng.normal(0.12, 0.25)))
+    return contrast * (grey + colours * (out - grey) - 128) + 128
 
 
 def _streak(rng: np.random.Generator) -> np.ndarray:

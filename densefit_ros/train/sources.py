@@ -356,7 +356,7 @@ def resized(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def recolour(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random gain per channel, offset and gamma for each (P,S,W,3) uint8 picture."""
+    """Random gain per channel, offset, contrast and gamma for each (P,S,W,3) uint8 picture."""
     return _through(images, _colour_tables(rng, len(images)))
 
 
@@ -365,8 +365,8 @@ def _colour_tables(rng: np.random.Generator, count: int) -> np.ndarray:
     level = np.arange(256, dtype=np.float32) / 255
     gamma = np.exp(rng.normal(0, 0.18, (count, 1, 1)))
     gain = np.exp(rng.normal(0, 0.12, (count, 1, 1))) * (1 + rng.normal(0, 0.05, (count, 3, 1)))
-    offset = rng.normal(0, 0.03, (count, 1, 1))
-    table = np.clip(255 * (gain * level**gamma + offset), 0, 255).astype(np.uint8)
+    offset, contrast = rng.normal(0, 0.03, (count, 1, 1)), np.exp(rng.normal(0, 0.15, (count, 1, 1)))
+    table = np.clip(255 * (contrast * (gain * level**gamma - 0.45) + 0.45 + offset), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(table.swapaxes(1, 2))
 
 
