@@ -16,7 +16,9 @@ from ..eval.provenance import BEGIN, insert
 from ..runtime.picture import SIZE_PX
 from .reliability import calibration_error
 
-_FLAGS = ("seed", "minutes", "batch", "made", "chunk", "reuse", "lr", "lr_floor", "warmup", "ema", "processes", "init")
+_FLAGS = (
+    "seed", "minutes", "batch", "made", "chunk", "reuse", "optimizer", "lr", "lr_floor", "warmup", "ema", "processes", "init",
+)  # fmt: skip
 
 
 def card(runs: Sequence[Path], evaluation: dict[str, Any], before: str = "") -> str:
