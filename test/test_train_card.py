@@ -54,7 +54,13 @@ def evaluation():
 def test_runs_and_numbers_become_tables(run):
     text = card([run], evaluation())
     assert "| regressor1 | 3 | `aaaaaaaaaa+` | 128 | 1 | 9.1 | 405 | 6,480 |" in text
-    assert "densefit train regressor --out" in text and "--optimizer " in text and "--processes 2" in text and "--init" not in text and '"size": 128' in text
+    assert (
+        "densefit train regressor --out" in text
+        and "--optimizer " in text
+        and "--processes 2" in text
+        and "--init" not in text
+        and '"size": 128' in text
+    )
     assert "| 10 deg a joint | 2.00 / 5.00 | 0.40 |" in text and "12.3 -> 12.3" in text
     assert (
         "| rotation | all joints | factor 2.00 |" in text
