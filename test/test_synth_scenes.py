@@ -91,7 +91,6 @@ def test_finer_pictures_show_the_same_people_with_more_detail(engine):
     def detail(scenes):
         return np.median([cv2.Laplacian(image, cv2.CV_32F).std() for image in scenes.rgb])
 
-    # Neither noise nor JPEG is counted: those of the larger image are nearly gone, and the crisp one has half of them.
     assert detail(crisp) > 1.3 * detail(fine)
 
 

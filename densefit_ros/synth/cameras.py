@@ -35,7 +35,7 @@ class CropOptions:
     occluder_share: float = 0.30
     carried_share: float = 0.25  # crops with something in a hand
     coarse_share: float = 0.13  # crops blown up from fewer pixels, as of people far away or before a small camera
-    crisp_share: float = 0.0  # crops as sharp as those from large images: all in focus, edges enhanced, hardly any noise
+    crisp_share: float = 0.0  # crops as sharp as those from large images: all in focus, edges enhanced, half of the noise
     false_limbs_share: float = 0.0  # crops with beams and branches behind the person, where limbs could be
     rough_share: float = 0.0  # boxes twice as far off, as finders and lost tracks give them
 

@@ -89,10 +89,8 @@ def make_scenes(
         seen = slot_of[surface.person_id[i]]
         if occluded is not None:
             seen[occluded] = -1
-        exposed = cv2.resize(engine.sensor.expose(rng, image, crisp=crisp), (size, size), interpolation=cv2.INTER_AREA)[
-            rows, columns
-        ]
-        rgb[i][inside] = exposed[inside]
+        exposed = cv2.resize(engine.sensor.expose(rng, image, crisp=crisp), (size, size), interpolation=cv2.INTER_AREA)
+        rgb[i][inside] = exposed[rows, columns][inside]
         owner[i] = np.where(inside, seen[finer // 2 :: finer, finer // 2 :: finer][rows, columns], -1)
     boxes, kind = _label(people, placed, canvas, owner, np.array([columns.start, rows.start]))
     return SceneBatch(rgb, boxes, kind, owner)
