@@ -13,7 +13,7 @@ from .peaks import decode_peaks, letterbox
 from .protocol import check_image, suppress
 
 # The network's centre logits are those of a focal loss: on held-out scenes the share of right finds passes one half at
-# THRESHOLD_LOGIT and rises as a logistic of this slope (fitted to the shipped weights, see docs/MODEL_CARD.md).
+# THRESHOLD_LOGIT and rises as a logistic of this slope (fitted to the weights before finder7, which has -0.44 and 3.1).
 THRESHOLD_LOGIT, SLOPE = -0.4, 2.84
 MIN_SCORE = 0.1
 PART_SHARE = 0.6  # of the picture's width and height: four parts that overlap by a third
