@@ -21,6 +21,7 @@ def run(tmp_path):
         "seed": 3,
         "minutes": 14.0,
         "batch": 8,
+        "optimizer": "muon",
         "lr": 0.001,
         "init": "",
         "data": {"size": 128, "easy": True},
@@ -56,7 +57,7 @@ def test_runs_and_numbers_become_tables(run):
     assert "| regressor1 | 3 | `aaaaaaaaaa+` | 128 | 1 | 9.1 | 405 | 6,480 |" in text
     assert (
         "densefit train regressor --out" in text
-        and "--optimizer " in text
+        and "--optimizer muon" in text
         and "--processes 2" in text
         and "--init" not in text
         and '"size": 128' in text
