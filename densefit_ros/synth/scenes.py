@@ -71,11 +71,11 @@ def make_scenes(
     cameras = [sample_camera(rng) for _ in range(count)]
     affine = np.stack([_whole_image(c, width, height, size) for c in cameras])
     canvas = [crop_camera(c, a, size) for c, a in zip(cameras, affine)]
-    to_fine = np.array([1 / finer, 1 / finer, 1.0], np.float32)
-    fine = [crop_camera(c, a * to_fine, size * finer) for c, a in zip(cameras, affine)]
+    fine_size = size * finer
+    fine = [crop_camera(c, _whole_image(c, width * finer, height * finer, fine_size), fine_size) for c in cameras]
     people = draw_people(rng, engine, max(count * 3 // 5, 2))
     placed = _place_all(rng, people, cameras)
-    surface = _render(engine, people, placed, fine, size * finer)
+    surface = _render(engine, people, placed, fine, fine_size)
     rows, columns = (slice((size - n) // 2, (size - n) // 2 + n) for n in (height, width))
     rgb = np.full((count, height, width, 3), pad, np.uint8)
     owner = np.full((count, height, width), -1, np.int8)
