@@ -119,6 +119,8 @@ def test_colours_that_were_learnt_from_a_picture_change_with_it():
     out = source.augment(batch, np.random.default_rng(3))
     rendering = out["rendering"][:, 0].astype(np.float32)
     covered = rendering[..., 10] > 0
+    grey = np.array([not np.ptp(image, axis=-1).any() for image in out["image"]])
+    assert (grey & learnt).any() and not grey[learnt].all()  # who loses colour loses that of the texture as well
     apart = np.array([np.abs(rendering[i, ..., :3] - out["image"][i] / 255)[covered[i]].max() for i in range(12)])
     assert apart[learnt].max() < 0.012 and np.median(apart[~learnt]) > 0.02
     assert not rendering[~covered].any()

@@ -140,7 +140,7 @@ class Sensor:
 
 def _developed(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """(S,S,3) float32 in [0,255] as cameras hand pictures out: edges enhanced, colours and contrast mostly raised."""
-    amount = float(rng.uniform(0.0, 1.0))
+    amount = float(rng.uniform(0.0, 1.5))
     out = cv2.addWeighted(image, 1 + amount, cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.5, 1.3))), -amount, 0)
     colours = 0.0 if rng.random() < 0.06 else float(np.exp(rng.normal(0.1, 0.35)))
     grey = out.mean(-1, keepdims=True)

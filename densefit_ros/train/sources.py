@@ -337,14 +337,13 @@ class JointSource(People):
         ray = ray_rotation(out["intrinsics"][which].astype(np.float64)).astype(np.float32)
         out["rotmat"][which, 0] = np.swapaxes(ray, 1, 2) @ out["ray_rotmat"][which] @ out["rotmat"][which, 0]
         out["ray_rotmat"][which] = ray
-        tables = _colour_tables(rng, len(which))
-        out["image"] = _through(out["image"], tables)
+        colours = _colours(rng, len(which))
+        out["image"] = _through(out["image"], *colours)
         learnt = flat["learnt"]
-        colours = (255 * pairs["rendering"][learnt][..., :3]).round().astype(np.uint8)
+        texture = (255 * pairs["rendering"][learnt][..., :3]).round().astype(np.uint8)
         covered = pairs["rendering"][learnt][..., 10:]
-        pairs["rendering"][learnt, ..., :3] = (
-            _through(colours, np.repeat(tables, self.starts, 0)[learnt]) / np.float32(255) * covered
-        )
+        of_learnt = [np.repeat(c, self.starts, 0)[learnt] for c in colours]
+        pairs["rendering"][learnt, ..., :3] = _through(texture, *of_learnt) / np.float32(255) * covered
         return out | {n: pairs[n].reshape(batch[n].shape) for n in names if n in pairs}
 
 
@@ -356,22 +355,24 @@ def resized(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def recolour(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random gain per channel, offset, contrast and gamma for each (P,S,W,3) uint8 picture."""
-    return _through(images, _colour_tables(rng, len(images)))
+    """Random gain per channel, offset, contrast and gamma for each (P,S,W,3) uint8 picture; one in ten loses its colour."""
+    return _through(images, *_colours(rng, len(images)))
 
 
-def _colour_tables(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(P,256,3) uint8: another level for each that a channel may have."""
+def _colours(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(P,256,3) uint8, another level for each that a channel may have, and (P,) bool, which pictures have no colour."""
     level = np.arange(256, dtype=np.float32) / 255
     gamma = np.exp(rng.normal(0, 0.18, (count, 1, 1)))
     gain = np.exp(rng.normal(0, 0.12, (count, 1, 1))) * (1 + rng.normal(0, 0.05, (count, 3, 1)))
     offset, contrast = rng.normal(0, 0.03, (count, 1, 1)), np.exp(rng.normal(0, 0.15, (count, 1, 1)))
     table = np.clip(255 * (contrast * (gain * level**gamma - 0.45) + 0.45 + offset), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(table.swapaxes(1, 2))
+    return np.ascontiguousarray(table.swapaxes(1, 2)), rng.random(count) < 0.1
 
 
-def _through(images: np.ndarray, tables: np.ndarray) -> np.ndarray:
+def _through(images: np.ndarray, tables: np.ndarray, grey: np.ndarray) -> np.ndarray:
     out = np.empty_like(images)
     for i, table in enumerate(tables):
         out[i] = cv2.LUT(images[i], table[None])
+        if grey[i]:
+            out[i] = cv2.cvtColor(out[i], cv2.COLOR_RGB2GRAY)[..., None]
     return out
