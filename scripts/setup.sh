@@ -54,6 +54,12 @@ make_venv() {
   local is wanted
   is=$("$venv/bin/python" -c "$version") wanted=$("$python" -c "$version")
   [ "$is" = "$wanted" ] || die "./.venv is of Python $is, asked for is $wanted: run make distclean first"
+  # Libraries of two distributions do not mix, and the venv's come first.
+  local ros=wheels was
+  apt_ros && ros=$ROS_DISTRO
+  was=$(cat "$venv/densefit_ros_distro" 2>/dev/null || { grep -q 'system-site.*true' "$venv/pyvenv.cfg" && echo "$ros"; } || echo wheels)
+  [ "$was" = "$ros" ] || die "./.venv is for ROS 2 of $was, asked for is $ros: run make distclean first"
+  echo "$ros" >"$venv/densefit_ros_distro"
 }
 
 base_packages() { pip setuptools wheel numpy && pip $(read_deps); }

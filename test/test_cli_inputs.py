@@ -10,13 +10,14 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from densefit_ros.errors import AssetError, CameraError
 from densefit_ros.geometry.camera import camera_from_fov, project
 from densefit_ros.geometry.lens import lens_of
 from densefit_ros.offline.cameras import CameraChoice, read_camera
 from densefit_ros.offline.results import _plain, read_boxes
-from densefit_ros.offline.sources import open_source
+from densefit_ros.offline.sources import FrameClock, open_source
 from densefit_ros.viz.video import VideoWriter
 
 
@@ -85,6 +86,47 @@ def test_a_video_gives_its_frames_and_rate(tmp_path):
     assert source.is_video and source.fps == pytest.approx(12.0) and source.count == 5
     assert [i.index for i in items] == list(range(5)) and {i.file for i in items} == {"clip.mp4"}
     assert [int(i.rgb.mean()) for i in items] == pytest.approx([0, 20, 40, 60, 80], abs=4)
+
+
+def _gif(path, lasting_ms):
+    """A video whose frames come irregularly."""
+    pictures = [Image.fromarray(np.full((48, 64, 3), 20 * i, np.uint8)) for i in range(len(lasting_ms))]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=lasting_ms, loop=0)
+    return path
+
+
+def test_frames_are_shown_when_the_file_says(tmp_path):
+    source = open_source(_gif(tmp_path / "clip.gif", [40, 40, 200, 40, 120, 40]))
+    items = list(source)
+    assert [i.stamp_ns // 1_000_000 for i in items] == [0, 40, 80, 280, 320, 440]
+    assert not any(i.problem for i in items), "an intact file of irregular frames is not a damaged one"
+
+
+class _Capture:
+    """OpenCV's, of a file that says ``fps``, ``count`` frames and when each is shown (ms)."""
+
+    def __init__(self, fps, count, ms):
+        self._fps, self._count, self._ms = fps, count, iter(ms)
+
+    def get(self, what):
+        told = {cv2.CAP_PROP_FPS: self._fps, cv2.CAP_PROP_FRAME_COUNT: self._count}
+        return told[what] if what in told else next(self._ms)
+
+
+@pytest.mark.parametrize(
+    "fps, count, ms, expected_ms, duration_s",
+    [
+        (25.0, 4, (0.0, 40.0, 80.0, 120.0), (0, 40, 80, 120), 0.16),
+        (25.0, 4, (500.0, 540.0, 700.0), (0, 40, 200), 0.16),  # begins late
+        (25.0, 4, (0.0, 0.0, 0.0), (0, 40, 80), 0.16),  # says nothing
+        (25.0, 4, (0.0, 40.0, 20.0, 120.0), (0, 40, 80, 120), 0.16),  # goes back
+        (1000.0, 2000, (0.0, 100.0), (0, 100), 2.0),  # what OpenCV makes of irregular frames: 2 s
+        (0.0, -5, (0.0, 0.0), (0, 1000 / 30), 0.0),  # a stream
+    ],
+)
+def test_clocks_of_files(fps, count, ms, expected_ms, duration_s):
+    clock = FrameClock(_Capture(fps, count, ms))
+    assert [clock.read() * 1e-6 for _ in ms] == pytest.approx(expected_ms) and clock.duration_s == pytest.approx(duration_s)
 
 
 def test_a_picture_by_another_name(tmp_path):

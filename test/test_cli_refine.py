@@ -82,7 +82,7 @@ def _pve(record, which, true):
     return 1e3 * np.linalg.norm(gap, axis=1).mean()
 
 
-def test_densepose_maps_refine_everybody(tmp_path):
+def test_densepose_maps_refine_everybody(tmp_path, caplog):
     true, near = _people(2)
     scene = _write(tmp_path / "in", (true, near), ["a.png", "b.png"], tmp_path / "cliff.npz")
     iuv = densepose.body_chart(_body()).encode(scene.face_id[0], scene.bary[0])
@@ -93,7 +93,9 @@ def test_densepose_maps_refine_everybody(tmp_path):
         noisy = noisy_iuv(rng, iuv)
         cv2.imwrite(str(maps / f"{name}_IUV.png"), noisy)
     arguments = _arguments(tmp_path)
-    assert cli.main([*arguments, "--densepose", str(maps), *ALONE, "--set", "displace.independent_share=0.1"]) == 0
+    with caplog.at_level("WARNING", logger="densefit"):
+        assert cli.main([*arguments, "--densepose", str(maps), *ALONE, "--set", "displace.independent_share=0.1"]) == 0
+    assert "body.densepose_chart" in caplog.text, "maps of the DensePose project would be misread"
     records = _refined(tmp_path / "out")
     assert [(r["file"], r["id"]) for r in records] == [("a.png", "0"), ("a.png", "1"), ("b.png", "2"), ("b.png", "3")]
     first, refined = (
@@ -152,6 +154,24 @@ def test_sizes_that_a_file_does_not_say_are_those_of_its_pictures(tmp_path):
     assert cli.main(arguments) == 0
     (record,) = _refined(tmp_path / "out")
     assert record["first_estimate"]["t_camera_root"] == pytest.approx(t, abs=1e-3)
+
+    # The folder speaks of a picture that is not in the input, too.
+    (folder / "other_0.npz").write_bytes((folder / "walk_0.npz").read_bytes())
+    assert cli.main(arguments) == 0
+    assert [r["file"] for r in _refined(tmp_path / "out")] == ["walk.png"]
+
+
+def test_estimates_of_a_picture_of_another_size_are_refused(tmp_path, capsys):
+    true, near = _people(1)
+    _write(tmp_path / "in", (true, near), ["a.png"], tmp_path / "cliff.npz")
+    for size, word in (((2 * W, 2 * H), f"of {2 * W}x{2 * H} px, here it has {W}x{H}"), ((H, W), "--format camerahmr")):
+        rotmat = so3.exp(near.rotvec)
+        crop = {"pred_cam": [[0.9, 0, 0]], "box_center": [[200.0, 200.0]], "box_size": [300.0], "img_size": [size]}
+        body = {"global_orient": rotmat[:, :1], "body_pose": rotmat[:, 1:], "betas": np.zeros((1, 10))}
+        np.savez(tmp_path / "hmr2.npz", imgname=["a.png"], **crop, **body)
+        arguments = ["refine", "--images", str(tmp_path / "in"), "--init", str(tmp_path / "hmr2.npz")]
+        assert cli.main([*arguments, "--out", str(tmp_path / "out"), *ALONE]) == cli.EXIT_ERROR
+        assert word in capsys.readouterr().err
 
 
 def test_openpose_files_refine_too(tmp_path):

@@ -107,6 +107,7 @@ def test_a_run_of_another_estimator_is_not_continued(tmp_path, capsys, monkeypat
         (("--dataset", "synthetic", "--stride", "5"), "--stride: synthetic has no recorded frames"),
         (("--dataset", "3dpw", "--backgrounds", "."), "--backgrounds: the people of 3dpw stand where they stood"),
         (("--dataset", "synthetic-video", "--stride", "5"), "--stride: synthetic-video has no recorded frames"),
+        (("--regressor", "external"), "makes no first estimates"),
         (("--dataset", "synthetic", "--seed", "-1"), "--seed: expected 0 or more"),
     ],
 )

@@ -132,6 +132,16 @@ def test_coco_annotations_name_pictures_and_flag_hidden_points(tmp_path):
     assert found.confidence[0] == pytest.approx(np.where(flags == 2, 1.0, 0.5 * flags))
     assert len(files.of("empty.jpg", 2).uv) == 0 and files.of("c.jpg", 3) is None
     assert files.most_people == 2
+    # Detectors write how sure they are in the place of the flags.
+    sure = np.linspace(0.05, 0.95, 17)
+    tree["annotations"][1]["keypoints"] = np.concatenate([uv[1], sure[:, None]], 1).ravel().tolist()
+    path.write_text(json.dumps(tree))
+    assert KeypointFiles(path).of("a.jpg", 0).confidence[1] == pytest.approx(sure)
+    tree["annotations"][1]["keypoints"][2] = 1.7
+    path.write_text(json.dumps(tree))
+    with pytest.raises(AssetError, match="flags 0, 1 and 2, or confidences"):
+        KeypointFiles(path)
+    tree["annotations"].pop(1)
     tree["categories"][0]["keypoints"][0] = "left_eye"
     path.write_text(json.dumps(tree))
     with pytest.raises(AssetError, match="COCO's order"):

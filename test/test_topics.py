@@ -18,6 +18,9 @@ from densefit_ros.ros.topics import camera_info_beside, is_rectified_by_name
         ("/rect/image", "/rect/camera_info", False),
         ("/image", "/camera_info", False),
         ("left/image_rect/compressed", "left/camera_info", True),
+        ("left/image_rectified", "left/camera_info", True),
+        ("left/image_unrectified", "left/camera_info", False),
+        ("left/image_direct", "left/camera_info", False),
         ("image_raw", "camera_info", False),
     ],
 )

@@ -356,6 +356,9 @@ def test_bad_configurations_are_refused(tmp_path):
         TrainConfig(task="segmentation", out="x")
     with pytest.raises(ConfigError):
         TrainConfig(task="regressor", out="x", device="tpu")
+    for name in ("log_steps", "validation_batches", "processes"):
+        with pytest.raises(ConfigError, match=f"{name} expects 1 or more"):
+            TrainConfig(task="regressor", out="x", **{name: 0})
     (tmp_path / "c.json").write_text('{"task": "regressor", "out": "x", "learning": 1}')
     with pytest.raises(ConfigError, match="learning"):
         TrainConfig.load(tmp_path / "c.json")

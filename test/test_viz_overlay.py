@@ -82,6 +82,20 @@ def test_panels_share_one_height():
         overlay.side_by_side([])
 
 
+@pytest.mark.parametrize("fps", [10.0, 29.97, 60000 / 1001, 66.667, 90.123, 119.837, 240000 / 1001, 700.3])
+def test_rates_that_the_codec_has_no_clock_for_are_rounded(tmp_path, fps):
+    with VideoWriter(tmp_path / "clip.mp4", fps) as video:
+        video.write(np.zeros((60, 80, 3), np.uint8))
+    assert cv2.VideoCapture(str(tmp_path / "clip.mp4")).get(cv2.CAP_PROP_FPS) == pytest.approx(fps, rel=1e-3)
+
+
+def test_frames_stay_until_the_next_one_comes(tmp_path):
+    with VideoWriter(tmp_path / "clip.mp4", 10.0) as video:
+        for at_s, frames in ((0.0, 1), (0.1, 2), (0.5, 6), (0.51, 7), (0.52, 8), (0.9, 10), (7200.0, 20)):
+            video.write(np.zeros((60, 80, 3), np.uint8), at_s)
+            assert video.frames == frames, at_s
+
+
 def test_video_plays_back(tmp_path):
     path = tmp_path / "sub" / "clip.mp4"
     shades = [30, 120, 220]

@@ -127,8 +127,8 @@ def play(camera: DemoCamera, source: Source, shots: list[Shot] | None, seconds: 
     """
     start, count = time.monotonic(), 0
     for index, shot in enumerate(tqdm(shots or source.shots(), "playing", total=source.count, unit="image", mininterval=1)):
-        due = start + index / source.fps
-        played = time.monotonic() - start if source.kind == "device" else index / source.fps
+        due = start + shot.at_s
+        played = time.monotonic() - start if source.kind == "device" else shot.at_s
         if played >= seconds:
             break
         while (wait := due - time.monotonic()) > 0:

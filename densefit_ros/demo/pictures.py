@@ -44,7 +44,7 @@ def write_pictures(run: Run, source: Source, body: BodyModel, out: Path) -> None
             row = side_by_side([_letterbox(p, panel) for p in panels], LABELS)
             if answer is None:
                 row = draw_text(row, "not answered", (panel[0] * 0.4, 0.95 * panel[1]))
-            video.write(row)
+            video.write(row, None if run.stills else shot.at_s)
             if index in chosen:
                 rows.append(row)
     if rows:

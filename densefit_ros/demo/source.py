@@ -27,6 +27,7 @@ class Shot:
     rgb: np.ndarray  # (H,W,3) uint8
     camera: Camera
     name: str
+    at_s: float  # after the first one
 
 
 class Source(ABC):
@@ -63,7 +64,7 @@ class SyntheticSource(Source):
 
     def shots(self) -> Iterator[Shot]:
         for i in range(len(self._sequence)):
-            yield Shot(self._sequence.frame(i)[0], self._sequence.camera, f"{i:06d}")
+            yield Shot(self._sequence.frame(i)[0], self._sequence.camera, f"{i:06d}", i / self.fps)
 
     def truth(self, index: int) -> BodyParams:
         return self._sequence.params.person(index)
@@ -89,7 +90,8 @@ class FileSource(Source):
                 self.problems.append(item.problem)
                 continue
             any_read = True
-            yield _shot(item.rgb, self._fov_deg, f"{item.index:06d}" if self._items.is_video else item.file)
+            name = f"{item.index:06d}" if self._items.is_video else item.file
+            yield _shot(item.rgb, self._fov_deg, name, item.stamp_ns * 1e-9)
         if not any_read:
             raise AssetError(f"{self.text}: nothing could be read: {self.problems[0] if self.problems else 'it is empty'}")
 
@@ -113,7 +115,7 @@ class DeviceSource(Source):
                     if n == 0:
                         raise AssetError(f"{self._path} opens but gives no image: another program holds the camera?")
                     return
-                yield _shot(np.ascontiguousarray(bgr[..., ::-1]), self._fov_deg, f"{n:06d}")
+                yield _shot(np.ascontiguousarray(bgr[..., ::-1]), self._fov_deg, f"{n:06d}", n / self.fps)
                 n += 1
         finally:
             capture.release()
@@ -137,11 +139,11 @@ def open_source(text: str | None, fov_deg: float = DEFAULT_FOV_DEG) -> Source:
     return FileSource(text, fov_deg)
 
 
-def _shot(rgb: np.ndarray, fov_deg: float, name: str) -> Shot:
+def _shot(rgb: np.ndarray, fov_deg: float, name: str, at_s: float) -> Shot:
     scale = MAX_SIDE_PX / max(rgb.shape[:2])
     if scale < 1:
         rgb = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     # Videos have even sides: what is shown and what is kept of a camera must be as large.
     height, width = (max(n // 2 * 2, 1) for n in rgb.shape[:2])
     rgb = np.ascontiguousarray(rgb[:height, :width])
-    return Shot(rgb, camera_from_fov(width, height, fov_deg), name)
+    return Shot(rgb, camera_from_fov(width, height, fov_deg), name, at_s)

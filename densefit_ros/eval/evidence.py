@@ -11,6 +11,7 @@ none             the first estimate as it is
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from ..steps.priors import decode_options
 from ..types import BodyParams, Correspondences, Crop, DisplacementField, Estimate, Keypoints, PosedBody, Surface
 from .sample import Sample
 
+log = logging.getLogger("densefit")
 NAMES = ("displacement", "keypoints", "densepose", "pipeline", "gt-displacement", "gt-joints", "none")
 GT_SIGMA_PX = 1.0
 GT_STRIDE_PX = 4
@@ -64,6 +66,8 @@ class EvidenceMaker:
         self._models, self._options = models, options
         self._appearance = neutral_appearance(models.body)
         self._chart = models.chart or densepose.body_chart(models.body)
+        if options.densepose and not models.config.body.densepose_chart:
+            log.warning("%s: %s", options.densepose, densepose.OWN_CHART)
 
     def make(self, name: str, sample: Sample, params: BodyParams, estimate: Estimate, crop: Crop) -> Made:
         """Dense matches and keypoints around the current ``params``.  Raises ConfigError where the truth is not known."""

@@ -98,7 +98,10 @@ def read_job(args: argparse.Namespace) -> Job:
         args.dataset, args.root, args.bodies, args.split, args.stride, args.count, args.seed, tuple(args.backgrounds)
     )
     sources = EvidenceOptions(args.keypoints, args.densepose)
-    return Job(load_config(args.config, overrides), data, options, sources)
+    config = load_config(args.config, overrides)
+    if config.regress.backend == "external" and args.first == "estimator":
+        raise ConfigError("regress.backend external makes no first estimates, so there is none to measure; see --first")
+    return Job(config, data, options, sources)
 
 
 def _refuse_idle(args: argparse.Namespace, evidence: Sequence[str], overrides: Mapping[str, str]) -> None:

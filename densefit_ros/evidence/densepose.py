@@ -199,6 +199,12 @@ def read_chart(path: str | Path, body: BodyModel) -> Chart:
     return Chart(face_part, corner_uv, periodic_u=False)
 
 
+OWN_CHART = (
+    "read by this body's own chart, which maps of the DensePose project do not follow: for those set body.densepose_chart to its "
+    "UV_Processed.mat and body.model_path to your SMPL file"
+)
+
+
 def body_chart(body: BodyModel) -> Chart:
     """A chart for any body: part k + 1 belongs to joint k, u is the angle round its bone, v the place along it."""
     face_part = face_parts(body).astype(np.int32)

@@ -75,10 +75,22 @@ def _read_coco(path: Path) -> Mapping[str, Keypoints]:
             continue  # an object of another kind, or a person without points
         points = person_points(flat, deep, f"'keypoints' of entry {i}", path)
         if flat is not None and annotated:
-            points[:, 2] = FLAG_CONFIDENCE[np.clip(points[:, 2], 0, 2).astype(int)]
+            points[:, 2] = _confidence(points[:, 2], i, path)
         if np.nanmax(points[:, 2], initial=0.0) > 0:
             people[names.get(row["image_id"], _stem(row["image_id"]))].append(points)
     return {name: stacked(group, path) for name, group in people.items()}
+
+
+def _confidence(third: np.ndarray, entry: int, path: Path) -> np.ndarray:
+    """Of annotations: COCO's flags (not there, hidden, seen), or what detectors write in their place."""
+    if np.isin(third, (0, 1, 2)).all():
+        return FLAG_CONFIDENCE[third.astype(int)]
+    if third.min() < 0 or third.max() > 1:
+        got = f"{third.min():g} to {third.max():g}"
+        raise AssetError(
+            f"{path}: expected flags 0, 1 and 2, or confidences from 0 to 1 in 'keypoints' of entry {entry}, got {got}"
+        )
+    return third
 
 
 def _image_names(tree: Mapping[str, Any], path: Path) -> dict[Any, str]:

@@ -16,7 +16,7 @@ from ..body.model import BodyModel
 from ..config import ADMIT_EVERYBODY, MAX_PEOPLE, Config
 from ..errors import AssetError
 from ..evidence.densepose import read_iuv
-from ..regress.external import ExternalPerson, by_picture, for_body, in_camera, read_people, source_camera
+from ..regress.external import ExternalPerson, by_picture, for_body, in_camera, picture_index, read_people, source_camera
 from ..types import NUM_JOINTS, BodyParams, Camera, Estimate, PersonResult
 from .cameras import Calibrated
 from .sources import Item, Source
@@ -43,6 +43,7 @@ class InitialEstimates:
         assert files.init is not None
         pictures = {p.name: p for p in getattr(source, "files", ())}
         names = list(pictures)
+        index_of = picture_index(names)
 
         @cache
         def size(name: str, frame: int) -> tuple[int, int]:
@@ -50,15 +51,17 @@ class InitialEstimates:
                 raise AssetError(
                     f"{files.init}: says neither the size nor the camera of its pictures, and {source.path} is a video"
                 )
-            people = [ExternalPerson(name, frame, "", BodyParams.rest(1))]
-            found = [n for n, rows in zip(names, by_picture(people, names)) if rows]
-            image = cv2.imread(str(pictures[found[0]]), cv2.IMREAD_GRAYSCALE)
+            index = index_of(name)
+            if index is None:
+                return 1, 1  # of a picture that is not in the input: nobody will ask for its people
+            path = pictures[names[index]]
+            image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
             if image is None:
-                raise AssetError(f"{pictures[found[0]]}: not a picture, or damaged")
+                raise AssetError(f"{path}: not a picture, or damaged")
             return image.shape[1], image.shape[0]
 
         people = read_people(files.init, size, files.init_format)
-        self._sigma_rad = np.radians(files.init_sigma_deg)
+        self._path, self._sigma_rad = files.init, np.radians(files.init_sigma_deg)
         self._by_index: dict[int, list[ExternalPerson]] = {}
         if source.is_video:
             for person in people:
@@ -85,9 +88,16 @@ class InitialEstimates:
         return source_camera(people[0], width, height) if people and width else None
 
     def estimate(self, item: Item, calibrated: Calibrated, body: BodyModel) -> Estimate:
-        """Everybody in the picture, for our camera: same pixel of the pelvis, same size.  Files know nothing of lenses."""
+        """Everybody in the picture, for our camera: same pixel of the pelvis, same size.  Files know nothing of lenses.
+
+        Raises AssetError when their source saw the picture in another size.
+        """
         camera, bodies = calibrated.camera, []
         for person in self.people(item):
+            if person.size_px not in (None, here := (camera.width, camera.height)):
+                sides = "; are its numbers height, width (--format camerahmr)?" if person.size_px == here[::-1] else ""
+                saw = "{}x{}".format(*person.size_px)
+                raise AssetError(f"{self._path}: was made from {item.file} of {saw} px, here it has {here[0]}x{here[1]}{sides}")
             params = for_body(person.params, body)
             pelvis = body.joint_template[0] + body.joint_shapedirs[0] @ params.betas[0]
             source = source_camera(person, camera.width, camera.height)

@@ -16,6 +16,7 @@ import numpy as np
 from ..body.model import BodyModel
 from ..config import ADMIT_EVERYBODY, Config
 from ..errors import AssetError
+from ..evidence.densepose import OWN_CHART
 from ..evidence.keypoint_files import KeypointFiles
 from ..evidence.keypoints import projected
 from ..models import Models
@@ -66,6 +67,7 @@ class RunSummary:
     damaged: tuple[str, ...]
     stage_ms: dict[str, float]  # medians
     frame_ms: float  # median wall time of the pipeline per frame
+    fps: float  # of the input, on average
     results: Path
     overlay: Path
 
@@ -92,6 +94,8 @@ def run(options: RunOptions, load: Callable[[Config], Models] = load_models) -> 
     models = load(config)  # first: where that fails, the results of before stay
     if initial and not models.body.is_smpl:
         log.warning("%s: %s", options.given.init, OTHER_SHAPES)
+    if options.given.densepose and not config.body.densepose_chart:
+        log.warning("%s: %s", options.given.densepose, OWN_CHART)
     results = ResultsFile(options.out)
     log.info("running: %s", ", ".join(f"{k} {v}" for k, v in models.backends.items()))
     with results, _Overlays(options.out, source, models.body) as overlays:
@@ -158,14 +162,14 @@ class _Loop:
         # Whoever has a box is answered; for whom the finder finds beside them nobody vouches.
         admit = {name: value for name, value in ADMIT_EVERYBODY.items() if name not in options.overrides}
         self._admitting = dataclasses.replace(models, config=with_overrides(models.config, admit))
-        self._initial, self._fps, self._is_video = initial, source.fps, source.is_video
+        self._initial, self._is_video, self._fps = initial, source.is_video, source.fps
         self._state = initial_state()
         self._size: tuple[int, int] | None = None
         self._given: set[str] = set()
         self.damaged: list[str] = []
         self.frame_ms: list[float] = []
         self._stages: dict[str, list[float]] = {}
-        self._people = self._empty = 0
+        self._people = self._empty = self._last_ns = 0
 
     def step(self, item: Item) -> tuple[Calibrated, np.ndarray, FrameResult, PosedBody] | None:
         """Camera, rectified image, answer, and the posed first estimates; None for a damaged image."""
@@ -184,11 +188,11 @@ class _Loop:
             )
         if self._options.independent or (self._size is not None and self._size != (width, height)):
             self._state = TrackerState(born=self._state.born)  # no name is given twice
-        self._size = (width, height)
+        self._size, self._last_ns = (width, height), item.stamp_ns
         rgb = calibrated.rectify(item.rgb)
         frame = Frame(
             rgb,
-            round(item.index * 1e9 / self._fps),
+            item.stamp_ns,
             calibrated.camera,
             keypoints=self._keypoints_of(item, calibrated),
             iuv=given.iuv_of(self._options.given, item, calibrated),
@@ -232,10 +236,9 @@ class _Loop:
 
     def summary(self, results: Path, overlay_path: Path) -> RunSummary:
         stages = {k: float(np.median(v)) for k, v in self._stages.items()}
-        median = float(np.median(self.frame_ms))
-        return RunSummary(
-            len(self.frame_ms), self._people, self._empty, tuple(self.damaged), stages, median, results, overlay_path
-        )
+        median, frames = float(np.median(self.frame_ms)), len(self.frame_ms)
+        fps = (frames - 1) / (self._last_ns * 1e-9) if self._last_ns else self._fps
+        return RunSummary(frames, self._people, self._empty, tuple(self.damaged), stages, median, fps, results, overlay_path)
 
 
 class _Overlays:
@@ -266,7 +269,7 @@ class _Overlays:
         colors = np.array([self._colors[p.track_id] for p in result.people], np.uint8).reshape(-1, 3)
         picture = draw_result(rgb, self._body, result, first_vertices, colors, self._renderer)
         if self._video:
-            self._video.write(picture)
+            self._video.write(picture, item.stamp_ns * 1e-9)
             return
         self.path.mkdir(exist_ok=True)
         stem = Path(item.file).stem
@@ -336,7 +339,7 @@ def _write_summary(options: RunOptions, models: Models, source: Source, summary:
         "settings": {s.name: s.value for s in settings(models.config)},
         "frame_ms_median": round(summary.frame_ms, 3),
         "stage_ms_median": {k: round(v, 3) for k, v in summary.stage_ms.items()},
-        "fps_of_input": source.fps if source.is_video else None,
+        "fps_of_input": round(summary.fps, 3) if source.is_video else None,
     }
     (options.out / "run.json").write_text(json.dumps(record, indent=2) + "\n")
 

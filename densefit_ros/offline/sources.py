@@ -26,6 +26,7 @@ class Item:
     index: int  # frame of a video, number of a picture
     rgb: np.ndarray | None
     problem: str = ""
+    stamp_ns: int = 0  # after the first image
 
 
 class Source(Protocol):
@@ -76,7 +77,10 @@ def check_apart(inputs: Iterable[Path | None], outputs: Iterable[Path]) -> None:
 
 
 class Pictures:
-    """Picture files; orientation tags are applied, so "image pixels" are those of the picture as viewers show it."""
+    """Picture files.
+
+    Orientation tags are applied (WebP's where OpenCV does, which 4.11 does not): "image pixels" are those that viewers show.
+    """
 
     is_video = False
     fps = DEFAULT_FPS
@@ -87,7 +91,35 @@ class Pictures:
     def __iter__(self) -> Iterator[Item]:
         for index, file in enumerate(self.files):
             rgb, problem = _decode(file)
-            yield Item(file.name, index, rgb, problem)
+            yield Item(file.name, index, rgb, problem, round(index * 1e9 / self.fps))
+
+
+class FrameClock:
+    """When the frames of an opened video are shown, in ns after the first one."""
+
+    def __init__(self, capture: cv2.VideoCapture) -> None:
+        self._capture = capture
+        fps = float(capture.get(cv2.CAP_PROP_FPS))
+        # OpenCV guesses 1000 Hz where frames come irregularly.
+        self.fps = fps if 0.1 < fps < 1000 else DEFAULT_FPS
+        self.duration_s = max(capture.get(cv2.CAP_PROP_FRAME_COUNT), 0.0) / fps if fps > 0 else 0.0
+        self._first_ms: float | None = None
+        self._last_ns = -1
+
+    def read(self) -> int:
+        """Of the frame that was read last: what the file says, or one period more where it says nothing."""
+        ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)
+        if self._first_ms is None:
+            self._first_ms, self._last_ns = ms, 0
+        else:
+            stamp_ns = round((ms - self._first_ms) * 1e6)
+            self._last_ns = stamp_ns if stamp_ns > self._last_ns else self._last_ns + round(1e9 / self.fps)
+        return self._last_ns
+
+    @property
+    def end_s(self) -> float:
+        """When the last frame has been shown."""
+        return self._last_ns * 1e-9 + 1 / self.fps
 
 
 class Video:
@@ -98,10 +130,8 @@ class Video:
     def __init__(self, path: Path) -> None:
         self.path = path
         capture = self._open()
-        self.fps = float(capture.get(cv2.CAP_PROP_FPS))
-        if not 0.1 < self.fps < 1000:
-            self.fps = DEFAULT_FPS
-        self.count = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+        clock = FrameClock(capture)
+        self.fps, self.count = clock.fps, round(clock.duration_s * clock.fps)
         readable, _ = capture.read()
         capture.release()
         if not readable:
@@ -109,19 +139,20 @@ class Video:
 
     def __iter__(self) -> Iterator[Item]:
         capture = self._open()
+        clock = FrameClock(capture)
         try:
             index = 0
             while True:
                 readable, bgr = capture.read()
                 if not readable:
                     break
-                yield Item(self.path.name, index, np.ascontiguousarray(bgr[..., ::-1]))
+                yield Item(self.path.name, index, np.ascontiguousarray(bgr[..., ::-1]), stamp_ns=clock.read())
                 index += 1
         finally:
             capture.release()
-        # Containers count frames inexactly; a tenth missing is a truncated file.
-        if index < 0.9 * self.count:
-            problem = f"{self.path}: ends after {index} of {self.count} frames: truncated or damaged"
+        # Frames are not counted: where the container does not, OpenCV's count is the duration by a guessed rate.
+        if clock.end_s < 0.9 * clock.duration_s:
+            problem = f"{self.path}: ends after {clock.end_s:.1f} of {clock.duration_s:.1f} s: truncated or damaged"
             yield Item(self.path.name, index, None, problem)
 
     def _open(self) -> cv2.VideoCapture:

@@ -27,6 +27,7 @@ from ..types import BodyParams, Frame, FrameResult
 from ..viz import overlay
 from .cameras import Calibrated, CameraChoice
 from .results import person_record
+from .sources import FrameClock
 
 log = logging.getLogger("densefit")
 WAIT_S = 5.0  # a camera that shows nothing for so long is gone
@@ -116,18 +117,15 @@ def _open(source: str) -> cv2.VideoCapture:
 
 def _read(capture: cv2.VideoCapture, images: Slot, stop: threading.Event) -> None:
     """Hand images on as they come; those of a file at its pace."""
-    fps = capture.get(cv2.CAP_PROP_FPS)
-    paced = capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0 and 1 <= fps <= 240
-    begin, n = time.monotonic(), 0
+    clock, begin = FrameClock(capture), time.monotonic()
     try:
         while not stop.is_set():
             readable, bgr = capture.read()
             if not readable:
                 break
-            if paced:
-                stop.wait(max(0.0, begin + n / fps - time.monotonic()))
+            if clock.duration_s:
+                stop.wait(max(0.0, begin + clock.read() * 1e-9 - time.monotonic()))
             images.put((time.monotonic_ns(), np.ascontiguousarray(bgr[..., ::-1])))
-            n += 1
     finally:
         capture.release()  # here: under a read of this thread it would crash
         images.close()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ..errors import BackendUnavailable, MessageError
-from .links import is_persons
+from .links import is_persons, person_below
 
 DEAD_NS = 1_000_000_000  # whoever says where the camera is and said nothing for so long is not waited for
 
@@ -67,14 +67,19 @@ class CameraMotion:
 
 
 class _OfOthers:
-    """A tf2 buffer that takes no people in: it never forgets a frame, and every person ever tracked here brings sixteen."""
+    """A tf2 buffer that takes no people in: it never forgets a frame, and every person ever tracked brings sixteen.
 
-    def __init__(self, buffer: Any, people: Collection[str]) -> None:
-        self._buffer, self._tracked_here = buffer, people
+    Those of other nodes, one for each camera, say, are known by their first frame.
+    """
+
+    def __init__(self, buffer: Any, people: set[str]) -> None:
+        self._buffer, self._people = buffer, people
 
     def set_transform(self, transform: Any, authority: str) -> None:
         """As tf2's."""
-        if not is_persons(transform.child_frame_id, self._tracked_here):
+        if name := person_below(transform.child_frame_id, transform.header.frame_id):
+            self._people.add(name)
+        if not is_persons(transform.child_frame_id, self._people):
             self._buffer.set_transform(transform, authority)
 
     def __getattr__(self, name: str) -> Any:

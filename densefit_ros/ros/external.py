@@ -74,9 +74,9 @@ def boxes_of(message: Any, frame_id: str, calib: Calibration, classes: Sequence[
     return calib.undistort_boxes(np.reshape(boxes, (-1, 4)).astype(np.float32)[surest_first])
 
 
-def classes_of(message: Any) -> list[str]:
-    """The classes that the detections of a message as of ``boxes_of`` name, each once."""
-    return list(dict.fromkeys(names[0] for d in message.detections for names, _ in _hypotheses(d)))
+def classes_of(message: Any) -> list[tuple[str, ...]]:
+    """The classes of the detections of a message as of ``boxes_of``, each once, by all of its names."""
+    return list(dict.fromkeys(names for d in message.detections for names, _ in _hypotheses(d)))
 
 
 def keypoints_of(message: Any, frame_id: str, calib: Calibration, sets: dict[str, Landmarks]) -> Keypoints:

@@ -62,7 +62,7 @@ class Handler:
         self._companions, self._camera, self._motion, self._ground = companions, camera, motion, ground
         self._reset = threading.Event()
         self._last_ns = -1
-        self._known: tuple[Any, Calibration] | None = None
+        self._known: tuple[Any, Calibration, str] | None = None  # what it was made from, and what is wrong with that
         self._asks_for_classes = True
 
     def request_reset(self) -> None:
@@ -147,10 +147,10 @@ class Handler:
         named = external.classes_of(message) if self._asks_for_classes and classes else []
         if named:
             self._asks_for_classes = False
-            if not set(classes) & set(named):
+            if not any(set(classes) & set(names) for names in named):
                 self._faults.report(
                     "detections",
-                    f"detections are of classes {', '.join(map(repr, named[:5]))}, ros.detection_classes is "
+                    f"detections are of classes {', '.join(repr(names[0]) for names in named[:5])}, ros.detection_classes is "
                     f"'{', '.join(classes)}': whoever numbers people needs '0' or the like there",
                 )
 
@@ -210,19 +210,24 @@ class Handler:
         key = (_content(info), width, height, fov)
         if known is not None and known[0] == key:
             self._stats.calibration = known[1].state  # an image between may have had a bad one
+            if known[2]:
+                self._faults.report("camera_info", known[2])
             return known[1]
         self._stats.calibration = "missing or invalid"
         if info is None and fov <= 0:
             self._faults.report("camera_info", "images arrive but no camera_info: check the topic's name, or set ros.fov_deg")
             return None
+        problem = ""
         try:
             calib = assumed(width, height, fov) if info is None else calibration(info, width, height, self._rectified)
         except CameraError as e:
             if fov <= 0:
                 raise
-            self._faults.report("camera_info", f"{e}; going on with ros.fov_deg = {fov:g}")
-            calib = assumed(width, height, fov)
-        self._known = (key, calib)
+            calib, problem = assumed(width, height, fov), f"{e}; going on with ros.fov_deg = {fov:g}"
+            self._faults.report("camera_info", problem)
+            if not np.any(info.k):
+                problem = ""  # a driver without a calibration: the field of view is the answer to that, and once is enough
+        self._known = (key, calib, problem)
         self._stats.calibration = calib.state
         return calib
 

@@ -79,6 +79,15 @@ def is_persons(frame: str, track_ids: Collection[str]) -> bool:
     return frame.rpartition("_")[2] in track_ids and _PERSONS.fullmatch(frame) is not None
 
 
+def person_below(frame: str, parent: str) -> str:
+    """The name of somebody whom a densefit node tracks, of the frame that hangs below a camera's; empty for other frames.
+
+    Cameras are known by their names, which have "optical" in them (REP 103): nothing of a robot hangs below those.
+    """
+    kind, _, name = frame.rpartition("_")
+    return name if kind == "body" and "optical" in parent and _PERSONS.fullmatch(frame) else ""
+
+
 def frames(result: FrameResult, body: Any, frame_id: str, links: bool, smpl_joints: bool) -> list[Pose]:
     """All frames of everybody in one image, parents before children; ``frame_id`` is the image's."""
     if not result.people:

@@ -22,6 +22,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from ..config import Config
 from ..errors import BackendUnavailable, ConfigError, DensefitError, DeviceLost
+from ..evidence.densepose import OWN_CHART
 from . import params
 from .camera_motion import CameraMotion
 from .engine import Engine, PipelineEngine
@@ -70,6 +71,8 @@ class DensefitNode(LifecycleNode):
             cameras = params.camera_names(self._ros)
             params.check_sources(self._config, self._ros)
             check_installed(self._ros)
+            if self._ros.densepose and not self._config.body.densepose_chart:
+                self.get_logger().warning(f"topic 'densepose': {OWN_CHART}")
             self.get_logger().info("loading models and warming up ...")
             self._engine = self._make_engine(self._config)
             self._hri = self._make_hri()
@@ -286,7 +289,7 @@ def _start(argv: list[str] | None, make_engine: Callable[[Config], Engine]) -> D
     try:
         rclpy.init(args=argv)
         return DensefitNode(make_engine)
-    except (ParameterException, rclpy_implementation.RCLError) as e:
+    except (ParameterException, rclpy_implementation.RCLError, rclpy_implementation.UnknownROSArgsError) as e:
         raise ConfigError(" ".join(str(e).split())) from e
 
 

@@ -71,7 +71,7 @@ def interface(ros_args: Sequence[str]) -> Interface:
         if node.trigger_configure() != ok or node.trigger_activate() != ok:
             raise ConfigError("the node cannot be activated with these arguments; the lines above say why")
         return interface_of(node, node.get_name(), node.get_namespace(), _of_bodies(node))
-    except (ParameterException, rclpy_implementation.RCLError) as e:
+    except (ParameterException, rclpy_implementation.RCLError, rclpy_implementation.UnknownROSArgsError) as e:
         raise ConfigError(" ".join(str(e).split())) from e
     finally:
         if node is not None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from statistics import median_low
 from typing import Any, Protocol
 
 from .convert import stamp_ns
 
 KEPT = 16
-SILENT_NS = 3_000_000_000  # who has said nothing for so long, or for three of its own gaps, is not waited for
+SILENT_NS = 3_000_000_000  # who has said nothing for so long, or for three of its usual gaps, is not waited for
 
 
 class Companion(Protocol):
@@ -71,7 +72,7 @@ class StampBuffer:
         late_ns = image_ns - stamps[-1]
         gaps_ns = [b - a for a, b in zip(stamps, stamps[1:]) if b > a]
         if late_ns > slop_s * 1e9:
-            return late_ns < max(SILENT_NS, 3 * max(gaps_ns, default=0))
+            return late_ns < max(SILENT_NS, 3 * median_low(gaps_ns or [0]))
         pace_ns = min(gaps_ns, default=late_ns)
         return late_ns > 0 and abs(late_ns - pace_ns) < late_ns
 

@@ -31,8 +31,9 @@ class Worker(Generic[T]):
         self._process, self._on_error, self._patience = process, on_error, patience
         self._changed = threading.Condition()
         self._newest: dict[str, T] = {}
-        # Items whose turn it is, in the order of their turns.  They are not overwritten: an image that waits for its
-        # depth would otherwise be replaced by the next one, which has to wait in turn, for ever.
+        self._turns: dict[str, None] = {}  # slots with an item, in the order of their turns
+        # Items that had to wait when their turn came.  They are not overwritten: an image that waits for its depth would
+        # otherwise be replaced by the next one, which has to wait in turn, for ever.
         self._held: dict[str, T] = {}
         self._running = True
         self._busy_since_s: float | None = None  # time.monotonic() when the item in hand was taken
@@ -76,8 +77,8 @@ class Worker(Generic[T]):
         """Finish the item in hand, forget those waiting, end the thread.  False when it did not end in time: ask again."""
         with self._changed:
             self._running = False
-            self._newest.clear()
-            self._held.clear()
+            for waiting in (self._newest, self._held, self._turns):
+                waiting.clear()
             self._changed.notify_all()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -103,16 +104,26 @@ class Worker(Generic[T]):
     def _next_slot(self) -> str | None:
         """The slot to serve; waits for one; None when told to stop.  A slot just served stands at the end of the line."""
         while self._running:
-            for slot in [s for s in self._newest if s not in self._held]:
-                self._held[slot] = self._newest.pop(slot)
+            self._turns |= dict.fromkeys(s for s in self._newest if s not in self._turns)
             soonest = None
-            for slot, item in self._held.items():
-                wait_s = self._patience_s(slot, item)
+            for slot in self._turns:
+                wait_s = self._wait_s(slot)
                 if wait_s <= 0:
+                    del self._turns[slot]
                     return slot
                 soonest = wait_s if soonest is None else min(soonest, wait_s)
             self._changed.wait(soonest)
         return None
+
+    def _wait_s(self, slot: str) -> float:
+        """How long the slot's item has to wait, which is the held one from now on: the newest, if it need not or none is held."""
+        if slot in self._newest:
+            wait_s = self._patience_s(slot, self._newest[slot])
+            if wait_s <= 0 or slot not in self._held:
+                self.dropped[slot] += slot in self._held
+                self._held[slot] = self._newest.pop(slot)
+                return wait_s
+        return self._patience_s(slot, self._held[slot])
 
     def _patience_s(self, slot: str, item: T) -> float:
         try:

@@ -57,6 +57,9 @@ class TrainConfig:
         if self.batch < 2 or self.minutes <= 0 or self.device not in ("cpu", "cuda"):
             got = f"{self.batch}, {self.minutes}, {self.device}"
             raise ConfigError(f"train expects batch >= 2, minutes > 0, device cpu|cuda; got {got}")
+        for name in ("log_steps", "validation_batches", "processes", "threads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train {name} expects 1 or more, got {getattr(self, name)}")
         if self.optimizer not in OPTIMIZERS:
             raise ConfigError(f"train optimizer expects one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if self.made < 1 or self.made % self.batch:

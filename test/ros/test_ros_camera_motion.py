@@ -118,8 +118,29 @@ def test_people_are_not_taken_into_the_buffer(tf, monkeypatch):
     # Joints of a humanoid, and frames of a robot with legs, have names like those of people.
     others = ["base_link", "body_lotion", "head", "arm_camera", "r_wrist_3_link", "head_pitch", "body_frame", "body_qqqqq"]
     for frame in ("body_abcde", "l_knee_zzzzz", "smpl_left_hand_abcde", *others):
-        TransformListener.made[-1].buffer.set_transform(Some(child_frame_id=frame), "somebody")
+        _said(frame, "base_link")
     assert Buffer.taken == others
+
+
+def test_people_of_other_nodes_are_not_taken_either(tf, monkeypatch):
+    """A node for each camera: all hear the same /tf."""
+    monkeypatch.setattr(Buffer, "taken", [])
+    CameraMotion(None, ["odom"])
+    for frame, parent in (
+        ("body_rivet", "left_camera_optical_frame"),  # somebody tracked there, and below: a limb and a joint of SMPL's
+        ("l_hip_rivet", "body_rivet"),
+        ("smpl_left_hand_rivet", "left_camera_optical_frame"),
+        ("body_frame", "base_link"),
+        ("l_hip_frame", "body_frame"),
+        ("left_camera_optical_frame", "head_frame"),
+    ):
+        _said(frame, parent)
+    assert Buffer.taken == ["body_frame", "l_hip_frame", "left_camera_optical_frame"]
+
+
+def _said(frame, parent):
+    transform = Some(child_frame_id=frame, header=Some(frame_id=parent))
+    TransformListener.made[-1].buffer.set_transform(transform, "somebody")
 
 
 def test_an_image_waits_a_moment_for_its_pose(tf):

@@ -117,6 +117,14 @@ def test_mesh_marker_is_what_ros_would_have_serialised():
 
 
 @pytest.mark.ros
+def test_arguments_that_ros_does_not_know_are_one_line(capsys):
+    from densefit_ros.ros import node
+
+    assert node.main(["densefit_node", "--ros-args", "--foo"]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("[densefit] error:") and "--foo" in line
+
+
 def test_names_are_remapped_once():
     """A head that is mounted upside down has left and right exchanged; remapped twice each camera got the other's images back."""
     import rclpy

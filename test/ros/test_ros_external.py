@@ -140,7 +140,7 @@ def test_boxes_of_yolo_ros():
     message = detections(yolo(30, 20, 10, 16), yolo(9, 9, 4, 4, "dog", 16), yolo(9, 9, 4, 4, score=0.1))
     for classes in (("person",), ("0",)):  # by name or by number
         np.testing.assert_allclose(external.boxes_of(message, "optical", PINHOLE, classes, 0.5), [[25, 12, 10, 16]])
-    assert external.classes_of(message) == ["person", "dog"]
+    assert external.classes_of(message) == [("person", "0"), ("dog", "16")]
     with pytest.raises(MessageError, match="positive size"):
         external.boxes_of(detections(yolo(1, 1, 0, 5)), "optical", PINHOLE, (), 0.0)
 

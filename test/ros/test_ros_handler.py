@@ -27,12 +27,12 @@ class Asked:
 
     body = SimpleNamespace(landmarks={})
 
-    def __init__(self) -> None:
+    def __init__(self, ros: RosConfig | None = None) -> None:
         self.log: list = []
         self.error: Exception | None = None
         faults = Faults(self.log.append, lambda: 0.0)
         self.stats = Stats()
-        self.handler = Handler(self, RosConfig, self.publish, faults, self.stats, False, {}, "left")
+        self.handler = Handler(self, lambda: ros or RosConfig(), self.publish, faults, self.stats, False, {}, "left")
 
     def process(self, frame, boxes, estimates, camera):
         self.log.append(frame)
@@ -102,6 +102,18 @@ def test_a_calibration_that_was_bad_once_is_good_again(asked):
     good = asked.stats.calibration
     assert len(asked.image(1.1, CameraInfo(width=64, height=48))) == 1 and asked.stats.calibration != good
     assert asked.image(1.2) == ANSWERED and asked.stats.calibration == good
+
+
+def test_a_calibration_that_is_refused_is_said_with_every_image():
+    """Else /diagnostics would be well while distances are guessed from ros.fov_deg."""
+    asked = Asked(RosConfig(fov_deg=70.0))
+    wrong = CameraInfo(width=1920, height=1080, k=INFO.k, d=INFO.d, distortion_model=INFO.distortion_model)
+    for n in range(1, 4):
+        assert asked.image(n, wrong)[-2:] == ANSWERED and asked.handler._faults.snapshot()["camera_info"][0] == n
+    # A driver that is not calibrated says zeros, and has been told the field of view for that.
+    for n in (4, 5):
+        asked.image(n, CameraInfo(width=64, height=48))
+        assert asked.handler._faults.snapshot()["camera_info"][0] == 4
 
 
 def test_what_the_pipeline_refuses_is_a_fault_in_its_words(asked):

@@ -66,6 +66,27 @@ def test_cameras_take_turns_and_the_newest_image_of_each_is_answered():
     assert worker.received == {"a": 60, "b": 1, "c": 1} and worker.dropped["a"] == 58 and worker.dropped["b"] == 0
 
 
+def test_an_image_that_stands_in_line_gives_way_to_a_newer_one():
+    """Two cameras, both waiting: while one is answered the other goes on delivering."""
+    r = Recorder()
+    worker = Worker(r.process, r.on_error)
+    r.gate.clear()
+    worker.submit("a", 0)
+    assert r.inside.wait(WAIT_S)
+    worker.submit("a", 1)
+    worker.submit("b", 1)
+    r.inside.clear()
+    r.gate.set()
+    r.gate.clear()
+    assert r.inside.wait(WAIT_S) and until(lambda: len(r.answers) == 2)
+    late = "b" if r.answers[1][0] == "a" else "a"  # whose turn was still to come when the thread chose
+    for i in range(2, 9):
+        worker.submit(late, i)
+    r.gate.set()
+    assert worker.idle(WAIT_S) and worker.stop()
+    assert r.answers[2] == (late, 8) and len(r.answers) == 3 and worker.dropped[late] == 7
+
+
 def test_no_camera_is_served_twice_while_another_waits():
     """All three have an image waiting whenever the thread chooses, one of them many times over."""
     served, release = [], threading.Semaphore(0)
@@ -101,7 +122,26 @@ def test_an_image_that_waits_for_its_depth_holds_up_nobody_and_is_not_overwritte
     ready.set()
     worker.wake()
     assert worker.idle(WAIT_S) and worker.stop()
-    assert [i for s, i in r.answers if s == "slow"] == [1, 6], "the one that waited, then the newest"
+    assert [i for s, i in r.answers if s == "slow"] == [6], "the newest, now that it need not wait either"
+
+
+def test_an_image_whose_depth_has_come_is_answered_before_a_newer_one_that_waits():
+    r, ready = Recorder(), set()
+    worker = Worker(r.process, r.on_error, lambda slot, item: 0.0 if item in ready else 5.0)
+    worker.submit("a", 1)
+    worker.submit("other", 0)  # looked at after "a": then 1 is held
+    ready.add(0)
+    worker.wake()
+    assert until(lambda: worker.finished["other"])
+    for i in (2, 3):
+        worker.submit("a", i)
+    ready.add(1)
+    worker.wake()
+    assert until(lambda: worker.finished["a"] == 1)
+    ready.add(3)
+    worker.wake()
+    assert worker.idle(WAIT_S) and worker.stop()
+    assert [i for s, i in r.answers if s == "a"] == [1, 3]
 
 
 def test_patience_ends():
@@ -223,6 +263,7 @@ def test_who_has_gone_silent_is_not_waited_for(gap_s):
     assert not buffer.may_come(last + round(max(3 * gap_s, 3.0) * s) + 1, 0.001)
     buffer.add(message(last + 60 * s))
     assert buffer.may_come(last + 61 * s, 0.001), "it is back"
+    assert not buffer.may_come(last + 60 * s + round(max(3 * gap_s, 3.0) * s) + 1, 0.001), "that it was away is not its pace"
 
 
 def test_bodies_of_another_camera_are_not_waited_for():

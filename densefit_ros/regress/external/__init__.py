@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .people import OTHER_SHAPES, ExternalPerson, by_picture, for_body, in_camera, source_camera
+from .people import OTHER_SHAPES, ExternalPerson, by_picture, for_body, in_camera, picture_index, source_camera
 from .read import LAYOUTS, read_people
 
 __all__ = [
-    "LAYOUTS", "OTHER_SHAPES", "ExternalPerson", "by_picture", "for_body", "in_camera", "read_people", "source_camera",
+    "LAYOUTS", "OTHER_SHAPES", "ExternalPerson", "by_picture", "for_body", "in_camera", "picture_index", "read_people",
+    "source_camera",
 ]  # fmt: skip

@@ -55,7 +55,7 @@ def read_hmr2(tree: Mapping[str, Any], path: Path, sizes: Sizes) -> list[Externa
     size = rows.numbers("img_size", 2) if rows.has("img_size") else rows.sizes(sizes)
     focal = HMR2_FOCAL_PX / HMR2_IMAGE_PX * size.max(1)
     t = weak_to_full(weak, centre, side, size, focal)
-    return _people(rows, names, _bodies(rows, rows.rotations(("global_orient", "body_pose")), t), focal, size / 2)
+    return _people(rows, names, _bodies(rows, rows.rotations(("global_orient", "body_pose")), t), focal, size / 2, size)
 
 
 def read_cliff(tree: Mapping[str, Any], path: Path, sizes: Sizes) -> list[ExternalPerson]:
@@ -114,7 +114,7 @@ def read_camerahmr(tree: Mapping[str, Any], path: Path, sizes: Sizes) -> list[Ex
     size = rows.numbers("img_size", 2)[:, ::-1] if rows.has("img_size") else rows.sizes(sizes)
     focal, centre = rows.intrinsics()
     t = weak_to_full(rows.numbers("pred_cam", 3), rows.numbers("box_center", 2), rows.numbers("box_size"), size, focal)
-    return _people(rows, names, _bodies(rows, rows.rotations(("global_orient", "body_pose")), t), focal, centre)
+    return _people(rows, names, _bodies(rows, rows.rotations(("global_orient", "body_pose")), t), focal, centre, size)
 
 
 def read_sam3d(tree: Mapping[str, Any], path: Path, sizes: Sizes) -> list[ExternalPerson]:
@@ -166,7 +166,8 @@ def _tracks(tree: Mapping[str, Any], path: Path) -> list[ExternalPerson]:
             centre = (side / 2 - (side - width) // 2, side / 2 - (side - height) // 2)
             who = str(entries["tid"][k]) if k < len(entries.get("tid", ())) else str(k)
             bodies = _bodies(rows, rows.rotations(("global_orient", "body_pose")), rows.numbers("camera", 3))
-            people.append(ExternalPerson(str(name), -1, who, bodies, HMR2_FOCAL_PX * side / HMR2_IMAGE_PX, centre))
+            focal = HMR2_FOCAL_PX * side / HMR2_IMAGE_PX
+            people.append(ExternalPerson(str(name), -1, who, bodies, focal, centre, (width, height)))
     return people
 
 
@@ -265,13 +266,22 @@ def _bodies(rows: _Rows, rotvec: np.ndarray, t: np.ndarray, betas: str = "betas"
 
 
 def _people(
-    rows: _Rows, pictures: list[str], bodies: BodyParams, focal_px: np.ndarray, centre_px: np.ndarray | None
+    rows: _Rows,
+    pictures: list[str],
+    bodies: BodyParams,
+    focal_px: np.ndarray,
+    centre_px: np.ndarray | None,
+    size_px: np.ndarray | None = None,
 ) -> list[ExternalPerson]:
-    """One person per row; focal (N,) px, centre (N,2) px or None."""
+    """One person per row; focal (N,) px, centre (N,2) px or None, size (N,2) as width, height or None."""
     if not (focal_px > 0).all():
         raise AssetError(f"{rows.path}: expected positive focal lengths, got {focal_px.min()}")
     centres = [None] * rows.count if centre_px is None else [(float(x), float(y)) for x, y in centre_px]
-    return [ExternalPerson(pictures[i], -1, str(i), bodies.person(i), float(focal_px[i]), centres[i]) for i in range(rows.count)]
+    sizes = [None] * rows.count if size_px is None else [(int(w), int(h)) for w, h in size_px]
+    return [
+        ExternalPerson(pictures[i], -1, str(i), bodies.person(i), float(focal_px[i]), centres[i], sizes[i])
+        for i in range(rows.count)
+    ]
 
 
 def _text(value: object) -> str:

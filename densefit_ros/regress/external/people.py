@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,7 @@ class ExternalPerson:
     params: BodyParams  # batch of one, in the camera of the source
     focal_px: float | None = None  # of the full picture; None: the length of its diagonal
     centre_px: tuple[float, float] | None = None  # principal point; None: the middle of the picture
+    size_px: tuple[int, int] | None = None  # width, height of the picture that the source saw; None: not said
 
 
 def weak_to_full(
@@ -96,14 +97,12 @@ def by_picture(people: Iterable[ExternalPerson], names: Sequence[str]) -> list[l
     AssetError when nobody belongs to any picture.
     """
     out: list[list[ExternalPerson]] = [[] for _ in names]
-    exact = {name: i for i, name in enumerate(names)}
-    stems = {name.rpartition(".")[0] or name: i for i, name in enumerate(names)}
-    seen = []
+    index_of, seen = picture_index(names), []
     for person in people:
         if person.frame >= 0:
             index = person.frame if person.frame < len(names) else None
         else:
-            index = _index(person.picture, exact, stems)
+            index = index_of(person.picture)
             seen.append(person.picture)
         if index is not None:
             out[index].append(person)
@@ -113,10 +112,17 @@ def by_picture(people: Iterable[ExternalPerson], names: Sequence[str]) -> list[l
     return out
 
 
-def _index(picture: str, exact: dict[str, int], stems: dict[str, int]) -> int | None:
-    name = picture.replace("\\", "/").rpartition("/")[2]
-    stem = name.rpartition(".")[0] or name
-    if name in exact or stem in stems:
-        return exact.get(name, stems.get(stem))
-    begins = [s for s in stems if name.startswith(f"{s}_")]
-    return stems[max(begins, key=len)] if begins else None
+def picture_index(names: Sequence[str]) -> Callable[[str], int | None]:
+    """Which of ``names`` a picture's name in a file means, as ``by_picture`` tells it; None: none of them."""
+    exact = {name: i for i, name in enumerate(names)}
+    stems = {name.rpartition(".")[0] or name: i for i, name in enumerate(names)}
+
+    def index_of(picture: str) -> int | None:
+        name = picture.replace("\\", "/").rpartition("/")[2]
+        stem = name.rpartition(".")[0] or name
+        if name in exact or stem in stems:
+            return exact.get(name, stems.get(stem))
+        begins = [s for s in stems if name.startswith(f"{s}_")]
+        return stems[max(begins, key=len)] if begins else None
+
+    return index_of
