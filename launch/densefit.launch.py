@@ -62,7 +62,11 @@ def generate_launch_description():
             arg("autostart", "true", "configure and activate at start; a node that cannot ends"),
             arg("respawn", "false", "true: start a node again, 2 s after it ended, whatever the cause"),
             arg("rviz", "false", "show image, meshes and TF in rviz2"),
-            arg("fixed_frame", "", "rviz: the optical frame of the camera; empty: as in densefit.rviz"),
+            arg(
+                "fixed_frame",
+                "",
+                "rviz: frame_id of the images, or a frame that TF connects with it; empty: a RealSense's, as in densefit.rviz",
+            ),
             arg("image_profile", "true", "use the Fast DDS profile for large images in the processes started here"),
             arg("log_level", "info", "debug, info, warn or error"),
             OpaqueFunction(function=start, args=[names]),

@@ -188,7 +188,7 @@ def table(result: dict) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="densefit bench fit", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="densefit bench fit", description=__doc__.splitlines()[0].replace("``", ""))
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
     parser.add_argument("--out", type=Path, help="also write the JSON here")
     parser.add_argument("--resume", action="store_true", help="keep the sizes that --out already has")

@@ -46,7 +46,7 @@ class Run:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="densefit results", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="densefit results", description=__doc__.splitlines()[0].replace("``", ""))
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of RESULTS.md and results/runs.yaml")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "results", help="folder of the runs")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these runs")

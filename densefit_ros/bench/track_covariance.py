@@ -118,7 +118,7 @@ def plot(cases: dict[str, tuple[np.ndarray, np.ndarray]], path: Path) -> Path | 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; prints and writes the scores as JSON."""
-    parser = argparse.ArgumentParser(prog="densefit bench covariance", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="densefit bench covariance", description=__doc__.splitlines()[0].replace("``", ""))
     parser.add_argument("--sequences", type=int, default=40, help=f"of {VIDEO_FRAMES} frames at {_FPS} Hz, a person each")
     parser.add_argument("--seed", type=int, default=0, help="of the people")
     parser.add_argument(

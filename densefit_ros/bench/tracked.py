@@ -83,7 +83,7 @@ def summarise(videos: Sequence[dict[str, float]]) -> dict[str, object]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; prints and writes the means as JSON."""
-    parser = argparse.ArgumentParser(prog="densefit bench tracked", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="densefit bench tracked", description=__doc__.splitlines()[0].replace("``", ""))
     parser.add_argument("--sequences", type=int, default=12, help=f"for each seed, of {VIDEO_FRAMES} frames, a person each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[71, 72, 73, 74, 75, 76], help="of the people")
     parser.add_argument(

@@ -21,11 +21,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Build what is missing or stale; engines that fit this machine are kept.  Raises DensefitError."""
     parser = argparse.ArgumentParser(prog="densefit build-engine", description=__doc__.split(": ", 1)[1])
     parser.add_argument("networks", nargs="*", default=SHIPPED, help=f".onnx files, or {', '.join(SHIPPED)} (default: these)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp16")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help="default: fp16")
     parser.add_argument(
-        "--cache", type=Path, default=None, metavar="DIR", help="default: $DENSEFIT_CACHE, else ~/.cache/densefit"
+        "--cache",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="default: $DENSEFIT_CACHE, else $XDG_CACHE_HOME/densefit or ~/.cache/densefit",
     )
-    parser.add_argument("--crops", type=int, default=256, help="synthetic crops that int8 is calibrated with")
+    parser.add_argument("--crops", type=int, default=256, help="synthetic crops that int8 is calibrated with (default: 256)")
     args = parser.parse_args(arguments)
     cache = args.cache or default_cache_dir()
     tensorrt_backend.check_available()  # before minutes of calibration

@@ -128,7 +128,9 @@ def report(args: argparse.Namespace) -> dict[str, object]:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0 when the run completed, 1 with one line on standard error otherwise."""
-    parser = argparse.ArgumentParser("densefit demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "densefit demo", description=__doc__.replace("``", ""), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--input", default="", help="video file, picture, directory of pictures or /dev/videoN; default: built-in"
     )

@@ -13,11 +13,12 @@ import numpy as np
 from ..errors import AssetError
 from ..geometry.camera import camera_from_fov
 from ..offline import sources as files
+from ..offline.cameras import ASSUMED_FOV_DEG
 from ..types import BodyParams, Camera
 
 MAX_SIDE_PX = 1280  # larger input is scaled down: people stay large enough, and messages stay small
 LIVE_COPY = "input.mp4"  # what is kept of a device, which cannot be read again for the report
-DEFAULT_FOV_DEG = 65.0  # diagonal, between a webcam's and a phone's
+DEFAULT_FOV_DEG = ASSUMED_FOV_DEG  # diagonal: a video has one distance, whoever plays it
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from .perturb import disturb
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="densefit train preview", description=__doc__)
+    parser = argparse.ArgumentParser(prog="densefit train preview", description=__doc__.replace("``", ""))
     parser.add_argument("--out", type=Path, default=Path("out/preview.png"), help="picture to write (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=24, help="number of people (default: %(default)s)")

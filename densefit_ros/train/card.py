@@ -57,7 +57,7 @@ def _runs_of(text: str) -> tuple[list[Sequence[str]], list[str]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="densefit train card", description=__doc__)
+    parser = argparse.ArgumentParser(prog="densefit train card", description=__doc__.replace("``", ""))
     parser.add_argument("--runs", nargs="+", type=Path, required=True, metavar="RUN", help="the run directories, in order")
     parser.add_argument("--evaluation", type=Path, required=True, help="JSON written by densefit train evaluate")
     parser.add_argument("--more", action="store_true", help="keep the runs that the card holds, and add these to them")
