@@ -38,6 +38,9 @@ class CropOptions:
     crisp_share: float = 0.0  # crops as sharp as those from large images: all in focus, edges enhanced, half of the noise
     false_limbs_share: float = 0.0  # crops with beams and branches behind the person, where limbs could be
     rough_share: float = 0.0  # boxes twice as far off, as finders and lost tracks give them
+    # People as a robot meets them: so near that their legs, or all below the chest, are out of the picture.  Views are then
+    # steeper as well, of all people.
+    near_share: float = 0.0
 
 
 def sample_camera(rng: np.random.Generator) -> Camera:
@@ -48,17 +51,19 @@ def sample_camera(rng: np.random.Generator) -> Camera:
     return Camera(camera.fx, camera.fy, camera.cx + float(shift[0]), camera.cy + float(shift[1]), width, height)
 
 
-def sample_view(rng: np.random.Generator, n: int) -> np.ndarray:
+def sample_view(rng: np.random.Generator, n: int, steep: bool = False) -> np.ndarray:
     """Rotations (n,3,3) from the person's world (y up, facing +z before yaw) to the camera: pitch, roll and yaw.
 
     Most views are level, some look down from a ceiling or up from the floor; from the front somewhat more often than from
-    behind: who follows a person, or walks along a street, sees backs.
+    behind: who follows a person, or walks along a street, sees backs.  ``steep``: more of them, and up by more, as of a
+    camera at knee height before somebody near.
     """
     kind = rng.random(n)
     facing = rng.normal(0, 0.75, n) + np.where(kind < 0.35, 0.0, np.pi)
     yaw = np.where(kind < 0.55, facing, rng.uniform(-np.pi, np.pi, n))
-    pitch = np.where(rng.random(n) < 0.75, rng.normal(4, 8, n), rng.uniform(-25, 55, n))  # positive: the camera looks down
-    roll = rng.normal(0, 4, n)
+    level, up = (0.68, -45) if steep else (0.75, -25)
+    pitch = np.where(rng.random(n) < level, rng.normal(4, 8, n), rng.uniform(up, 55, n))  # positive: the camera looks down
+    roll = rng.normal(0, 5 if steep else 4, n)
     about_x = _rotvec(np.radians(pitch), 0)
     return about_x @ _rotvec(np.radians(roll), 2) @ _LEVEL @ _rotvec(yaw, 1)
 
@@ -69,13 +74,17 @@ def _rotvec(angle: np.ndarray, axis: int) -> np.ndarray:
     return so3.exp(v)
 
 
-def place(rng: np.random.Generator, camera: Camera, extent_m: np.ndarray, share: float | None = None) -> np.ndarray:
+def place(
+    rng: np.random.Generator, camera: Camera, extent_m: np.ndarray, share: float | None = None, near: bool = False
+) -> np.ndarray:
     """Camera-frame position (3,) m of a body's middle, so that it covers a natural part of the image.
 
     extent_m (3,): size of the posed body along the camera axes; ``share``: the part of the image's height that it fills,
-    drawn if not given.
+    drawn if not given; ``near``: more than all of it, with the upper end in the picture.
     """
     tall, wide = float(extent_m[1]), float(extent_m[0])
+    if near:
+        return _near(rng, camera, tall, float(extent_m[2]))
     if share is None:
         share = float(np.exp(rng.normal(np.log(0.60), 0.36)))  # of the image that the body fills, beyond 1 it is cut off
         share = min(max(share, 0.16), 1.9)
@@ -90,6 +99,14 @@ def place(rng: np.random.Generator, camera: Camera, extent_m: np.ndarray, share:
     v = _position(rng, camera.height, half_h if inside else 0.35 * half_h)
     if not inside and rng.random() < 0.5:  # cut at the knees or the waist, head in the picture
         v = float(half_h * rng.uniform(0.85, 1.1) + 0.02 * camera.height) if half_h * 2 > 0.9 * camera.height else v
+    return np.array([(u - camera.cx) / camera.fx * z, (v - camera.cy) / camera.fy * z, z], np.float32)
+
+
+def _near(rng: np.random.Generator, camera: Camera, tall_m: float, deep_m: float) -> np.ndarray:
+    share = float(np.exp(rng.uniform(np.log(1.1), np.log(3.2))))
+    z = max(camera.fy * tall_m / (share * camera.height), 0.4) + 0.4 * deep_m
+    u = camera.width * rng.uniform(0.2, 0.8)
+    v = 0.5 * camera.fy * tall_m / z + camera.height * rng.uniform(-0.02, 0.2)
     return np.array([(u - camera.cx) / camera.fx * z, (v - camera.cy) / camera.fy * z, z], np.float32)
 
 
@@ -121,8 +138,8 @@ def crop_square(rng: np.random.Generator, box_xywh: np.ndarray, camera: Camera, 
     return np.array([centre[0] - side / 2, centre[1] - side / 2, side, side], np.float32)
 
 
-def wrong_square(rng: np.random.Generator, box_xywh: np.ndarray, camera: Camera) -> np.ndarray:
-    """A square that no person fills: far off, much too large or a small part of the body."""
+def wrong_square(rng: np.random.Generator, box_xywh: np.ndarray, smallest: float = 0.2, small: float = 0.36) -> np.ndarray:
+    """A square that no person fills: far off, much too large, or so small a part of the body (shares of its size)."""
     box = np.asarray(box_xywh, np.float64)
     side = max(box[2], box[3], 8.0) * 1.2
     centre = box[:2] + box[2:] / 2
@@ -136,7 +153,7 @@ def wrong_square(rng: np.random.Generator, box_xywh: np.ndarray, camera: Camera)
         side *= rng.uniform(2.2, 3.5)
     else:
         centre = centre + rng.uniform(-0.4, 0.4, 2) * np.maximum(box[2:], 8)
-        side *= rng.uniform(0.2, 0.36)
+        side *= rng.uniform(smallest, small)
     return np.array([centre[0] - side / 2, centre[1] - side / 2, side, side], np.float32)
 
 

@@ -89,7 +89,10 @@ def make_crops(rng: np.random.Generator, engine: SynthEngine, count: int, size: 
     o = engine.options
     people = draw_people(rng, engine, count)
     cameras = tuple(sample_camera(rng) for _ in range(count))
-    shift = np.stack([place(rng, c, np.ptp(v[::_STRIDE], 0)) - middle_of(v) for c, v in zip(cameras, people.vertices)])
+    near = rng.random(count) < o.near_share if o.near_share else np.zeros(count, bool)  # no draw at 0: seeds stay
+    shift = np.stack(
+        [place(rng, c, np.ptp(v[::_STRIDE], 0), near=n) - middle_of(v) for c, v, n in zip(cameras, people.vertices, near)]
+    )
     params = BodyParams(people.params.betas, people.params.root_rotvec, people.params.joint_rotvec, shift)
     joints = people.joints + shift[:, None]
     kind = rng.random(count)
@@ -101,7 +104,9 @@ def make_crops(rng: np.random.Generator, engine: SynthEngine, count: int, size: 
         box = box_of(_to_image(cameras[i], people.vertices[i, ::_STRIDE] + shift[i]))
         squares[i] = crop_square(rng, box, cameras[i], o)
         if wrong[i]:
-            ideal, squares[i] = squares[i].copy(), wrong_square(rng, box, cameras[i])
+            # Where people may be near, a window of head and shoulders shows somebody.
+            small = (0.1, 0.18) if o.near_share else (0.2, 0.36)
+            ideal, squares[i] = squares[i].copy(), wrong_square(rng, box, *small)
             quality[i] = square_quality(squares[i], ideal)
     affine = np.stack([crop_affine(s, size) for s in squares])
     crop_cams = [crop_camera(c, a, size) for c, a in zip(cameras, affine)]
@@ -145,7 +150,7 @@ def make_crops(rng: np.random.Generator, engine: SynthEngine, count: int, size: 
 def draw_people(rng: np.random.Generator, engine: SynthEngine, count: int) -> People:
     """``count`` dressed people with their own poses, shapes, looks and views."""
     poses = sample(rng, count)
-    view = sample_view(rng, count)
+    view = sample_view(rng, count, steep=engine.options.near_share > 0)
     root = so3.log((view @ poses.R_world_root).astype(np.float64)).astype(np.float32)
     subjects = np.array([engine.draw_subject(rng) for _ in range(count)], np.int64)
     looks = [engine.subject(int(s)) for s in subjects]

@@ -223,8 +223,8 @@ class Trainer:
             raise AssetError(f"{self.out}: holds a run of other settings ({which}); choose another --out")
 
     def _update_average(self) -> None:
-        # The first steps would weigh for long in a plain average: it starts short and lengthens.
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        # The first steps of a run from nothing would weigh for long in a plain average: it starts short and lengthens.
+        decay = self.config.ema if self.config.init else min(self.config.ema, (1 + self.step) / (10 + self.step))
         done = set()  # a module that two networks share has two names
         with torch.no_grad():
             for mine, new in zip(self.average.state_dict().values(), self.net.state_dict().values()):

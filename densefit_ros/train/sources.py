@@ -73,10 +73,14 @@ class People:
         rough: float = CropOptions.rough_share,
         false_limbs: float = CropOptions.false_limbs_share,
         crisp: float = CropOptions.crisp_share,
+        near: float = CropOptions.near_share,
     ) -> None:
         cv2.setNumThreads(1)
         self.seed, self.count, self.size, self.easy = seed, count, size, float(easy)
-        shares = {"coarse_share": coarse, "rough_share": rough, "false_limbs_share": false_limbs, "crisp_share": crisp}
+        shares = {
+            "coarse_share": coarse, "rough_share": rough, "false_limbs_share": false_limbs, "crisp_share": crisp,
+            "near_share": near,
+        }  # fmt: skip
         self._options = [dataclasses.replace(o, **shares) for o in (CropOptions(), EASY)]
         self.body = load_body()
         photographs = load_backgrounds("heldout" if held_out else "train", backgrounds)
@@ -241,7 +245,8 @@ class JointSource(People):
     ``estimated`` of all starts is its answer to the crop: the errors that displacements will have to mend, and no noise model
     makes; every other time a share of 0.3 to 1 of these errors.  Where the path of its displacement network is given too, the
     starts of the share ``left`` of all batches are what one frame of the tracker leaves (:mod:`.leftovers`).  ``live``: see
-    :func:`densefit_ros.synth.displacement.make_pairs`.  ``degrees`` fixes the size of the disturbances.
+    :func:`densefit_ros.synth.displacement.make_pairs`; with ``true_looks`` every other easy batch wears its own colours
+    instead, which no track does.  ``degrees`` fixes the size of the disturbances.
     """
 
     def __init__(
@@ -254,10 +259,11 @@ class JointSource(People):
         degrees: float | None = None,
         displacement: str = "",
         left: float = 0.0,
+        true_looks: bool = True,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.starts, self.estimated, self.live, self.degrees = starts, estimated, live, degrees
+        self.starts, self.estimated, self.live, self.true_looks, self.degrees = starts, estimated, live, true_looks, degrees
         # Bfloat16 where the CPU has it: 2 instead of 11 ms a picture, of the 33 that one took with both networks.
         self._regressor = make_runtime(regressor, device="cpu") if regressor else None
         self._labeller = FitLabeller(self.body, self._face_part)
@@ -281,7 +287,7 @@ class JointSource(People):
             if left:
                 start = self._leftovers.of(rng, self.engine, crops, start)
             # int(index * easy) counts the easy batches before this one.
-            true_look = self.is_easy(index) and int(index * self.easy) % 2 == 1
+            true_look = self.true_looks and self.is_easy(index) and int(index * self.easy) % 2 == 1
             looks = crops.appearances if k == self.starts - 1 and true_look else None
             rendered = make_pairs(rng, self.engine, crops, start, looks, self.live)
             pair = pair_batch(rendered)
