@@ -82,6 +82,7 @@ def pretend_cuda(monkeypatch, torch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 7))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Orin")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(multi_processor_count=16))
     monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda s: Nothing())
     monkeypatch.setattr(torch, "empty", lambda shape, dtype=None, device=None, pin_memory=False: empty(shape, dtype=dtype))

@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from test_device_frame import PARAMS, SETTINGS, at, models, sequence, tracked
+from test_gpu_parity import skip_unless_installed
 
 from densefit_ros.config import load_config
-from densefit_ros.errors import BackendUnavailable
 from densefit_ros.models import load_models
 
 
@@ -40,10 +40,8 @@ def test_on_cuda_as_on_the_cpu(models, tracked, backend):
     """The same tracks and image on both devices; the second answer, a replay where there is a graph, equals the first."""
     tracks, frame = at(tracked)
     here = models.device_frame.measure(frame, tracks, models.config)
-    try:
-        there = on_cuda(**{"runtime.backend": backend, "runtime.precision": "fp32"}).device_frame
-    except BackendUnavailable as missing:
-        pytest.skip(str(missing))
+    skip_unless_installed(backend)
+    there = on_cuda(**{"runtime.backend": backend, "runtime.precision": "fp32"}).device_frame
     assert there.records == (backend != "onnxruntime")
     first, second = (there.measure(frame, tracks, models.config) for _ in range(2))
     assert np.abs(first.crop.rgb.astype(int) - here.crop.rgb.astype(int)).max() <= 1

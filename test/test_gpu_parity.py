@@ -7,10 +7,10 @@ import pytest
 from fit_helpers import CAMERA, body, draw_around, make_matches, realistic_params, vertex_error_mm
 
 from densefit_ros.displace.contract import DISPLACEMENT_CONTRACT
-from densefit_ros.errors import BackendUnavailable
 from densefit_ros.fit.solver import Anchor, FitOptions, Fitter
 from densefit_ros.render.factory import warp_sees_cuda
 from densefit_ros.runtime.factory import make_runtime
+from densefit_ros.runtime.onnxruntime_backend import PROVIDERS
 from densefit_ros.weights import weights_path
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not warp_sees_cuda(), reason="needs a CUDA device")]
@@ -51,6 +51,16 @@ def test_the_fit_and_its_graph(persons):
     assert vertex_error_mm(b, again.params, first.params).max() < 1e-3  # sums in another order at most
 
 
+def skip_unless_installed(backend: str) -> None:
+    """Only what is not here is left out: what is here and cannot run these networks is a failure."""
+    if backend == "tensorrt":
+        pytest.importorskip("tensorrt")
+    elif backend.startswith("onnxruntime"):
+        provider = PROVIDERS["tensorrt" if backend.endswith("tensorrt") else "cuda"]
+        if provider not in pytest.importorskip("onnxruntime").get_available_providers():
+            pytest.skip(f"onnxruntime has no {provider} here")
+
+
 @pytest.mark.parametrize("backend", FLOW_PX)
 @pytest.mark.parametrize("persons", [1, 3])
 def test_networks_on_cuda(backend, persons, tmp_path):
@@ -60,8 +70,6 @@ def test_networks_on_cuda(backend, persons, tmp_path):
     inputs = {name: rng.random(shape).astype(np.float32) for name, shape in shapes.items()}
     inputs["rendering"][:, :40] = 0
     expected = make_runtime(path, "onnxruntime", "cpu")(inputs)
-    try:
-        got = make_runtime(path, backend, "cuda", cache_dir=tmp_path)(inputs)
-    except BackendUnavailable as missing:
-        pytest.skip(str(missing))
+    skip_unless_installed(backend)
+    got = make_runtime(path, backend, "cuda", cache_dir=tmp_path)(inputs)
     assert float(np.abs(got["flow"] - expected["flow"]).mean()) < FLOW_PX[backend]

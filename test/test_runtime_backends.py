@@ -220,6 +220,8 @@ def test_onnxruntimes_providers_get_their_options_and_stream(files, monkeypatch,
     """A stand-in of the session: which providers are asked for, and what a bound pass hands over."""
     import types
 
+    import onnx
+
     asked, bound = [], {}
 
     class Binding:
@@ -233,7 +235,9 @@ def test_onnxruntimes_providers_get_their_options_and_stream(files, monkeypatch,
             if options is None:  # to read what its inputs are
                 return
             assert not enable_fallback, "a session without its options would queue elsewhere"
-            asked.append(providers)
+            asked.append(list(providers))
+            if partly and "trt_profile_min_shapes" in providers[0][1]:
+                raise RuntimeError("EP_FAIL: Following input(s) has no associated shape profiles provided: Cast_0")
 
         def get_providers(self):
             return [p if isinstance(p, str) else p[0] for p in asked[-1]]
@@ -255,15 +259,17 @@ def test_onnxruntimes_providers_get_their_options_and_stream(files, monkeypatch,
 
     import onnxruntime
 
-    knows_streams = True
+    knows_streams, partly = True, False
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    whole = onnx.load(files["displacement"][0])
+    monkeypatch.setattr("densefit_ros.runtime.onnx_prepare.folded", lambda path: whole)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: bound.update(preloaded=True), raising=False)
     every = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: every)
     runtime = OnnxRuntime(files["displacement"][0], "tensorrt", precision="fp16", cache_dir=tmp_path)
     assert [p if isinstance(p, str) else p[0] for p in asked[0]] == every
     kept = Path(asked[0][0][1]["trt_engine_cache_path"])
-    assert kept.parent == tmp_path and file_sha256(files["displacement"][0])[:16] in kept.name and kept.name.endswith("fp16")
+    assert kept.parent == tmp_path and file_sha256(files["displacement"][0])[:16] in kept.name and "-fp16-" in kept.name
     assert asked[0][0][1]["trt_fp16_enable"] == "True"
     # One engine for all batches: without these each batch larger than any before would build one, mid-run.
     shapes = {
@@ -275,6 +281,11 @@ def test_onnxruntimes_providers_get_their_options_and_stream(files, monkeypatch,
     (tmp_path / "file").write_text("in the way")
     OnnxRuntime(files["displacement"][0], "tensorrt", cache_dir=tmp_path / "file" / "cache")
     assert asked.pop()[0][1] == {"trt_fp16_enable": "True", **shapes} and "the engine cannot be kept in" in caplog.text
+    partly = True  # what TensorRT does not take parts the network, and what lies between has no profile
+    OnnxRuntime(files["displacement"][0], "tensorrt", cache_dir=tmp_path / "file" / "cache")
+    assert asked.pop()[0][1] == {"trt_fp16_enable": "True"} and asked.pop()[0][1] == {"trt_fp16_enable": "True", **shapes}
+    assert "does not take all of it" in caplog.text
+    partly = False
     image, flow = torch.zeros((2, 4), dtype=torch.uint8), torch.zeros((2, 4))
     runtime.bind({"image": image}, {"flow": flow}, stream=99)()
     assert [p[1]["user_compute_stream"] for p in asked[1][:2]] == ["99", "99"]

@@ -11,6 +11,7 @@ import errno
 import logging
 import sys
 import types
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,16 +90,20 @@ def test_a_cached_engine_is_not_built_again_and_a_foreign_or_stale_one_is(trt, n
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Another GPU")
     load()
     assert len(trt.told.builds) == 2  # another machine's engine has another name, and stays
+    # An Orin NX says that it is an Orin of capability 8.7, as an AGX does.
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(multi_processor_count=8))
+    load()
+    assert len(trt.told.builds) == 3
     stand_in.write_network(network, factor=3.0)
     load()
-    assert len(trt.told.builds) == 3  # other weights
+    assert len(trt.told.builds) == 4  # other weights
     engine = next(p for p in sorted(tmp_path.glob("*.engine"), key=lambda p: p.stat().st_mtime_ns)[::-1])
     engine.write_bytes(engine.read_bytes()[:-3])
     load()
-    assert len(trt.told.builds) == 4 and "damaged or incomplete" in caplog.text
+    assert len(trt.told.builds) == 5 and "damaged or incomplete" in caplog.text
     trt.told.refuse = 1  # the header fits, the library says no: a driver update does that
     load()
-    assert len(trt.told.builds) == 5 and "refused the stored one" in caplog.text
+    assert len(trt.told.builds) == 6 and "refused the stored one" in caplog.text
     trt.told.refuse = 2
     with pytest.raises(BackendUnavailable, match="just built"):
         load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from .fit_bench import OPTIONS
 
 
 def parity(body: BodyModel, device: str) -> dict[str, float]:
-    """Differences between ``device`` and the CPU: share of pixels, mm, crop px.  Backends that are missing have no entry."""
+    """Differences between ``device`` and the CPU: share of pixels, mm, crop px.  What is not installed has no entry."""
     out = {"render_warp_pixels": _render(body, device, "warp"), "fit_mm": _fit(body, device)}
     for backend in ("auto",) if device == "cpu" else ("onnxruntime", "torch"):  # in float32
         try:
@@ -29,15 +30,10 @@ def parity(body: BodyModel, device: str) -> dict[str, float]:
         except BackendUnavailable:
             continue
     if device != "cpu":
-        try:
+        if find_spec("nvdiffrast"):
             out["render_nvdiffrast_pixels"] = _render(body, device, "nvdiffrast")
-        except BackendUnavailable:
-            pass
-        for precision in ("fp32", "fp16"):
-            try:
-                out[f"tensorrt_{precision}_flow_px"] = _tensorrt(precision)
-            except BackendUnavailable:
-                pass
+        for precision in ("fp32", "fp16") if find_spec("tensorrt") else ():
+            out[f"tensorrt_{precision}_flow_px"] = _tensorrt(precision)
     return {name: round(float(value), 6) for name, value in out.items()}
 
 

@@ -216,8 +216,10 @@ def _collect(batch: Batch, n: int) -> Measured:
 def _torch_on_cuda() -> Any:
     try:
         import torch
-    except ImportError as error:
-        raise BackendUnavailable("the frame on one CUDA stream needs a CUDA build of torch: pip install torch") from error
+    except (ImportError, OSError) as error:  # OSError: a library of CUDA that it needs is missing
+        raise BackendUnavailable(
+            f"the frame on one CUDA stream needs a CUDA build of torch ({error}): pip install torch"
+        ) from error
     if not torch.cuda.is_available():
         raise BackendUnavailable("the frame on one CUDA stream needs a CUDA build of torch, this one sees no device")
     return torch

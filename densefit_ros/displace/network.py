@@ -146,7 +146,7 @@ class DisplacementNet(nn.Module):
 
     def _match(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Displacement and spread (P,3,h,w) in cells, what was found there (P,C,h,w), and queries and keys (P,h*w,D)."""
-        rows, columns = query.shape[2:]
+        rows, columns = (int(n) for n in query.shape[2:])  # traced sizes become arithmetic that TensorRT cannot read
         query, key, value = query.float(), key.float(), value.float()
         with torch.autocast(query.device.type, enabled=False):
             u = torch.arange(columns, device=query.device, dtype=torch.float32) - 0.5 * (columns - 1)

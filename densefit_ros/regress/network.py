@@ -136,7 +136,10 @@ class RegressorNet(nn.Module):
     def read_out(self, maps: Tensor, values: Tensor, coarse: Tensor, intrinsics: Tensor) -> tuple[Tensor, ...]:
         """Heads.  Kept in float32 under autocast: coordinates and angles lose too many digits in bfloat16."""
         with torch.autocast(maps.device.type, enabled=False):
-            persons, _, rows, columns = maps.shape  # rows are the unit: the crop's side, all of which they cover
+            persons = maps.shape[0]
+            # Rows are the unit: the crop's side, all of which they cover.  int: traced sizes would be exported as arithmetic
+            # that TensorRT cannot read.
+            rows, columns = (int(n) for n in maps.shape[2:])
             attention = maps[:, :NUM_JOINTS].flatten(2).softmax(-1)  # (P,24,rows*columns)
             u = (torch.arange(columns, device=maps.device, dtype=torch.float32) + 0.5 - 0.5 * columns) / rows
             v = (torch.arange(rows, device=maps.device, dtype=torch.float32) + 0.5) / rows - 0.5

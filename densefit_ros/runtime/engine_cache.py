@@ -25,7 +25,7 @@ class EngineKey:
     """Everything that an engine depends on."""
 
     onnx_sha256: str
-    gpu: str  # name as the driver gives it
+    gpu: str  # name as the driver gives it, and how many multiprocessors it has
     compute_capability: str  # "8.7"
     tensorrt: str  # full version
     precision: str  # "fp32" or "fp16"

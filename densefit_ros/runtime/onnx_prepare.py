@@ -23,11 +23,57 @@ FLOAT_OPERATORS = ["Resize", "Softmax", "Log", "Div", "Pow", "ReduceSum", "Reduc
 
 
 def folded(path: str | Path) -> Any:
-    """The network with everything computed that does not depend on an input.
+    """The network with everything computed that does not depend on an input, sizes other than the batch's included.
 
-    Exporters leave shape arithmetic (``Mod``, for one) that older TensorRT parsers do not know.  Raises AssetError for a damaged
-    file, BackendUnavailable for one that can be read and not be rewritten.
+    Exporters leave shape arithmetic that TensorRT's parsers do not know (``Mod``) or refuse as the size of something (``OneHot``,
+    which ``repeat_interleave`` becomes).  Raises AssetError for a damaged file, BackendUnavailable for one that can be read and
+    not be rewritten.
     """
+    model = _folded_by_runtime(path)
+    with tempfile.TemporaryDirectory() as folder:
+        while _write_sizes(model):
+            known = Path(folder) / "known.onnx"
+            _import("onnx").save(model, str(known))
+            model = _folded_by_runtime(known)
+    return model
+
+
+def _write_sizes(model: Any) -> bool:
+    """Make constants of the sizes that the graph reads off its tensors and that no batch changes; whether any are."""
+    onnx, graph = _import("onnx"), model.graph
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    sizes = {
+        v.name: [d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim]
+        for v in (*inferred.value_info, *inferred.input, *inferred.output)
+        if v.type.tensor_type.HasField("shape")
+    }
+    whole = [n for n in graph.node if n.op_type == "Shape" and not any(a.i for a in n.attribute)]  # from dimension 0 to the last
+    read = {n.output[0]: sizes.get(n.input[0]) for n in whole}
+    numbers = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    known = []
+    for node in graph.node:
+        size = read.get(node.input[0]) if node.input else None
+        if size is None or node.op_type not in ("Gather", "Slice") or not all(name in numbers for name in node.input[1:] if name):
+            continue
+        chosen = _picked(np.array([-1 if n is None else n for n in size], np.int64), node, numbers)
+        if chosen.size and chosen.min() >= 0:
+            graph.initializer.append(onnx.numpy_helper.from_array(chosen, node.output[0]))
+            known.append(node)
+    for node in known:
+        graph.node.remove(node)
+    return bool(known)
+
+
+def _picked(size: np.ndarray, node: Any, numbers: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What a Gather or a Slice takes of a list of sizes."""
+    given = [numbers[name].ravel() if name else None for name in node.input[1:]]
+    if node.op_type == "Gather":
+        return size[numbers[node.input[1]]].reshape(numbers[node.input[1]].shape)
+    step = int(given[3][0]) if len(given) > 3 and given[3] is not None else 1
+    return size[int(given[0][0]) : int(given[1][0]) : step]
+
+
+def _folded_by_runtime(path: str | Path) -> Any:
     onnx, ort = _import("onnx"), _import("onnxruntime")
     require_file(path)
     with tempfile.TemporaryDirectory() as folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import AssetError, BackendUnavailable, ConfigError
+from . import onnx_prepare
 from .cache_file import make_folder
 from .engine_cache import default_cache_dir, file_sha256
-from .onnx_prepare import opens
 from .protocol import MAX_BATCH, TensorSpec, check_inputs, require_file
+from .tensorrt_build import RECIPE
 
+_log = logging.getLogger(__name__)
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(float16)": "float16", "tensor(int64)": "int64"}
 
@@ -56,6 +59,10 @@ class OnnxRuntime:
                 "pip uninstall onnxruntime, then pip install onnxruntime-gpu; side by side they overwrite each other"
             )
         require_file(path)
+        # As for TensorRT itself, or parts of the network would go to other providers, and shapes between them have no profile.
+        self._network: str | bytes = self.path
+        if provider == "tensorrt":
+            self._network = onnx_prepare.bytes_cast_first(onnx_prepare.folded(path)).SerializeToString()
         self._session = self._open()
         self._on_stream: dict[int, Any] = {}
         self.name = f"onnxruntime:{provider}"
@@ -73,10 +80,10 @@ class OnnxRuntime:
         options.log_severity_level = 3
         chain = self._chain(stream)
         try:
-            session = self._ort.InferenceSession(self.path, options, providers=chain, enable_fallback=0)
+            session = self._session_of(options, chain)
         except Exception as error:  # the binding raises a dozen unrelated types for one cause: it cannot read the file
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            if self._provider != "cpu" and opens(self._ort, self.path):
+            if self._provider != "cpu" and onnx_prepare.opens(self._ort, self.path):
                 raise BackendUnavailable(f"onnxruntime cannot start its {PROVIDERS[self._provider]}: {first_line}") from error
             raise AssetError(
                 f"{self.path}: not a readable ONNX network, damaged or incomplete download? ({first_line})"
@@ -89,6 +96,18 @@ class OnnxRuntime:
         if stream and session.get_provider_options()[wanted].get("user_compute_stream") != str(stream):
             raise BackendUnavailable(f"onnxruntime {self._ort.__version__} does not queue on a stream of ours: 1.18 on do")
         return session
+
+    def _session_of(self, options: Any, chain: list[Any]) -> Any:
+        try:
+            return self._ort.InferenceSession(self._network, options, providers=chain, enable_fallback=0)
+        except Exception as error:  # as in _open
+            if "shape profiles" not in str(error):
+                raise
+            # Parts of the network are nothing for TensorRT, and what lies between the others has no profile of ours.
+            _log.warning("%s: TensorRT does not take all of it: batches larger than any before build an engine anew", self.path)
+            engines = {name: value for name, value in chain[0][1].items() if not name.startswith("trt_profile_")}
+            chain[0] = (chain[0][0], engines)
+            return self._ort.InferenceSession(self._network, options, providers=chain, enable_fallback=0)
 
     def _chain(self, stream: int) -> list[Any]:
         """Providers with their options, the wanted one first."""
@@ -105,7 +124,9 @@ class OnnxRuntime:
         engines = {"trt_fp16_enable": str(self._precision == "fp16")}  # it knows True and False, and no numbers
         engines |= self._profile()
         # Its own key knows shapes and not weights: another network of one structure would run as this one.
-        own = self._cache_dir / f"{file_sha256(Path(self.path))[:16]}-{self._precision}" if self._cache_dir else None
+        own = None
+        if self._cache_dir:
+            own = self._cache_dir / f"{file_sha256(Path(self.path))[:16]}-{self._precision}-{RECIPE}"
         if make_folder(own, "the engine"):
             folder = str(own)
             engines |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": folder,

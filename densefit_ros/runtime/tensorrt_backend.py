@@ -37,7 +37,6 @@ class TensorRTRuntime:
 
     concurrent = False  # one execution context, one set of buffers
     device = "cuda"
-    capturable = True  # a pass can be part of a CUDA graph
 
     def __init__(
         self, path: str | Path, precision: str = "fp16", cache_dir: str | Path | None = None, max_batch: int = MAX_BATCH
@@ -67,6 +66,8 @@ class TensorRTRuntime:
         self._shared = None
         if not shares_profiles(trt):
             self._shared = self._context()
+        # One context for all batches takes their shapes in turn, under a graph that was recorded for others.
+        self.capturable = self._shared is None
         self._buffers = {name: self._allocate(spec) for name, spec in {**self.inputs, **self.outputs}.items()}
         self._passes: dict[int, Callable[[], None]] = {}
 
@@ -148,7 +149,8 @@ class TensorRTRuntime:
         trt, torch = self._trt, self._torch
         source = source_of(self.path, precision, cache_dir)
         major, minor = torch.cuda.get_device_capability()
-        gpu = torch.cuda.get_device_name()
+        # Orin modules of all sizes have one name and one capability.
+        gpu = f"{torch.cuda.get_device_name()} {torch.cuda.get_device_properties(0).multi_processor_count} SM"
         key = EngineKey(file_sha256(source), gpu, f"{major}.{minor}", trt.__version__, precision, self.max_batch, RECIPE)
         path = cache_dir / key.file_name(Path(self.path).stem)
         stored, reason = read_engine(path, key)
@@ -181,7 +183,7 @@ def source_of(path: str | Path, precision: str, cache_dir: Path) -> Path:
 
 def quantised_path(path: str | Path, cache_dir: Path) -> Path:
     """Where ``densefit build-engine`` keeps the int8 form of a network file."""
-    return cache_dir / f"{Path(path).stem}-int8-{file_sha256(Path(path))[:12]}.onnx"
+    return cache_dir / f"{Path(path).stem}-int8-{file_sha256(Path(path))[:12]}-{RECIPE}.onnx"
 
 
 def check_available() -> None:
@@ -204,7 +206,9 @@ def _import() -> tuple[Any, Any]:
     try:
         import torch
     except (ImportError, OSError) as error:
-        raise BackendUnavailable("the TensorRT runtime keeps its memory in torch: install a CUDA build of torch") from error
+        raise BackendUnavailable(
+            f"the TensorRT runtime keeps its memory in torch, which cannot be imported ({error}): install a CUDA build of it"
+        ) from error
     if not torch.cuda.is_available():
         raise BackendUnavailable("the TensorRT runtime needs a CUDA device that torch can use: install a CUDA build of torch")
     return tensorrt, torch

@@ -21,7 +21,7 @@ from .cache_file import keep
 
 WORKSPACE_BYTES = 1 << 30
 HEARTBEAT_S = 10.0
-RECIPE = 2  # raised when the same network would become another engine
+RECIPE = 3  # raised when the same network would become another engine
 _FLAGS = {"fp32": (), "fp16": ("FP16",), "int8": ("INT8", "FP16")}
 PRECISIONS = tuple(_FLAGS)
 _log = logging.getLogger(__name__)
