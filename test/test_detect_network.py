@@ -244,10 +244,10 @@ def test_augmentation_keeps_boxes_on_their_people(monkeypatch):
     kind[:, 0] = 1
     owner = np.full((3, HEIGHT_PX, WIDTH_PX), -1, np.int8)
     owner[:, 60:140, 100:150] = 0
-    source = FinderSource.__new__(FinderSource)
+    source, batch = FinderSource.__new__(FinderSource), {"image": image, "fine": image.repeat(2, 1).repeat(2, 2)}
     monkeypatch.setattr("densefit_ros.train.finder._PIECES_SHARE", 0.0)  # white tiles elsewhere would be measured with it
     for seed in range(5):
-        out = source.augment({"image": image, "boxes": boxes, "kind": kind, "owner": owner}, np.random.default_rng(seed))
+        out = source.augment({**batch, "boxes": boxes, "kind": kind, "owner": owner}, np.random.default_rng(seed))
         for i in range(3):
             seen = out["image"][i].astype(int).sum(-1)
             v, u = np.nonzero(seen > 0.75 * seen[seen.shape[0] // 2].max())
@@ -256,6 +256,31 @@ def test_augmentation_keeps_boxes_on_their_people(monkeypatch):
             v, u = np.nonzero(out["owner"][i] == 0)
             np.testing.assert_allclose([u.min(), v.min(), u.max() + 1, v.max() + 1], [x, y, x + w, y + h], atol=1.5)
             assert out["kind"][i, 0] == 1 and not out["boxes"][i, 1:].any()
+
+
+def test_augmentation_leaves_pictures_as_sharp_as_those_that_finders_see(monkeypatch):
+    pytest.importorskip("torch")
+    import cv2
+
+    from densefit_ros.train import finder
+
+    fine = np.random.default_rng(0).integers(0, 256, (1, 2 * HEIGHT_PX, 2 * WIDTH_PX, 3), np.uint8)
+    image = cv2.resize(fine[0], (WIDTH_PX, HEIGHT_PX), interpolation=cv2.INTER_AREA)[None]
+    nobody = {"boxes": np.zeros((1, 4, 4), np.float32), "kind": np.zeros((1, 4), np.int8)}
+    batch = {"image": image, "fine": fine, **nobody, "owner": np.full((1, HEIGHT_PX, WIDTH_PX), -1, np.int8)}
+    monkeypatch.setattr(finder, "_PIECES_SHARE", 0.0)
+    monkeypatch.setattr(finder, "recolour", lambda images, rng: images)
+    source = finder.FinderSource.__new__(finder.FinderSource)
+
+    def moved(by_px: float) -> np.ndarray:
+        affine = np.array([[1.0, 0, by_px], [0, 1, 0]])
+        monkeypatch.setattr(finder, "_zoom", lambda rng: affine)
+        return source.augment(batch, np.random.default_rng(0))["image"][0]
+
+    np.testing.assert_array_equal(moved(0.0), image[0])
+    blurred = cv2.warpAffine(image[0], np.array([[1.0, 0, 0.5], [0, 1, 0]]), (WIDTH_PX, HEIGHT_PX))
+    detail = [float(cv2.Laplacian(i[:, 1:].astype(np.float32), -1).std()) for i in (image[0], moved(0.5), blurred)]
+    assert detail[1] > 0.97 * detail[0] and detail[2] < 0.8 * detail[0]
 
 
 def test_pieces_of_people_land_where_nobody_is():

@@ -34,6 +34,7 @@ class SceneBatch:
     """N pictures of W x H px (letterboxed) and the people that they show."""
 
     rgb: np.ndarray  # (N,H,W,3) uint8
+    fine: np.ndarray  # (N,F*H,F*W,3) uint8: before they were reduced by F (``finer``)
     boxes_xywh: np.ndarray  # (N,4,4) float32 px: the visible part of each person, zeros where there is none
     kind: np.ndarray  # (N,4) int8: EMPTY, PERSON, or UNASKED: a person of whom too little is seen to demand or forbid a find
     owner: np.ndarray  # (N,H,W) int8: slot of the person seen at the pixel, -1 nobody
@@ -74,10 +75,12 @@ def make_scenes(
     fine_size = size * finer
     fine = [crop_camera(c, _whole_image(c, width * finer, height * finer, fine_size), fine_size) for c in cameras]
     people = draw_people(rng, engine, max(count * 3 // 5, 2))
-    placed = _place_all(rng, people, cameras)
+    placed = _place_all(rng, people, cameras, engine.options.near_share)
     surface = _render(engine, people, placed, fine, fine_size)
     rows, columns = (slice((size - n) // 2, (size - n) // 2 + n) for n in (height, width))
+    fine_rows, fine_columns = (slice(s.start * finer, s.stop * finer) for s in (rows, columns))
     rgb = np.full((count, height, width, 3), pad, np.uint8)
+    large = np.full((count, height * finer, width * finer, 3), pad, np.uint8)
     owner = np.full((count, height, width), -1, np.int8)
     slot_of = np.append(placed.slot, -1).astype(np.int8)  # person_id -1 (background) reads the last entry
     for i in range(count):
@@ -89,11 +92,13 @@ def make_scenes(
         seen = slot_of[surface.person_id[i]]
         if occluded is not None:
             seen[occluded] = -1
-        exposed = cv2.resize(engine.sensor.expose(rng, image, crisp=crisp), (size, size), interpolation=cv2.INTER_AREA)
-        rgb[i][inside] = exposed[rows, columns][inside]
+        exposed = engine.sensor.expose(rng, image, crisp=crisp)
+        inside_large = inside.repeat(finer, 0).repeat(finer, 1)
+        large[i][inside_large] = exposed[fine_rows, fine_columns][inside_large]
+        rgb[i][inside] = cv2.resize(exposed, (size, size), interpolation=cv2.INTER_AREA)[rows, columns][inside]
         owner[i] = np.where(inside, seen[finer // 2 :: finer, finer // 2 :: finer][rows, columns], -1)
     boxes, kind = _label(people, placed, canvas, owner, np.array([columns.start, rows.start]))
-    return SceneBatch(rgb, boxes, kind, owner)
+    return SceneBatch(rgb, large, boxes, kind, owner)
 
 
 def _whole_image(camera: Camera, width: int, height: int, size: int) -> np.ndarray:
@@ -103,7 +108,7 @@ def _whole_image(camera: Camera, width: int, height: int, size: int) -> np.ndarr
     return crop_affine(np.array([*corner, side, side], np.float32), size)
 
 
-def _place_all(rng: np.random.Generator, people: People, cameras: list[Camera]) -> _Placed:
+def _place_all(rng: np.random.Generator, people: People, cameras: list[Camera], near_share: float) -> _Placed:
     body, scene, slot, shift = [], [], [], []
     for i, camera in enumerate(cameras):
         base = _share(rng)
@@ -113,8 +118,9 @@ def _place_all(rng: np.random.Generator, people: People, cameras: list[Camera]) 
             j = int(rng.integers(len(people.vertices)))
             share = base * float(np.exp(rng.normal(0, 0.15))) if group else _share(rng)
             vertices = people.vertices[j]
+            near = bool(near_share) and rng.random() < near_share
             for _ in range(4):  # tries to stand beside the others, not in them
-                position = place(rng, camera, np.ptp(vertices[::_STRIDE], 0), share)
+                position = place(rng, camera, np.ptp(vertices[::_STRIDE], 0), share, near)
                 if all(np.linalg.norm(position - other) > _APART_M for other in stood):
                     body.append(j)
                     scene.append(i)
