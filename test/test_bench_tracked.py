@@ -19,7 +19,7 @@ def test_a_short_run_of_the_tracker(tmp_path, capsys, monkeypatch):
     cases = ("tracker", "without displacements", "floor known")
     # A small woman, whom the shape prior puts too far away: test_evidence_ground.py.
     arguments = ["--sequences", "2", "--seeds", "72", "--cases", *cases, *NETWORK, "--out", str(tmp_path / "o")]
-    monkeypatch.setattr(tracked, "SyntheticVideo", lambda body, count, seed, backgrounds: second_video(body))
+    monkeypatch.setattr(tracked, "SyntheticVideo", lambda body, count, seed, backgrounds, near: second_video(body))
     assert tracked.main(arguments) == 0
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads((tmp_path / "o" / "tracked.json").read_text())

@@ -73,6 +73,18 @@ def test_feet_stay_near_the_ground(body, demo):
     assert np.abs(below - 1.25).max() < 0.05
 
 
+def test_of_people_near_the_camera_the_head_is_seen_and_the_feet_are_not(body):
+    engine = heldout_engine(body)
+    seen = []
+    for seed in range(12):
+        sequence = random_sequence(engine, seed, 4, near=True)
+        joints = pose(body, sequence.params).joints
+        uv = project(sequence.camera, joints.reshape(-1, 3)).reshape(joints.shape[:2] + (2,))
+        seen.append(((uv >= 0) & (uv < (640, 480))).all(-1).mean(0))
+    seen = np.mean(seen, 0)
+    assert seen[15] > 0.85 and seen[[7, 8]].max() < 0.15  # head, ankles
+
+
 def test_random_sequences_differ_by_seed_only(body):
     engine = heldout_engine(body, WarpRenderer(body), [])
     a, b, c = (random_sequence(engine, s, 8) for s in (1, 1, 2))

@@ -142,15 +142,15 @@ def tracked_text(result: Record) -> str:
         f"{result['first_estimate']}. First estimate -> refined, in brackets the 95 % interval of the refined mean over videos, "
         "and the change.",
         "",
-        _row(["", *columns.values(), "joints inside 95 %"]),
-        _row(["---"] * (2 + len(columns))),
+        _row(["", *columns.values(), "joints inside 95 %", "answered"]),
+        _row(["---"] * (3 + len(columns))),
     ]
     for name, row in result["rows"].items():
         cells = []
         for metric in columns:
             first, (mean, low, high) = row[f"first_{metric}"][0], row[f"refined_{metric}"]
             cells.append(f"{first:.1f} -> {mean:.1f} [{low:.1f}, {high:.1f}], {100 * row['change'][metric]:+.0f} %")
-        lines.append(_row([name, *cells, f"{100 * row['inside_95'][0]:.0f} %"]))
+        lines.append(_row([name, *cells, f"{100 * row['inside_95'][0]:.0f} %", f"{100 * row['answered'][0]:.0f} %"]))
     return "\n".join(lines)
 
 

@@ -93,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DIR",
         help="folders with more photographs, of which the held-out ones are used",
     )
+    parser.add_argument("--near", action="store_true", help="people before whom the camera sees no legs")
     parser.add_argument("--cases", nargs="+", default=list(CASES), metavar="CASE", help=f"of {', '.join(map(repr, CASES))}")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting, of all cases")
     parser.add_argument("--out", type=Path, help="also write tracked.json to this folder")
@@ -104,7 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = {n: load_models(with_overrides(Config(), {**CASES[n].overrides, **common})) for n in args.cases}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in args.cases}
     for seed in args.seeds:
-        videos = SyntheticVideo(next(iter(models.values())).body, args.sequences * VIDEO_FRAMES, seed, args.backgrounds)
+        videos = SyntheticVideo(
+            next(iter(models.values())).body, args.sequences * VIDEO_FRAMES, seed, args.backgrounds, args.near
+        )
         for start in range(0, len(videos), VIDEO_FRAMES):
             samples = [_drawn(videos[start + i]) for i in range(VIDEO_FRAMES)]
             means = {name: measure(models[name], CASES[name], samples) for name in args.cases}

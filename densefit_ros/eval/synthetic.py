@@ -93,14 +93,16 @@ class Synthetic:
 class SyntheticVideo:
     """``count`` frames of held-out people who move, 50 frames of 640x480 at 30 Hz each: also for errors over time.
 
-    ``backgrounds`` as :class:`Synthetic`'s.
+    ``backgrounds`` as :class:`Synthetic`'s; ``near`` as :func:`random_sequence`'s, with boxes of what the picture shows.
     """
 
     name = "synthetic-video"
     protocol: PointsProtocol = SMPL24
 
-    def __init__(self, body: BodyModel, count: int = 2000, seed: int = 0, backgrounds: Sequence[str] = ()) -> None:
-        self._body, self._seed, self._backgrounds = body, seed, backgrounds
+    def __init__(
+        self, body: BodyModel, count: int = 2000, seed: int = 0, backgrounds: Sequence[str] = (), near: bool = False
+    ) -> None:
+        self._body, self._seed, self._backgrounds, self._near = body, seed, backgrounds, near
         self.keys = tuple(f"{self._sequence(i)}/{i % VIDEO_FRAMES:05d}" for i in range(count))
         self._engine: SynthEngine | None = None
         self._current: tuple[int, SyntheticSequence | None] = (-1, None)
@@ -118,10 +120,15 @@ class SyntheticVideo:
         number, frame = divmod(index, VIDEO_FRAMES)
         if self._current[0] != number:
             self._engine = self._engine or heldout_engine(self._body, directories=self._backgrounds)
-            self._current = number, random_sequence(self._engine, 1000 * self._seed + number, VIDEO_FRAMES)
+            self._current = number, random_sequence(self._engine, 1000 * self._seed + number, VIDEO_FRAMES, near=self._near)
         video = self._current[1]
         params = video.params.person(frame)
         posed = pose(self._body, params)
+        box_xywh = box_of_points(project(video.camera, posed.vertices[0]))
+        if self._near:
+            size = (video.camera.width, video.camera.height)
+            low, high = np.clip(box_xywh[:2], 0, size), np.clip(box_xywh[:2] + box_xywh[2:], 0, size)
+            box_xywh = np.concatenate([low, high - low])
         return Sample(
             key=self.keys[index],
             sequence=self._sequence(index),
@@ -129,7 +136,7 @@ class SyntheticVideo:
             fps=video.fps,
             image=lambda: video.render(frame).rgb,
             camera=video.camera,
-            box_xywh=box_of_points(project(video.camera, posed.vertices[0])),
+            box_xywh=box_xywh,
             truth=Truth(posed.joints[0], posed.joints[0, 0], posed.vertices[0], params),
             ground=video.ground,
         )

@@ -190,11 +190,13 @@ def random_sequence(
     fps: float = 30.0,
     size_px: tuple[int, int] = (640, 480),
     subject: int | None = None,
+    near: bool = False,
 ) -> SyntheticSequence:
     """A sequence of its own motion, subject, shape, camera, light and background, a function of the seed.
 
-    The person stays in the picture on average; feet or head may leave it.  ``subject`` fixes the looks, for measurements
-    on certain clothes (``engine.subject(i).outfit`` tells them).
+    The person stays in the picture on average; feet or head may leave it.  ``near``: the body is half again to more than twice
+    as tall as the picture, with the head in it, before a camera as high as a robot's.  ``subject`` fixes the looks, for
+    measurements on certain clothes (``engine.subject(i).outfit`` tells them).
     """
     if frames < 2:
         raise ConfigError(f"expected at least 2 frames, got {frames}")
@@ -204,10 +206,13 @@ def random_sequence(
     time_s = np.arange(frames) / fps
     motion = random_motion(rng, engine.wardrobe, betas, time_s)
     camera = camera_from_fov(width, height, float(rng.uniform(45, 90)))
-    distance = camera.fy * rng.uniform(1.9, 3.4) / height
+    distance = camera.fy * (rng.uniform(0.7, 1.13) if near else rng.uniform(1.9, 3.4)) / height
     middle = motion.pelvis_m.mean(0)
-    height_m = rng.uniform(0.6, 2.2)
-    pitch = np.arctan2(height_m - float(middle[1]), distance) + np.radians(rng.normal(0, 2))
+    height_m = rng.uniform(0.4, 1.6) if near else rng.uniform(0.6, 2.2)
+    aim_m = float(middle[1])
+    if near:  # heads are some 0.8 m above the pelvis, and a tenth of the picture below its edge
+        aim_m += 0.8 - 0.4 * height / camera.fy * distance
+    pitch = np.arctan2(height_m - aim_m, distance) + np.radians(rng.normal(0, 2))
     rotation, shift = look_at_walker(height_m, distance, pitch)
     shift = shift - rotation @ np.array([middle[0] + rng.normal(0, 0.2), 0, middle[2]])
     background = engine.backgrounds.images[int(rng.integers(len(engine.backgrounds)))]
