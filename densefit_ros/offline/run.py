@@ -305,7 +305,7 @@ def draw_result(
     for person, color in zip(people, colors):
         text = f"{person.track_id} {person.status.name.lower()}"
         x, y = np.asarray(person.box_xywh[:2]) * scale
-        right = overlay.draw_text(right, text, (max(float(x), 2.0), max(float(y) - 4, 3.8 * size)), size, color)
+        right = overlay.draw_text(right, text, (max(float(x), 2.0), max(float(y) - 4, 4.4 * size)), size, color)
     source = people[0].source if people else ""
     labels = [f"first estimate ({source})" if source else "nobody found", "refined" if people else ""]
     return overlay.side_by_side([left, right], labels)
