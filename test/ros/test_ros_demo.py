@@ -1,5 +1,6 @@
 """The demo's three processes, with the fake engine: what it writes, and what it says when a process dies."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -99,9 +100,9 @@ def test_a_device_ends_by_the_clock(monkeypatch):
         clock.now_s += seconds
 
     def shots():
-        while True:
+        for n in itertools.count():
             wait(1 / 15)
-            yield types.SimpleNamespace(rgb=None)
+            yield types.SimpleNamespace(rgb=None, at_s=n / 30.0)  # as it says; it gives half of that
 
     source = types.SimpleNamespace(kind="device", fps=30.0, count=None, shots=shots)
     camera = types.SimpleNamespace(node=None, send=lambda shot, index: None)
