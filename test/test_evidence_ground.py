@@ -107,7 +107,7 @@ def test_a_small_person_is_small_and_not_far_away(passes):
             assert {p.scale_source for p in result.people} <= {"ground" if ground is not None else "prior"}
             assert ("ground" in result.stage_ms) == (ground is not None and len(result.people) > 0)
         assert len(errors_m[name]) > 5
-    assert np.mean(errors_m["floor"]) < 0.15 < 0.25 < np.mean(errors_m["none"])
+    assert np.mean(errors_m["floor"]) < 0.18 < 0.25 < np.mean(errors_m["none"])
 
 
 def test_the_floor_is_left_to_the_single_steps():
