@@ -59,13 +59,7 @@ def test_a_process_that_dies(tmp_path):
 def test_the_node_ends_with_a_demo_that_is_terminated(tmp_path):
     pid = tmp_path / "pid"
     script = tmp_path / "node.py"
-    # SIGINT may be ignored here, as in every background job, and programs that do not care inherit that.
-    script.write_text(
-        "import os, pathlib, signal, time\n"
-        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
-        f"pathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\n"
-        "time.sleep(60)\n"
-    )
+    script.write_text(f"import os, pathlib, time\npathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\ntime.sleep(60)\n")
     node = f"{sys.executable} {script}"
     command = [sys.executable, "-m", "densefit_ros.demo.main", "--out", str(tmp_path / "out"), "--node-command", node]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
