@@ -168,7 +168,7 @@ class DisplaceConfig:
     sigma_scale: float = option(0.8, "factor on the predicted standard deviations", 0.01, 100.0, live=True)
     max_points: int = option(300, "displacements used per person at most, an even choice of them", 50, 20000)
     part_correlation: float = option(
-        0.85, "correlation of the errors of displacements of one part of the body: n count as n / (1 + (n - 1) * this)", 0.0, 1.0
+        0.4, "correlation of the errors of displacements of one part of the body: n count as n / (1 + (n - 1) * this)", 0.0, 1.0
     )
     independent_share: float = option(
         1.0, "weight of displacements against keypoints and priors, after part_correlation", 0.0001, 1.0
@@ -209,18 +209,18 @@ class FitConfig:
         0.15, "how far a joint turns unforeseen within one 30 Hz frame, rad", 0.001, 10.0, live=True
     )
     prediction_t_sigma_m: float = option(
-        0.06, "how far the root moves unforeseen within one 30 Hz frame, m", 0.0001, 10.0, live=True
+        0.2, "how far the root moves unforeseen within one 30 Hz frame, m", 0.0001, 10.0, live=True
     )
     covariance_share: float = option(
         0.05,
-        "share of an image's matches and keypoints that published covariances believe; depth and floor count in full, as in the "
-        "fit everything does",
+        "share of an image's matches and keypoints that published covariances believe; the floor counts in full, as in the fit "
+        "everything does",
         0.0001,
         1.0,
     )
     estimate_sigma_scale: float = option(1.0, "factor on the regressor's own standard deviations", 0.01, 100.0, live=True)
     betas_sigma: float = option(
-        1.0, "standard deviation of the shape prior, in units of the body's shape directions", 0.01, 100.0, live=True
+        1.6, "standard deviation of the shape prior, in units of the body's shape directions", 0.01, 100.0, live=True
     )
     pose_prior: str = option(
         "gmm",

@@ -189,6 +189,8 @@ class DepthPoints:
     xyz_m: np.ndarray  # (N,3) measured point, camera frame
     normal: np.ndarray  # (N,3) unit normal of the measured surface there, camera frame
     sqrt_weight: np.ndarray  # (N,) 1/m: one over the standard deviation of the distance
+    share: np.ndarray  # (N,) of an independent measurement, which each point counts as in the fit
+    lasting: np.ndarray  # (N,) bool: neighbours and frames err alike, which covariances discount as they do displacements
 
     def __len__(self) -> int:
         return len(self.person)
@@ -196,7 +198,7 @@ class DepthPoints:
     @staticmethod
     def concat(items: list[DepthPoints]) -> DepthPoints:
         """All points of several sources, of one at least."""
-        names = ("person", "face", "bary", "xyz_m", "normal", "sqrt_weight")
+        names = ("person", "face", "bary", "xyz_m", "normal", "sqrt_weight", "share", "lasting")
         return DepthPoints(*(np.concatenate([getattr(i, n) for i in items]) for n in names))
 
 

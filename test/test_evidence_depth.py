@@ -61,21 +61,16 @@ def test_points_far_from_the_rendered_surface_are_of_something_else(off_m):
 
 
 def test_many_points_of_a_person_count_as_a_few():
-    """As ``independent`` of them, because they err together, and the nearer the surer."""
+    """As ``independent`` of them, because they err together, and the nearer the surer each."""
     for at_m in (AT_M, 1.9):
-        counted = []
-        for seen in (1, 10):  # rows of samples
+        for seen in (1, 6, 10):  # rows of samples
             depth = measured(at_m)
             depth[10 + 3 * seen :] = np.nan
             points = depth_points(depth, wall(), CAMERA, np.ones(1, bool))
-            assert len(points) == 10 * seen
-            counted.append((points.sqrt_weight**2).sum())
-        one_m = OPTIONS.sigma_m + OPTIONS.sigma_per_m2 * at_m**2
-        assert counted == pytest.approx([OPTIONS.independent / one_m**2] * 2, rel=1e-4)
-    depth = np.full_like(depth, np.nan)
-    depth[11, 21] = AT_M
-    (alone,) = depth_points(depth, wall(), CAMERA, np.ones(1, bool)).sqrt_weight
-    assert alone == pytest.approx(1 / (OPTIONS.sigma_m + OPTIONS.sigma_per_m2 * AT_M**2))
+            assert len(points) == 10 * seen and points.lasting.all()
+            assert points.share.sum() == pytest.approx(min(10 * seen, OPTIONS.independent), rel=1e-4)
+            one_m = OPTIONS.sigma_m + OPTIONS.sigma_per_m2 * at_m**2
+            np.testing.assert_allclose(points.sqrt_weight, 1 / one_m, rtol=1e-5)
 
 
 def test_the_distance_is_that_of_the_middle_sample():

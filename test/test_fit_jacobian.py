@@ -86,7 +86,8 @@ class Problem:
         normal = rng.normal(size=x.shape)
         normal /= np.linalg.norm(normal, axis=1, keepdims=True)
         self.matches = make_matches(rng, b, self.params, 7, 3.0)
-        self.depth = DepthPoints(person, face, bary, x + 0.05 * rng.normal(size=x.shape), normal, np.full(len(x), 20.0))
+        ones = np.ones(len(x))
+        self.depth = DepthPoints(person, face, bary, x + 0.05 * rng.normal(size=x.shape), normal, 20.0 * ones, ones, ones == 1)
         self.keypoints = Keypoints(
             "openpose25",
             300 + 50 * rng.normal(size=(persons, k, 2)),

@@ -120,7 +120,15 @@ def test_bad_keypoints_depth_and_anchors_are_ignored(scene):
     start = draw_around(rng, truth, 0.03, 0.0, 0.005)
     keypoints = Keypoints("coco17", np.full((2, k, 2), np.nan), np.ones((2, k)), np.full((2, k, 3), np.nan))
     m = matches
-    depth = DepthPoints(m.person, m.face, m.bary, np.full((len(m), 3), np.nan), np.ones((len(m), 3)), np.ones(len(m)))
+    depth = DepthPoints(
+        m.person,
+        m.face,
+        m.bary,
+        np.full((len(m), 3), np.nan),
+        np.ones((len(m), 3)),
+        *[np.ones(len(m))] * 2,
+        np.ones(len(m), bool),
+    )
     broken = BodyParams(*(np.full_like(getattr(start, n), np.nan) for n in NAMES))
     plain = fitter.solve(start, CAMERA, matches)
     assert (plain.status < FitStatus.REJECTED).all()
@@ -153,7 +161,16 @@ def depth_of(b, truth, matches) -> DepthPoints:
     xyz = np.einsum("nc,ncd->nd", matches.bary, corners)
     normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-12
-    return DepthPoints(matches.person, matches.face, matches.bary, xyz, normal, np.full(len(xyz), 100.0))
+    return DepthPoints(
+        matches.person,
+        matches.face,
+        matches.bary,
+        xyz,
+        normal,
+        np.full(len(xyz), 100.0),
+        np.ones(len(xyz)),
+        np.ones(len(xyz), bool),
+    )
 
 
 def test_depth_alone_is_evidence(scene):
@@ -264,3 +281,17 @@ def test_limits_stop_no_ordinary_pose():
     outside = ((rotvec < low[1:]) | (rotvec > high[1:])).mean((0, 2))
     assert outside.max() < 0.005
     assert (low[1:] < 0).all() and (high[1:] > 0).all()
+
+
+def test_samples_of_something_before_the_person_are_let_go(scene):
+    """However many samples share their say: each is judged by its own standard deviation."""
+    _, b, truth, matches, fitter = scene
+    depth = depth_of(b, truth, matches)
+    depth = replace(depth, sqrt_weight=np.full(len(depth), 50.0), share=np.full(len(depth), 0.1))
+    bag = np.arange(len(depth)) % 4 == 0
+    hidden = replace(depth, xyz_m=depth.xyz_m + 0.18 * bag[:, None] * depth.normal)
+    anchors = [Anchor(truth, 0.02, 0.05, 0.3)]
+    clean, wrong = (
+        fitter.solve(truth, CAMERA, Correspondences.empty(), depth=d, anchors=anchors, iterations=8) for d in (depth, hidden)
+    )
+    assert vertex_error_mm(b, wrong.params, clean.params).max() < 5.0

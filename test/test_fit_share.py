@@ -79,11 +79,26 @@ def test_a_depth_camera_does_not_err_with_the_displacements(body):
     m = matches_of(body, 60)
     far = np.tile(np.float32([0, 0, 4]), (60, 1))
     normal = np.tile(np.float32([0, 0, 1]), (60, 1))
-    depth = DepthPoints(m.person, m.face, m.bary, far, normal, np.full(60, 20.0))
+    depth = DepthPoints(m.person, m.face, m.bary, far, normal, np.full(60, 20.0), np.ones(60), np.ones(60, bool))
     shared = equations_of(body, {"independent_share": 0.4, "part_correlation": 0.8}, depth=depth)
     plain = equations_of(body, {}, depth=depth)
     for a, b in zip(shared, plain):
         np.testing.assert_array_equal(a, b)
+
+
+def test_planes_that_share_count_as_what_they_share(body):
+    m = matches_of(body, 60)
+    normal = np.tile(np.float32([0, 0, 1]), (60, 1))
+
+    def equations(share):
+        target = np.tile(np.float32([0, 0, 4]), (60, 1))
+        shares = np.full(60, share)
+        depth = DepthPoints(m.person, m.face, m.bary, target, normal, np.full(60, 20.0), shares, np.ones(60, bool))
+        return equations_of(body, {}, depth=depth)
+
+    none = equations_of(body, {})
+    for whole, part, without in zip(equations(1.0), equations(0.2), none):
+        np.testing.assert_allclose(part - without, 0.2 * (whole - without), rtol=1e-4, atol=1e-5 * np.abs(whole).max())
 
 
 def planes_of(body, matches):
@@ -91,11 +106,12 @@ def planes_of(body, matches):
     corners = pose(body, START).vertices[0][body.faces[matches.face]]
     xyz = np.einsum("nk,nkc->nc", matches.bary, corners)
     normal = -xyz / np.linalg.norm(xyz, axis=1, keepdims=True)
-    return DepthPoints(matches.person, matches.face, matches.bary, xyz + 0.02 * normal, normal, np.full(len(xyz), 2.2))
+    ones = np.ones(len(xyz))
+    return DepthPoints(matches.person, matches.face, matches.bary, xyz + 0.02 * normal, normal, 2.2 * ones, ones, ones == 0)
 
 
-def test_planes_count_in_full_in_the_covariance(body):
-    """Displacements are discounted because neighbouring frames err alike; what a depth camera or the floor says is not."""
+def test_a_plane_whose_errors_do_not_last_counts_in_full_in_the_covariance(body):
+    """Displacements and a depth camera's samples are discounted because neighbouring frames err alike; the floor is not."""
     matches, depth = matches_of(body), planes_of(body, matches_of(body))
     anchors = [Anchor(START, 0.2, 1.0, 0.3)]
 
@@ -107,6 +123,9 @@ def test_planes_count_in_full_in_the_covariance(body):
     exact, counted, blind = (variance_along_z(none, *a) for a in ((depth, 1.0), (depth, 0.05), (None, 0.05)))
     assert (counted < 0.8 * blind).all() and counted[0] < 0.1 * blind[0]
     np.testing.assert_allclose(counted, exact, rtol=0.2)  # a joint stands for the points that it carries
+    lasting = dataclasses.replace(depth, lasting=np.ones(len(depth), bool))
+    discounted = variance_along_z(none, lasting, 0.05)
+    assert (counted < discounted).all() and (discounted < blind).all() and discounted[0] > 5 * counted[0]
     # Beside displacements they take away what these leave open, the distance.
     assert (variance_along_z(matches, depth, 0.05) < 0.5 * variance_along_z(matches, None, 0.05)).all()
     # Far from every plane they are outliers, and say nothing.

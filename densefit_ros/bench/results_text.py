@@ -136,11 +136,12 @@ def covariance_text(result: Record) -> str:
 def tracked_text(result: Record) -> str:
     """Rows of ``densefit bench tracked``: first estimates and refined, and what refinement changes."""
     columns = {"pve_mm": "PVE mm", "mpjpe_mm": "MPJPE mm", "pa_mpjpe_mm": "PA-MPJPE mm", "reproj_px": "reprojection px",
-               "absolute_mpjpe_mm": "absolute MPJPE mm"}  # fmt: skip
+               "absolute_mpjpe_mm": "absolute MPJPE mm", "seen_mpjpe_mm": "joints in the picture, about their middle, mm",
+               "seen_px": "these, px"}  # fmt: skip
     lines = [
         f"{result['videos']} of {result['of']} videos (seeds {', '.join(map(str, result['seeds']))}); first estimate: "
-        f"{result['first_estimate']}. First estimate -> refined, in brackets the 95 % interval of the refined mean over videos, "
-        "and the change.",
+        f"{result['first_estimate']}. First estimate -> refined of the images that are answered, in brackets the 95 % interval "
+        "of the refined mean over videos, and the change; the last column is of all images.",
         "",
         _row(["", *columns.values(), "joints inside 95 %", "answered"]),
         _row(["---"] * (3 + len(columns))),
@@ -148,6 +149,9 @@ def tracked_text(result: Record) -> str:
     for name, row in result["rows"].items():
         cells = []
         for metric in columns:
+            if f"refined_{metric}" not in row:  # a record of before
+                cells.append("")
+                continue
             first, (mean, low, high) = row[f"first_{metric}"][0], row[f"refined_{metric}"]
             cells.append(f"{first:.1f} -> {mean:.1f} [{low:.1f}, {high:.1f}], {100 * row['change'][metric]:+.0f} %")
         lines.append(_row([name, *cells, f"{100 * row['inside_95'][0]:.0f} %", f"{100 * row['answered'][0]:.0f} %"]))

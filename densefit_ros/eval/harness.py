@@ -29,6 +29,7 @@ from .evidence import EvidenceMaker, EvidenceOptions
 from .sample import Dataset, Sample, Score, score
 
 MIN_SIGMA_DEG = 2.0  # a disturbed start is trusted no further than this
+DISTURBED_BETAS_SIGMA = 1.0  # of the shape of a disturbed start, which is nearer than that
 # Displacements are small by their nature, and the tracker's robust scale rejects large ones.  DensePose and true displacements
 # say where a point *is*, however far the start: their fits begin with a wide scale, as SMPLify's do.  (Keypoints do not gain.)
 ABSOLUTE = {"robust_start": 64.0, "damping": 1e-2}
@@ -136,18 +137,17 @@ class Harness:
         if name == "none":
             return estimate.params, FitStatus.NO_EVIDENCE, unknown
         config = self._models.config
-        mean = estimate.params
+        mean, betas_sigma = estimate.params, DISTURBED_BETAS_SIGMA
         if estimate.source != "disturbed":  # which knows the person's shape as well as the pose
-            mean = dataclasses.replace(mean, betas=np.zeros_like(mean.betas))
+            mean, betas_sigma = dataclasses.replace(mean, betas=np.zeros_like(mean.betas)), config.fit.betas_sigma
         anchors = [
             Anchor(
                 estimate.params, rot_sigma_rad=estimate_sigmas(estimate, config), t_sigma_m=estimate_t_sigmas_m(estimate.params)
             ),
-            Anchor(mean, betas_sigma=config.fit.betas_sigma),
+            Anchor(mean, betas_sigma=betas_sigma),
         ]
         params, status, flow = estimate.params, FitStatus.NO_EVIDENCE, None
-        dense = name in ("displacement", "pipeline", "gt-displacement")
-        for _ in range(self._options.passes if dense else 1):
+        for _ in range(self._options.passes):
             made = self._maker.make(name, sample, params, estimate, crop)
             flow = flow or (made.epe_px, made.zero_px)
             result = self._fitter(name).solve(
@@ -159,7 +159,10 @@ class Harness:
                 iterations=self._options.iterations,
                 pose_gaussian=self._gaussian(prior, params, estimate),
             )
-            params, status = result.params, FitStatus(int(result.status[0]))
+            ended = FitStatus(int(result.status[0]))
+            if ended < FitStatus.REJECTED or status >= FitStatus.REJECTED:  # a pass that finds no more leaves what others found
+                status = ended
+            params = result.params
         return params, status, flow or unknown
 
     def _fitter(self, evidence: str) -> Fitter:

@@ -76,6 +76,7 @@ class Sample:
     box_xywh: np.ndarray  # (4,) px of the true person
     truth: Truth
     ground: np.ndarray | None = None  # the floor on which the person stands, as Frame has it, where it is known
+    depth_m: Callable[[], np.ndarray] | None = None  # (H,W) of a depth camera, as Frame has it, where there is one
     picture: str = ""  # its file below the dataset's pictures: other programs' results have the same name; empty: the key
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from ..render.warp_renderer import WarpRenderer
 from ..synth.backgrounds import load_backgrounds
 from ..synth.cameras import CropOptions
 from ..synth.crops import CropBatch, make_crops
+from ..synth.depth_camera import SCALE_SIGMA, measured
 from ..synth.engine import SynthEngine
 from ..synth.sequence import SyntheticSequence, heldout_engine, random_sequence
 from .sample import SMPL24, PointsProtocol, Sample, Truth, box_of_points
@@ -122,6 +124,10 @@ class SyntheticVideo:
             self._engine = self._engine or heldout_engine(self._body, directories=self._backgrounds)
             self._current = number, random_sequence(self._engine, 1000 * self._seed + number, VIDEO_FRAMES, near=self._near)
         video = self._current[1]
+        shot = functools.cache(lambda: video.render(frame))
+        rng = np.random.default_rng([self._seed, number, 5])
+        wall_m = float(video.params.t_camera_root[:, 2].max() + rng.uniform(0.6, 3.0))
+        scale = float(1 + SCALE_SIGMA * rng.standard_normal())
         params = video.params.person(frame)
         posed = pose(self._body, params)
         box_xywh = box_of_points(project(video.camera, posed.vertices[0]))
@@ -134,11 +140,12 @@ class SyntheticVideo:
             sequence=self._sequence(index),
             frame=frame,
             fps=video.fps,
-            image=lambda: video.render(frame).rgb,
+            image=lambda: shot().rgb,
             camera=video.camera,
             box_xywh=box_xywh,
             truth=Truth(posed.joints[0], posed.joints[0, 0], posed.vertices[0], params),
             ground=video.ground,
+            depth_m=lambda: measured(shot().depth_m, wall_m, scale, np.random.default_rng([self._seed, number, 6, frame])),
         )
 
     def _sequence(self, index: int) -> str:

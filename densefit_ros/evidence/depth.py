@@ -21,7 +21,7 @@ class DepthOptions:
     gate_m: float = 0.20  # samples further from the rendered surface than this are something else, or not aligned yet
     sigma_m: float = 0.01  # of a sample near the camera: clothes as much as noise
     sigma_per_m2: float = 0.003  # growth with the square of the distance, as triangulating cameras have it
-    independent: float = 2.0  # samples of one person count as this many independent ones at most
+    independent: float = 40.0  # samples of one person count as this many independent ones at most
 
 
 _DEFAULTS = DepthOptions()
@@ -63,17 +63,16 @@ def depth_points(depth_m: np.ndarray, surface: Surface, camera: Camera, trusted:
         r, c, z = r[near], c[near], z[near]
         u, v = affine[0, 0] * (c + 0.5) + affine[0, 2], affine[1, 1] * (r + 0.5) + affine[1, 2]
         xyz = np.stack([(u - camera.cx) / camera.fx * z, (v - camera.cy) / camera.fy * z, z], -1)
-        sigma = (options.sigma_m + options.sigma_per_m2 * z**2) * np.sqrt(max(len(z) / options.independent, 1.0))
-        parts.append(
-            (np.full(len(z), p), surface.face_id[p][r, c], surface.bary[p][r, c], xyz, surface.normals[p][r, c], 1.0 / sigma)
-        )
+        weight = 1.0 / (options.sigma_m + options.sigma_per_m2 * z**2)
+        share = np.full(len(z), options.independent / max(len(z), options.independent))
+        points = (surface.face_id[p][r, c], surface.bary[p][r, c], xyz, surface.normals[p][r, c])
+        parts.append((np.full(len(z), p), *points, weight, share))
     if not parts:
-        parts = [(np.zeros(0), np.zeros(0), np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0))]
-    person, face, bary, xyz, normal, weight = (np.concatenate(a) for a in zip(*parts))
-    f = np.float32
-    return DepthPoints(
-        person.astype(np.int32), face.astype(np.int32), bary.astype(f), xyz.astype(f), normal.astype(f), weight.astype(f)
-    )
+        none = np.zeros(0)
+        parts = [(none, none, *[np.zeros((0, 3))] * 3, none, none)]
+    person, face, *rest = (np.concatenate(a) for a in zip(*parts))
+    rest = [a.astype(np.float32) for a in rest]
+    return DepthPoints(person.astype(np.int32), face.astype(np.int32), *rest, lasting=np.ones(len(person), bool))
 
 
 def _samples(depth_m: np.ndarray, face_id: np.ndarray, affine: np.ndarray, stride: int) -> tuple[np.ndarray, ...]:

@@ -58,5 +58,6 @@ def ground_points(
     f = np.float32
     normal = np.broadcast_to(ground[:3], target.shape).astype(f)
     return DepthPoints(
-        person.astype(np.int32), face.astype(np.int32), bary.astype(f), target.astype(f), normal, (1 / sigma).astype(f)
-    )
+        person.astype(np.int32), face.astype(np.int32), bary.astype(f), target.astype(f), normal, (1 / sigma).astype(f),
+        np.ones(len(person), f), np.zeros(len(person), bool),
+    )  # fmt: skip

@@ -179,13 +179,13 @@ def collect(fitter, plan, staged, steps: int, residuals: list, believed: np.ndar
 
 
 def _count_planes(information: np.ndarray, shares: np.ndarray, jacobian: np.ndarray, fitter, staged) -> None:
-    """Count what measured planes say in full in ``information`` (P,85,85), of which ``shares`` (P,) are in there, in place.
+    """Count what the floor says in full in ``information`` (P,85,85), of which ``shares`` (P,) are in there, in place.
 
-    They do not err with the displacements, for whose errors the evidence is discounted.  A point moves nearly as the joint does
+    It does not err with the displacements, for whose errors the evidence is discounted.  A point moves nearly as the joint does
     that carries it: what its lever adds is left out.
     """
     b = fitter._b
-    plane = np.flatnonzero(~staged.is_pixel & (b.sqrt_weight.host[: len(staged.is_pixel)] > 0))  # slots may be empty
+    plane = np.flatnonzero(staged.exact)
     if not len(plane):
         return
     person = staged.person_of_point[plane]

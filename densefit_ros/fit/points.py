@@ -12,30 +12,32 @@ from .stage import MAX_VALUE
 
 def stage(
     buffers, body, matches: Correspondences, depth: DepthPoints | None, persons: int, limit: int, extra_rows: int, options
-) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Dense evidence, sorted by person and by the joints that move it, in chunks of like points.
 
-    Returns the number of points, person and kind of each, usable matches per person.  Matches that are not finite or
-    have no weight are dropped; more than ``limit`` for one person are thinned evenly.  ``extra_rows`` are those of a
-    person's landmarks: they get chunks of their own.
+    Returns the number of points, person and kind of each, which of them are planes whose errors do not last, usable matches
+    per person.  Matches that are not finite or have no weight are dropped; more than ``limit`` for one person are thinned
+    evenly.  ``extra_rows`` are those of a person's landmarks: they get chunks of their own.
     """
     arrays = [_pixels(matches, padded=depth is not None and len(depth) > 0)]
     if depth is not None and len(depth):
         arrays.append(_planes(depth))
-    person, face, bary, target, weight, normal = arrays[0] if len(arrays) == 1 else tuple(map(np.concatenate, zip(*arrays)))
+    person, face, bary, target, weight, normal, share, lasting = (
+        arrays[0] if len(arrays) == 1 else tuple(map(np.concatenate, zip(*arrays)))
+    )
     is_pixel = np.arange(len(person)) < len(matches.person)
     keep = _usable(body, persons, person, face, bary, target, weight, normal)
     if keep is not None:
-        person, face, bary, target, weight, normal, is_pixel = (
-            a[keep] for a in (person, face, bary, target, weight, normal, is_pixel)
+        person, face, bary, target, weight, normal, share, lasting, is_pixel = (
+            a[keep] for a in (person, face, bary, target, weight, normal, share, lasting, is_pixel)
         )
     counts = np.bincount(person, minlength=persons) if len(person) else np.zeros(persons, np.int64)
     if len(person) and counts.max() > limit:
         order = np.argsort(person, kind="stable")
         starts = np.cumsum(counts) - counts
         order = np.concatenate([order[s + np.linspace(0, c - 1, min(c, limit)).astype(int)] for s, c in zip(starts, counts) if c])
-        person, face, bary, target, weight, normal, is_pixel = (
-            a[order] for a in (person, face, bary, target, weight, normal, is_pixel)
+        person, face, bary, target, weight, normal, share, lasting, is_pixel = (
+            a[order] for a in (person, face, bary, target, weight, normal, share, lasting, is_pixel)
         )
         counts = np.minimum(counts, limit)
     n, kin = len(person), body.face_class[face]
@@ -49,25 +51,22 @@ def stage(
     b.face.host[:n], b.bary.host[:n], b.target.host[:n, : target.shape[1]] = face[order], bary[order], target[order]
     b.kind.host[:n], b.joints_class.host[:n] = np.where(is_pixel, KIND_PIXEL, KIND_PLANE), kin
     b.sqrt_weight.host[:n] = weight[order]
-    b.share.host[:n] = shares(person, body.face_part[b.face.host[:n]], is_pixel, options)
+    share = share[order]
+    share[is_pixel] = shares(person[is_pixel], body.face_part[b.face.host[:n][is_pixel]], options)
+    b.share.host[:n] = share
     if len(arrays) > 1:
         b.normal.host[:n] = normal[order]
     size = body.class_size[kin]
     np.cumsum(size, out=b.share_start.host[:n])
     b.share_start.host[:n] -= size
     stage_chunks(b, body.class_groups[kin], counts, persons, extra_rows)
-    return n, person, is_pixel, counts
+    return n, person, is_pixel, ~lasting[order], counts
 
 
-def shares(person: np.ndarray, part: np.ndarray, is_pixel: np.ndarray, options) -> np.ndarray:
-    """How much of an independent measurement each point is, (N,): see FitOptions.
-
-    Points of a depth camera do not err with the displacements, and DepthOptions says how many of them are independent.
-    """
-    together = (person.astype(np.int64) * NUM_JOINTS + part)[is_pixel]
-    out = np.ones(len(person))
-    out[is_pixel] = options.independent_share / (1.0 + (np.bincount(together)[together] - 1) * options.part_correlation)
-    return out
+def shares(person: np.ndarray, part: np.ndarray, options) -> np.ndarray:
+    """How much of an independent measurement each match is, (N,): see FitOptions."""
+    together = person.astype(np.int64) * NUM_JOINTS + part
+    return options.independent_share / (1.0 + (np.bincount(together)[together] - 1) * options.part_correlation)
 
 
 def _usable(body, persons: int, person, face, bary, target, weight, normal) -> np.ndarray | None:
@@ -126,12 +125,10 @@ def _pixels(m: Correspondences, padded: bool):
     target, normal = np.asarray(m.target_uv), np.zeros((len(m.person), 3 if padded else 0))
     if padded:
         target = np.concatenate([target, normal[:, :1]], 1)
-    return np.asarray(m.person), np.asarray(m.face), np.asarray(m.bary), target, np.asarray(m.sqrt_weight), normal
+    rest = np.asarray(m.sqrt_weight), normal, np.ones(len(m.person)), np.ones(len(m.person), bool)
+    return np.asarray(m.person), np.asarray(m.face), np.asarray(m.bary), target, *rest
 
 
 def _planes(d: DepthPoints):
-    _check(d, xyz_m=(3,), normal=(3,))
-    return (
-        np.asarray(d.person), np.asarray(d.face), np.asarray(d.bary), np.asarray(d.xyz_m), np.asarray(d.sqrt_weight),
-        np.asarray(d.normal),
-    )  # fmt: skip
+    _check(d, xyz_m=(3,), normal=(3,), share=(), lasting=())
+    return tuple(map(np.asarray, (d.person, d.face, d.bary, d.xyz_m, d.sqrt_weight, d.normal, d.share, d.lasting)))

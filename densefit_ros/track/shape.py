@@ -48,20 +48,20 @@ def without_assumed_distance(information: np.ndarray, t_precision: np.ndarray) -
 def update(belief: ShapeBelief, betas: np.ndarray, information: np.ndarray, dt_s: float) -> ShapeBelief:
     """Fold in one fit that used ``belief`` as its shape prior.
 
-    betas (10,) the fit's posterior mode; information (85,85) its normal matrix, shape prior included.  The marginal
-    information of the betas is the Schur complement over pose and translation.  A matrix that cannot be inverted, or
-    anything not finite, leaves the belief as it was.
+    betas (10,) the fit's posterior mode; information (85,85) its normal matrix, shape prior included.  A
+    coefficient's own information is its element of the Schur complement over pose and translation.  A matrix that cannot be
+    inverted, or anything not finite, leaves the belief as it was.
     """
     k = len(information) - NUM_BETAS
     a, b, c = information[:k, :k], information[:k, k:], information[k:, k:]
     try:
-        marginal = np.diagonal(c - b.T @ np.linalg.solve(a + 1e-9 * np.trace(a) / k * np.eye(k), b))
+        own = np.diagonal(c - b.T @ np.linalg.solve(a + 1e-9 * np.trace(a) / k * np.eye(k), b))
     except np.linalg.LinAlgError:
         return belief
-    if not (np.all(np.isfinite(marginal)) and np.all(np.isfinite(betas))):
+    if not (np.all(np.isfinite(own)) and np.all(np.isfinite(betas))):
         return belief
     share = min(max(dt_s, 0.0) / CORRELATION_S, 1.0)
-    gained = np.maximum(marginal - belief.precision, 0.0)
+    gained = np.maximum(own - belief.precision, 0.0)
     # What the image alone said, in natural parameters; a share of it counts.  Taking the fit's betas for the new mean would
     # count the image in full every time and forget where the belief began: bodies then grew into giants within seconds.
     said = (belief.precision + gained) * betas - belief.precision * belief.mean
