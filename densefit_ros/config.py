@@ -185,7 +185,7 @@ class RuntimeConfig:
     precision: str = option(
         "fp16",
         "of TensorRT engines, where int8 needs densefit build-engine first; of openvino, where fp16 is bfloat16 on CPUs that "
-        "multiply it and float32 on others; of onnxruntime on CUDA, where fp32 is without TF32",
+        "multiply it and float32 on others; of onnxruntime and torch on CUDA, where fp32 is without TF32",
         choices=("fp16", "fp32", "int8"),
     )
     threads: int = option(0, "CPU threads per network; 0: 1 of openvino, 2 of the others", 0, 64)

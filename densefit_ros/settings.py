@@ -52,9 +52,9 @@ def settings(config: Any, prefix: str = "") -> Iterator[Setting]:
             yield Setting(prefix + f.name, value, m["description"], m["lo"], m["hi"], m["choices"], m["live"])
 
 
-def with_overrides(config: Any, overrides: Mapping[str, Any]) -> Any:
-    """A copy with dotted names replaced, each checked.  Raises ConfigError."""
-    known = {s.name: s for s in settings(config)}
+def with_overrides(config: Any, overrides: Mapping[str, Any], prefix: str = "") -> Any:
+    """A copy with dotted names, without ``prefix``, replaced, each checked.  Raises ConfigError, with the prefix."""
+    known = {s.name.removeprefix(prefix): s for s in settings(config, prefix)}
     for name, value in overrides.items():
         if name not in known:
             raise ConfigError(f"unknown setting '{name}'; near: {', '.join(_near(name, known)) or 'none'}")
@@ -81,8 +81,9 @@ def _replace(node: Any, path: list[str], value: Any) -> Any:
 
 def _checked(setting: Setting, value: Any) -> Any:
     kind = type(setting.value)
-    if kind is str and isinstance(value, bool) and {"on", "off"} & set(setting.choices):
-        value = "on" if value else "off"  # YAML's idea of these words
+    if kind is str and isinstance(value, bool):  # YAML's idea of these words
+        pairs = (("off", "on"), ("no", "yes"))
+        value = next((pair[value] for pair in pairs if set(pair) <= set(setting.choices)), value)
     if isinstance(value, str) and kind is not str:
         # Command-line overrides arrive as text, and YAML takes 1e-3 for one.
         try:

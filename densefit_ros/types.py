@@ -336,3 +336,4 @@ class FrameResult:
     camera: Camera
     people: tuple[PersonResult, ...]
     stage_ms: dict[str, float]  # wall time per stage
+    camera_motion_known: bool = False  # velocities are over the ground: T_world_camera was known

@@ -12,10 +12,21 @@ from launch.conditions import IfCondition
 from launch.logging import get_logger
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.parameter_descriptions import ParameterFile, ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from densefit_ros.ros.launching import flag, image_profile, misspelt, namespaces, parameter_file, plan, shown_topics
+from densefit_ros.errors import ConfigError
+from densefit_ros.ros.launching import (
+    flag,
+    has_substitutions,
+    image_profile,
+    misspelt,
+    namespaces,
+    parameter_file,
+    plan,
+    read_parameters,
+    shown_topics,
+)
 from launch import LaunchDescription
 
 SHARE = FindPackageShare("densefit_ros")
@@ -54,7 +65,7 @@ def generate_launch_description():
             arg(
                 "params_file",
                 PathJoinSubstitution([SHARE, "config", "default.yaml"]),
-                "YAML file of parameters, or the name of one that ships (realsense, ...)",
+                "YAML file of parameters, with $(env NAME) and the like, or the name of one that ships (realsense, ...)",
             ),
             arg("namespace", "", "namespace of the node; a list, as long as image_topic: a process for each camera"),
             arg("node_name", "densefit", "name of the node"),
@@ -83,7 +94,13 @@ def start(context, names):
         return LaunchConfiguration(name).perform(context)
 
     pushed = context.launch_configurations.get("ros_namespace", "")
-    params_file = parameter_file(value("params_file"), os.path.join(SHARE.perform(context), "config"))
+    path = parameter_file(value("params_file"), os.path.join(SHARE.perform(context), "config"))
+    params_file = ParameterFile(path, allow_substs=has_substitutions(read_parameters(path, path)))
+    try:
+        evaluated = params_file.evaluate(context)
+    except Exception as e:  # launch has no class for what can be wrong there, and does not name the file
+        raise ConfigError(f"params_file: {path}: {' '.join(str(e).split())}") from e
+    document = read_parameters(str(evaluated), path)
     optional = {n: value(f"{n}_topic") for n in ("depth", "detections", "keypoints", "densepose", "initial")}
     plans = plan(
         value("image_topic"),
@@ -116,7 +133,7 @@ def start(context, names):
             executable="densefit_node",
             name=value("node_name"),
             namespace=p.namespace,
-            parameters=[params_file, {**common, **p.parameters}],
+            parameters=[params_file, {**common, **p.over(document, value("node_name"), pushed)}],
             remappings=list(p.remappings),
             arguments=["--ros-args", "--log-level", value("log_level")],
             output="screen",

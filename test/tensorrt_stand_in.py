@@ -34,6 +34,9 @@ class Told:
     builds: list = field(default_factory=list)
     streams: list = field(default_factory=list)
     contexts: int = 0
+    memory: list = field(default_factory=list)  # where contexts were told to work
+    left_open: bool = False  # the engine does not say how many channels come out
+    channels: tuple = (3, 3)  # what a context says instead, for one and for more images
     readable: bool = True
     buildable: bool = True
     build_s: float = 0.0
@@ -88,9 +91,22 @@ def pretend_cuda(monkeypatch, torch) -> None:
     monkeypatch.setattr(torch, "empty", lambda shape, dtype=None, device=None, pin_memory=False: empty(shape, dtype=dtype))
 
 
+MEMORY_BYTES = 4096  # that a context works in
+
+
 class _Context:
     def __init__(self, told, profile):
         self._told, self._shape, self._address, self.active_optimization_profile = told, {}, {}, profile
+        self._memory = None
+
+    def _set_memory(self, address, size=MEMORY_BYTES):
+        assert address and size >= MEMORY_BYTES, "device memory is too small"
+        self._memory = address
+        self._told.memory.append(address)
+
+    def get_tensor_shape(self, name):
+        batch, *rest = self._shape["image"]
+        return (batch, *rest) if name == "image" else (batch, self._told.channels[batch > 1], 8, 8)
 
     def set_optimization_profile_async(self, profile, stream):
         self.active_optimization_profile = profile
@@ -111,6 +127,8 @@ class _Context:
         if self._told.fails:
             return False
         assert set(self._address) == {"image", "twice"}  # every tensor, input or output, needs an address
+        assert self._memory, "device memory was not set"
+        ctypes.memset(self._memory, 7, MEMORY_BYTES)  # it must be somebody's
         self._told.streams.append(stream)
         shape = self._shape["image"]
         count = int(np.prod(shape))
@@ -133,24 +151,57 @@ class _Engine:
         return self._trt.TensorIOMode.INPUT if name == "image" else self._trt.TensorIOMode.OUTPUT
 
     def get_tensor_shape(self, name):
-        return (-1, 8, 8, 3) if name == "image" else (-1, 3, 8, 8)
+        return (-1, 8, 8, 3) if name == "image" else (-1, -1 if self._trt.told.left_open else 3, 8, 8)
 
     def get_tensor_dtype(self, name):
         return self._trt.DataType.UINT8 if name == "image" else self._trt.DataType.FLOAT
 
-    def create_execution_context(self):
+    def _create(self, context):
         told = self._trt.told
         told.contexts += 1
         if self._trt.__version__.startswith("8.") and told.builds and not told.builds[-1].sharing:
             assert self._contexts == 0, "Profile 0 has been chosen by another IExecutionContext"
         self._contexts += 1
         taken = self._trt.__version__.startswith("8.") and self._contexts > 1
-        return _Context(self._trt.told, -1 if taken else 0)
+        return context(self._trt.told, -1 if taken else 0)
+
+
+class _ContextUpTo100(_Context):
+    device_memory = property(None, _Context._set_memory)
+
+
+class _ContextFrom101(_Context):
+    def set_device_memory(self, memory, size):
+        self._set_memory(memory, size)
+
+
+class _EngineUpTo9(_Engine):
+    device_memory_size = MEMORY_BYTES
+
+    def create_execution_context_without_device_memory(self):
+        return self._create(_ContextUpTo100)
+
+
+class _Engine100(_Engine):
+    device_memory_size = MEMORY_BYTES
+
+    def create_execution_context(self, strategy):
+        assert strategy == "user managed"
+        return self._create(_ContextUpTo100)
+
+
+class _EngineFrom101(_Engine):
+    device_memory_size_v2 = MEMORY_BYTES
+
+    def create_execution_context(self, strategy):
+        assert strategy == "user managed"
+        return self._create(_ContextFrom101)
 
 
 def make(version: str) -> ModuleType:
     """The module ``tensorrt`` of one version; what it is told is in ``told``."""
     generation = int(version.split(".")[0])
+    kind = _EngineUpTo9 if generation < 10 else _Engine100 if version.startswith("10.0.") else _EngineFrom101
     told = Told()
     trt = ModuleType("tensorrt")
     trt.__version__, trt.told = version, told
@@ -183,10 +234,12 @@ def make(version: str) -> ModuleType:
             self.build.profile = profile.shapes
 
         def create_timing_cache(self, stored):
-            return bytes(stored)
+            return None if stored == b"noise" else bytes(stored)
 
         def set_timing_cache(self, cache, ignore_mismatch):
             assert ignore_mismatch is False
+            if cache is None:
+                raise TypeError("set_timing_cache(): incompatible function arguments")
             if cache not in (b"", b"measured"):
                 return False
             self.cache = self.build.timings = cache
@@ -252,7 +305,7 @@ def make(version: str) -> ModuleType:
                 told.refuse -= 1
                 return None
             assert stored == b"engine"
-            return _Engine(trt)
+            return kind(trt)
 
     trt.Logger, trt.Builder, trt.OnnxParser, trt.Runtime = Logger, Builder, OnnxParser, Runtime
     trt.MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
@@ -264,5 +317,6 @@ def make(version: str) -> ModuleType:
         trt.PreviewFeature = SimpleNamespace(PROFILE_SHARING_0806="sharing")
     trt.NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0) if weak else SimpleNamespace()
     if generation >= 10:
+        trt.ExecutionContextAllocationStrategy = SimpleNamespace(STATIC="static", USER_MANAGED="user managed")
         trt.IProgressMonitor = type("IProgressMonitor", (), {"__init__": lambda self: None})
     return trt

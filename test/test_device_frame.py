@@ -350,13 +350,13 @@ def test_boxes_of_the_device_are_the_host_s(models):
     reaching = BodyParams.rest(1)
     reaching.root_rotvec[:, 0], reaching.joint_rotvec[0, 16, 1] = np.pi, 1.5
     camera = camera_from_fov(640, 480, 70.0)
-    for distance_m in (3.0, 0.7, 0.5):
+    for distance_m in (3.0, 0.7, 0.5, 0.3):
         reaching.t_camera_root[:, 2] = distance_m
         vertices = pose(models.body, reaching).vertices[0]
         out = wp.zeros(PARTS, wp.vec4, device="cpu")
         inputs = [wp.array(vertices, wp.vec3, device="cpu"), len(vertices), wp.array(np.arange(len(vertices)), int, device="cpu")]
         k = wp.array([[camera.fx, camera.fy, camera.cx, camera.cy]], wp.vec4, device="cpu")
-        wp.launch(box_parts, PARTS, [*inputs, len(vertices), k, out], device="cpu")
+        wp.launch(box_parts, PARTS, [*inputs, len(vertices), k, 640, 480, out], device="cpu")
         low, high = out.numpy()[:, :2].min(0), out.numpy()[:, 2:].max(0)
         np.testing.assert_allclose([*low, *(high - low)], mesh_box(camera, vertices), atol=0.05)
 

@@ -27,6 +27,50 @@ def test_kernels_compile_for_cuda(tmp_path):
         assert b".entry " + kernel in ptx
 
 
+@pytest.mark.parametrize("fails", ["queue", "both ends", "torch's end", "nothing"])
+def test_a_recording_that_fails_says_why_and_leaves_the_stream(fails, monkeypatch):
+    """Both recorders fail at their end then, each with words of its own; torch stays on the stream of the recording."""
+    from contextlib import contextmanager
+    from types import SimpleNamespace
+
+    from densefit_ros.device_frame import frame
+
+    current = ["before"]
+
+    @contextmanager
+    def recording(graph, stream, capture_error_mode):
+        current.append(stream)
+        try:
+            yield
+        finally:
+            if fails in ("both ends", "torch's end"):
+                raise RuntimeError("CUDA error: capture failed due to a previous error")
+            current.pop()
+
+    def end(stream):
+        if fails == "both ends":
+            raise RuntimeError("CUDA graph capture failed")
+
+    def queue():
+        if fails in ("queue", "both ends"):
+            raise ValueError("the cause")
+
+    monkeypatch.setattr(frame.wp, "capture_begin", lambda stream, external: None)
+    monkeypatch.setattr(frame.wp, "capture_end", end)
+    cuda = SimpleNamespace(
+        CUDAGraph=lambda: "graph", graph=recording, current_stream=lambda: current[-1], set_stream=current.append
+    )
+    there = object.__new__(frame.DeviceFrame)
+    there._torch, there._stream, there._warp_stream = SimpleNamespace(cuda=cuda), "frame's", "frame's"
+    if fails == "nothing":
+        assert there._record(SimpleNamespace(queue=queue)) == "graph"
+    else:
+        said = "previous error" if fails == "torch's end" else "the cause"
+        with pytest.raises((RuntimeError, ValueError), match=said):
+            there._record(SimpleNamespace(queue=queue))
+    assert current[-1] == "before"
+
+
 def on_cuda(**settings):
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():

@@ -11,6 +11,7 @@ from fit_helpers import CAMERA, body, draw_around, make_matches, perturb, random
 from densefit_ros.body.joints import landmark_positions
 from densefit_ros.body.model import pose
 from densefit_ros.errors import ConfigError, ShapeError
+from densefit_ros.fit import linear
 from densefit_ros.fit.lift import lift
 from densefit_ros.fit.options import ROUGH, Anchor, Claim, FitOptions, PoseGaussian
 from densefit_ros.fit.priors import make_prior
@@ -75,6 +76,37 @@ def test_device_only_solver_agrees_with_lapack():
     ]
     np.testing.assert_allclose(results[0].cost, results[1].cost, rtol=1e-3)
     assert vertex_error_mm(b, results[0].params, results[1].params).max() < 0.5
+
+
+def test_a_step_that_leads_uphill_is_no_convergence(monkeypatch):
+    """Where a matrix cannot be factored CUDA gives numbers, and they may say that the model rises."""
+    rng, real, calls = np.random.default_rng(2), linear.step, []
+
+    def step(gram, cur, damping, out):
+        real(gram, cur, damping, out)
+        if not calls:
+            out *= -1
+        calls.append(damping.copy())
+
+    monkeypatch.setattr(linear, "step", step)
+    b, truth = body(), random_params(rng, 1)
+    start, matches = perturb(rng, truth, 4.0), make_matches(rng, b, truth, 200, 1.0)
+    fitter = Fitter(b, max_persons=1, max_points=200, options=FitOptions(linear="lapack", guard=False))
+    result = fitter.solve(start, CAMERA, matches, iterations=6)
+    assert len(calls) > 1 and calls[1] > calls[0], "the first step was rejected, the next was damped more"
+    assert result.accepted[0] > 0 and vertex_error_mm(b, result.params, truth)[0] < 0.5 * vertex_error_mm(b, start, truth)[0]
+
+
+def test_recording_a_fit_compiles_nothing_but_the_fit(monkeypatch):
+    """Warp compiles every module of the process before a recording, with drivers before CUDA 12.3, unless told not to."""
+    from densefit_ros.fit import solver
+
+    told, real = [], solver.wp.ScopedCapture
+    monkeypatch.setattr(solver.wp, "ScopedCapture", lambda **rest: told.append(rest) or real(**rest))
+    rng, b = np.random.default_rng(2), body()
+    truth = random_params(rng, 1)
+    Fitter(b, max_persons=1, max_points=64).solve(truth, CAMERA, make_matches(rng, b, truth, 50, 1.0))
+    assert told and all(rest["force_module_load"] is False for rest in told)
 
 
 def test_a_warm_start_needs_no_more_iterations_than_a_cold_one():

@@ -99,7 +99,34 @@ def test_eight_numbers_are_one_model_under_both_names():
     np.testing.assert_array_equal(*both)
 
 
-@pytest.mark.parametrize("model, d", [("mystery", [0.1] * 5), ("plumb_bob", [0.1] * 3), ("fisheye", [np.nan, 0, 0, 0])])
+@pytest.mark.parametrize(
+    "model, same",
+    [(m, "plumb_bob") for m in ("Plumb Bob", "PLUMB_BOB", "plumb-bob", "Brown Conrady", "brown_conrady", "BrownConrady", "", " ")]
+    + [("Rational Polynomial", "rational_polynomial"), ("Equidistant", "equidistant"), ("FISHEYE", "equidistant")]
+    + [(m, "equidistant") for m in ("kannala_brandt", "Kannala-Brandt", "Kannala Brandt4")],
+)
+def test_names_of_models_as_others_write_them(model, same):
+    k, slopes = matrix(300.0, 640, 480), np.array([[0.3, -0.2], [0.0, 0.5]])
+    for d in ([-0.05, 0.02, 0.001, -0.002], [0, 0, 0, 0]):
+        lens, expected = lens_of(model, d, k), lens_of(same, d, k)
+        if expected is None:
+            assert lens is None
+        else:
+            np.testing.assert_array_equal(lens.distort(slopes), expected.distort(slopes))
+
+
+@pytest.mark.parametrize("model", ["none", "None", "pinhole", "Pinhole "])
+def test_a_model_without_distortion_has_none(model):
+    assert lens_of(model, [], matrix(200.0, 64, 48)) is None and lens_of(model, [0] * 5, matrix(200.0, 64, 48)) is None
+    for d in ([0.1, 0, 0, 0, 0], [np.nan] * 5):
+        with pytest.raises(CameraError, match="with 5 numbers that are not all zero: expected zeros or none"):
+            lens_of(model, d, matrix(200.0, 64, 48))
+
+
+@pytest.mark.parametrize(
+    "model, d",
+    [("mystery", [0.1] * 5), ("plumb_bob", [0.1] * 3), ("fisheye", [np.nan, 0, 0, 0]), ("Inverse Brown Conrady", [0.1] * 5)],
+)
 def test_lenses_that_are_none(model, d):
-    with pytest.raises(CameraError, match="distortion model"):
+    with pytest.raises(CameraError, match="distortion model .* expected plumb_bob with 4 .*brown_conrady.*kannala_brandt.*none"):
         lens_of(model, d, matrix(200.0, 64, 48))

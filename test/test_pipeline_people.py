@@ -140,7 +140,8 @@ def test_who_coasts_stays_in_the_world_while_the_camera_turns(parts, body):
         frame = Frame(world.picture(body, models.renderer), i * DT_NS, CAMERA, T_world_camera=T)
         state, result = process(models, first, frame)
     (person,) = result.people
-    assert person.tracking_state is TrackingState.PREDICTED
+    assert person.tracking_state is TrackingState.PREDICTED and result.camera_motion_known
+    assert not results[-1].camera_motion_known
     in_the_world = T[:3, :3] @ person.joints[0] + T[:3, 3]
     assert np.linalg.norm(in_the_world - before) < 0.03 and np.linalg.norm(person.joints[0] - before) > 0.5
     for wrong in (np.eye(3), np.diag([2.0, 1, 1, 1]), np.full((4, 4), np.nan)):
@@ -241,3 +242,12 @@ def test_a_hand_at_the_camera_does_not_blow_up_the_box(body):
         assert 400 < box[3] and box[2:].max() < 10 * 640, (distance_m, box)
     reaching.t_camera_root[:, 2] = -2
     np.testing.assert_array_equal(mesh_box(camera, pose(body, reaching).vertices[0]), 0)
+
+
+def test_a_foot_before_the_camera_does_not_take_the_window_along():
+    points = np.array([[-0.2, -0.4, 1.0], [0.2, 0.4, 1.0], [0.05, 0.9, 0.11]], np.float32)
+    x, y, w, h = mesh_box(CAMERA, points)
+    plain = box_of(project(CAMERA, points))
+    assert plain[3] > 4 * CAMERA.height and (y, y + h) == (pytest.approx(plain[1]), 3 * CAMERA.height)
+    np.testing.assert_allclose([x, w], plain[[0, 2]], rtol=1e-5)
+    np.testing.assert_allclose(mesh_box(CAMERA, points[:2]), box_of(project(CAMERA, points[:2])), rtol=1e-5)

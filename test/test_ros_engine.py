@@ -11,6 +11,7 @@ import pytest
 from densefit_ros.config import Config
 from densefit_ros.errors import DeviceLost
 from densefit_ros.geometry.camera import camera_from_fov
+from densefit_ros.ros import engine as engine_module
 from densefit_ros.ros.engine import PipelineEngine
 from densefit_ros.settings import settings, with_overrides
 from densefit_ros.track.state import TrackerState
@@ -47,6 +48,21 @@ def test_cameras_have_their_own_people(engine):
     assert renamed not in (left, right) and names(engine, "right", 4) == right
     engine.reset()
     assert names(engine, "left", 0) not in (left, right, renamed) and names(engine, "right", 0) != right
+
+
+def test_names_go_round_past_those_who_are_still_there(monkeypatch):
+    """A listener to /tf keeps every frame for ever: names that were never given again would fill it."""
+    monkeypatch.setattr(engine_module, "NAMES", 20)
+    choices = {"regress.backend": "external", "detect.backend": "none", "displace.enabled": False}
+    engine = PipelineEngine(with_overrides(Config(), choices))
+    given = []
+    (stays,) = names(engine, "left", 0)
+    for i in range(60):
+        engine.reset("right")
+        given += names(engine, "right", i)
+        assert names(engine, "left", i + 1) == [stays]
+    assert stays not in given and given[0] in given[1:]
+    assert all(len(set(given[i : i + 15])) == 15 for i in range(45)) and len(set(given)) < 40
 
 
 def test_first_estimates_come_through_and_are_named(engine):

@@ -81,6 +81,21 @@ def test_bound_passes_work_on_the_callers_memory(files, backend):
         np.testing.assert_allclose(flow, runtime(inputs)["flow"], atol=1e-4)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_torch_in_fp32_keeps_cudnn_from_ten_bits_of_mantissa(files, precision, monkeypatch):
+    """In every pass, called or bound; and the process's flags are as they were."""
+    runtime, inputs, seen = make_runtime(files["displacement"][0], "torch", "cpu", precision=precision), _inputs(1), []
+    cudnn, names = torch.backends.cudnn, ("enabled", "benchmark", "benchmark_limit", "deterministic", "allow_tf32")
+    monkeypatch.setattr(cudnn, "benchmark", True)  # not what cudnn.flags() takes by itself
+    before = [getattr(cudnn, name) for name in names]
+    assert before[-1], "torch allows it by default"
+    runtime.network.register_forward_pre_hook(lambda *_: seen.append([getattr(cudnn, name) for name in names]))
+    runtime(inputs)
+    runtime.bind(inputs, {"flow": np.zeros((1, 2, GRID, GRID), np.float32)}, stream=0)()
+    assert seen == 2 * [[*before[:-1], precision != "fp32"]]
+    assert [getattr(cudnn, name) for name in names] == before
+
+
 def test_persons_do_not_influence_each_other(files):
     runtime = make_runtime(files["displacement"][0], "onnxruntime", "cpu")
     both = _inputs(2)

@@ -26,7 +26,7 @@ from densefit_ros.runtime.tensorrt_build import build_engine
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
-GENERATIONS = ("8.5.2", "8.6.1", "10.3.0", "11.2.0")
+GENERATIONS = ("8.5.2", "8.6.1", "10.0.1", "10.3.0", "11.2.0")
 
 
 @pytest.fixture
@@ -114,10 +114,11 @@ def test_what_the_builder_measured_is_kept(trt, network, tmp_path):
     TensorRTRuntime(network, "fp32", tmp_path)
     assert [b.timings for b in trt.told.builds] == [b"", b"measured"]
     (timings,) = tmp_path.glob("timings-*.cache")
-    timings.write_bytes(b"of another machine")
-    stand_in.write_network(network, factor=5.0)
-    TensorRTRuntime(network, "fp16", tmp_path)
-    assert trt.told.builds[-1].timings == b"" and timings.read_bytes() == b"measured"
+    for factor, content in ((5.0, b"of another machine"), (7.0, b"noise")):
+        timings.write_bytes(content)
+        stand_in.write_network(network, factor=factor)
+        TensorRTRuntime(network, "fp16", tmp_path)
+        assert trt.told.builds[-1].timings == b"" and timings.read_bytes() == b"measured"
 
 
 def test_a_folder_that_cannot_be_written_costs_a_line_in_the_log_and_no_engine(trt, network, tmp_path, caplog):
@@ -199,13 +200,32 @@ def test_calls_with_arrays_give_what_the_engine_computes(trt, network, tmp_path)
         runtime({"image": np.zeros((7, 8, 8, 3), np.uint8)})
 
 
-def test_a_shape_that_tensorrt_leaves_open_is_refused(trt, network, tmp_path, monkeypatch):
-    """Memory is made by the shapes that the engine says: with a guess it would write past its end."""
-    monkeypatch.setattr(
-        stand_in._Engine, "get_tensor_shape", lambda self, name: (-1, 8, 8, 3) if name == "image" else (-1, -1, 8, 8)
-    )
-    with pytest.raises(BackendUnavailable, match="cannot tell the shape of 'twice'"):
-        TensorRTRuntime(network, cache_dir=tmp_path)
+def test_contexts_of_one_stream_work_in_the_same_memory(trt, network, tmp_path):
+    """The frame has dozens of them; each with its own would take what the largest batch needs, dozens of times."""
+    runtime, memory = TensorRTRuntime(network, cache_dir=tmp_path), trt.told.memory
+    images = [torch.full((n, 8, 8, 3), n, dtype=torch.uint8) for n in (1, 2, 4)]
+    outs = [torch.zeros((len(image), 3, 8, 8)) for image in images]
+    passes = [runtime.bind({"image": i}, {"twice": o}, stream=77) for i, o in zip(images, outs)]
+    assert len(set(memory)) == 1 and len(memory) == (1 if trt.__version__.startswith("8.5") else 3)
+    other = runtime.bind({"image": images[0]}, {"twice": outs[0]}, stream=78)  # may run at the same time
+    assert len(set(memory)) == (1 if trt.__version__.startswith("8.5") else 2)
+    del runtime  # passes keep what they work in
+    for run_pass in (*passes, other):
+        run_pass()
+    assert [float(o.max()) for o in outs] == [2, 4, 8]
+
+
+def test_a_shape_that_the_engine_leaves_open_is_asked_of_a_context_or_refused(trt, network, tmp_path, monkeypatch):
+    """Memory is made by the shapes: with a guess the engine would write past its end."""
+    trt.told.left_open = True
+    runtime = TensorRTRuntime(network, cache_dir=tmp_path)
+    assert str(runtime.outputs["twice"]) == "float32(P,3,8,8)"
+    image = np.full((5, 8, 8, 3), 3, np.uint8)
+    np.testing.assert_array_equal(runtime({"image": image})["twice"], np.full((5, 3, 8, 8), 6, np.float32))
+    for said in ((3, 4), (-1, -1)):  # as many as there are images, or still nothing
+        trt.told.channels = said
+        with pytest.raises(BackendUnavailable, match="cannot tell the shape of 'twice'"):
+            TensorRTRuntime(network, cache_dir=tmp_path)
     monkeypatch.setattr("densefit_ros.runtime.factory.cuda_device_count", lambda: 1)
     assert make_runtime(network, "auto", "auto", cache_dir=tmp_path).device == "cpu", "another backend may well run it"
 

@@ -112,7 +112,8 @@ class Batch:
         return [
             *self._pose(up.rotvec, up.pose_betas, up.t),
             self._command(image_kernels.box_parts, n * image_kernels.PARTS,
-                          self.skinner.vertices, parts.body.num_vertices, outline, len(outline), up.camera, boxes),
+                          self.skinner.vertices, parts.body.num_vertices, outline, len(outline), up.camera, parts.width,
+                          parts.height, boxes),
             self._command(image_kernels.windows, n, boxes, up.camera, up.margin, ASPECT, SIZE_PX, self.down.device.affine,
                           self._crop_camera, self._intrinsics),
             self._command(image_kernels.crop_pixels, n * _PIXELS, parts.image, parts.width, parts.height, SIZE_PX,

@@ -153,16 +153,28 @@ class DeviceFrame:
             raise RuntimeError("the device did not finish its frame")
 
     def _record(self, batch: Batch) -> Any:
+        """The queue as one graph.  Raises what went wrong first: both recorders fail at their end then, and say less."""
         torch, graph = self._torch, self._torch.cuda.CUDAGraph()
-        with (
-            warp_setup.without_collections(),
-            torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
-        ):
-            wp.capture_begin(stream=self._warp_stream, external=True)
-            try:
-                batch.queue()
-            finally:
-                wp.capture_end(stream=self._warp_stream)
+        before, first = torch.cuda.current_stream(), None
+        try:
+            with (
+                warp_setup.without_collections(),
+                torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+            ):
+                wp.capture_begin(stream=self._warp_stream, external=True)
+                try:
+                    batch.queue()
+                except BaseException as e:
+                    first = e
+                    raise
+                finally:
+                    wp.capture_end(stream=self._warp_stream)
+        except BaseException as e:
+            first = first or e
+        finally:
+            torch.cuda.set_stream(before)  # which torch leaves out when its end fails
+        if first is not None:
+            raise first
         return graph
 
 

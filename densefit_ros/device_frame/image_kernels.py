@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warp as wp
 
-from ..geometry.camera import NEAR_M
+from ..geometry.camera import NEAR_M, REACH
 
 wp.set_module_options({"enable_backward": False})
 
 PARTS = 64  # threads that share a sum over one person
 _PARTS = wp.constant(PARTS)
 _NEAR_M = wp.constant(NEAR_M)
+_REACH = wp.constant(REACH)
 _FAR = wp.constant(1.0e30)
 vec3ub = wp.vec3ub
 
@@ -22,9 +23,11 @@ def box_parts(
     outline: wp.array(dtype=int),
     count: int,
     camera: wp.array(dtype=wp.vec4),
+    width: int,
+    height: int,
     out: wp.array(dtype=wp.vec4),
 ):
-    """Boxes (low u, low v, high u, high v) of every PARTS-th vertex of a person's outline."""
+    """Boxes (low u, low v, high u, high v) of every PARTS-th vertex of a person's outline, not far beyond the image."""
     i = wp.tid()
     p = i / _PARTS
     k = camera[p]
@@ -32,8 +35,8 @@ def box_parts(
     for j in range(i - p * _PARTS, count, _PARTS):
         x = vertices[p * num_vertices + outline[j]]
         if x[2] > _NEAR_M and wp.isfinite(x[0]) and wp.isfinite(x[1]):
-            u = k[0] * x[0] / x[2] + k[2]
-            w = k[1] * x[1] / x[2] + k[3]
+            u = wp.clamp(k[0] * x[0] / x[2] + k[2], -_REACH * float(width), (1.0 + _REACH) * float(width))
+            w = wp.clamp(k[1] * x[1] / x[2] + k[3], -_REACH * float(height), (1.0 + _REACH) * float(height))
             box = wp.vec4(wp.min(box[0], u), wp.min(box[1], w), wp.max(box[2], u), wp.max(box[3], w))
     out[i] = box
 

@@ -188,7 +188,9 @@ class Fitter:
     def _record(self, launches: list):
         """A graph of the launches; None on a CPU whose Warp records graphs on CUDA only: the same launches, one by one."""
         try:
-            with self._quiet(), wp.ScopedCapture(device=self._device) as capture:
+            # What the launches need was loaded when they were made.  Before CUDA 12.3 Warp compiles every module there is
+            # unless it is told not to.
+            with self._quiet(), wp.ScopedCapture(device=self._device, force_module_load=False) as capture:
                 for launch in launches:
                     launch.launch()
         except RuntimeError:

@@ -5,6 +5,7 @@ Models and numbers are OpenCV's, as ROS names them in CameraInfo.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import cv2
@@ -17,6 +18,11 @@ from .camera import ROS_PIXEL_SHIFT_PX
 _BROWN_CONRADY = (4, 5, 8, 12, 14)
 _COUNTS = {"plumb_bob": _BROWN_CONRADY, "rational_polynomial": _BROWN_CONRADY, "equidistant": (4,), "fisheye": (4,)}
 _FISHEYE = ("equidistant", "fisheye")
+# Names as others write them, of which case, spaces, hyphens and underscores do not count.  Without a name ROS means plumb_bob.
+# librealsense's "Inverse Brown Conrady" is another model.
+_OTHER_NAMES = {"": "plumb_bob", "brownconrady": "plumb_bob", "kannalabrandt": "equidistant", "kannalabrandt4": "equidistant"}
+_NAMES = {**{m.replace("_", ""): m for m in _COUNTS}, **_OTHER_NAMES}
+_STRAIGHT = ("none", "pinhole")
 # OpenCV's own five steps miss by 8 px in the middle half of a 120 degree lens, where the picture's maps are exact; more of them
 # lose a tenth of what a strong barrel shows, and Newton's go on there.
 _ITERATIONS = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 50, 1e-8)
@@ -126,14 +132,19 @@ def lens_of(model: str, coefficients: np.ndarray, k: np.ndarray) -> Lens | None:
     A fisheye of zeros is no pinhole: the angle off the axis is the distance from the middle.  Raises CameraError.
     """
     d = np.asarray(coefficients, np.float64).reshape(-1)
-    fisheye = model in _FISHEYE
+    plain = re.sub(r"[\s_-]", "", model).lower()
+    name = _NAMES.get(plain, "")
+    fisheye = name in _FISHEYE
     if not d.any():
         if not fisheye:
             return None
         d = np.zeros(4)
-    model = model or "plumb_bob"
-    if model not in _COUNTS or d.size not in _COUNTS[model] or not np.isfinite(d).all():
+    said = f"distortion model {model[:32]!r} with {d.size} numbers"
+    if plain in _STRAIGHT:
+        raise CameraError(f"{said} that are not all zero: expected zeros or none; does the calibration name the wrong model?")
+    if not name or d.size not in _COUNTS[name] or not np.isfinite(d).all():
         known = "; ".join(f"{m} with {' or '.join(map(str, n))} numbers" for m, n in _COUNTS.items())
-        raise CameraError(f"distortion model {model[:32]!r} with {d.size} numbers is unknown; expected {known}, all finite")
+        others = f"brown_conrady for plumb_bob; kannala_brandt for equidistant; {' or '.join(_STRAIGHT)} with zeros"
+        raise CameraError(f"{said} is unknown; expected {known}, all finite; {others}")
     # OpenCV inverts all of K: a zero in its corner makes black pictures.
     return Lens(np.array([[k[0, 0], 0, k[0, 2]], [0, k[1, 1], k[1, 2]], [0, 0, 1.0]]), d, fisheye)

@@ -6,6 +6,7 @@ Whatever a camera may send, the outcome is an array or a DensefitError of one li
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,15 @@ import numpy as np
 from ..errors import ImageError
 
 MAX_SIDE_PX = 16384  # a larger side is a damaged header, not a camera
+_ROWS_420, _ROWS_444 = (3, 2), (3, 1)  # stored rows per image row where a plane of U and V follows that of Y
+# Of 16-bit numbers, see _to_8.
+_SAMPLES = 1 << 15
+_TAILS_PERCENT = (0.2, 99.8)
+_ROOM_BELOW, _ROOM_ABOVE = 0.5, 0.25  # of what lies between the tails
+_BROADCAST_BLACK = 16
+# BT.601 in broadcast range, with which OpenCV reads nv12, nv21 and yuv422: columns Y, U, V, 1.
+_YUV_TO_RGB = np.array([[1.164, 0, 1.596], [1.164, -0.391, -0.813], [1.164, 2.018, 0]])
+_YUV_TO_RGB = np.c_[_YUV_TO_RGB, -_YUV_TO_RGB @ [_BROADCAST_BLACK, 128, 128]]
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,7 @@ class _Encoding:
     dtype: type[np.generic]  # of one stored number
     channels: int  # numbers per pixel as stored
     to_rgb: Callable[[np.ndarray], np.ndarray]  # (H,W[,C]) -> (H,W,3) uint8
-    rows: tuple[int, int] = (1, 1)  # stored rows per image row, as a fraction (planar 4:2:0 has 3/2)
+    rows: tuple[int, int] = (1, 1)  # stored rows per image row, as a fraction
 
 
 def _cv(code: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -32,17 +42,47 @@ def _cv(code: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _from_16(to_rgb: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda image: to_rgb((image >> 8).astype(np.uint8))
+    return lambda image: to_rgb(_to_8(image))
 
 
 def _same(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _stretched(image: np.ndarray) -> np.ndarray:
-    """16-bit mono cameras often deliver 10 or 12 bits: stretch to the brightest pixel."""
-    top = max(int(image.max()), 1)
-    return cv2.cvtColor(cv2.convertScaleAbs(image, alpha=255.0 / top), cv2.COLOR_GRAY2RGB)
+def _to_8(image: np.ndarray) -> np.ndarray:
+    """16-bit numbers (H,W[,C]) to 8 bits.
+
+    A message does not say how many of its 16 bits a camera fills, nor where a thermal camera's temperatures begin.  So the range
+    is taken from the picture: between the tails, which hot pixels and lamps may have, and some room.  With that above a picture
+    that uses its range keeps it, and somebody warmer than all else is no white patch; with that below black stays black where the
+    darkest is under a third of the brightest, as with visible light it mostly is.
+
+    A function of this picture alone: an answer must not depend on which images were dropped before, and after a cut nothing has
+    to settle.  So the range changes from image to image, but little: noise does not move a percentile of thousands of samples,
+    and who walks in moves it as an automatic exposure would.  The networks see one image at a time; kept between images are
+    only people's colours, whose brightness counts half.  All channels have one range, or the hue would change.
+    """
+    # An odd step, or all samples of a mosaic were of one colour.
+    step = int(math.sqrt(image.size / _SAMPLES)) | 1
+    samples = image[::step, ::step]
+    low, high = np.percentile(samples[..., :3] if image.ndim == 3 else samples, _TAILS_PERCENT)  # not of alpha
+    # At most two grey levels per count: what is finer is noise, and of one value alone there is no range.
+    width = high - low
+    least = (255 - width) / 2
+    low, high = max(low - max(_ROOM_BELOW * width, least), 0), min(high + max(_ROOM_ABOVE * width, least), 65535)
+    scale = 255.0 / (high - low)
+    if low == 0:
+        return cv2.convertScaleAbs(image, alpha=scale)
+    # Not the other with a beta, though faster: of what is darker than low it takes the absolute value.
+    return cv2.addWeighted(image, scale, image, 0.0, -low * scale, dtype=cv2.CV_8U)
+
+
+def _nv24(image: np.ndarray) -> np.ndarray:
+    """Rows of Y, then twice as many of U and V in turns: OpenCV has no code for it."""
+    height, width = image.shape[0] // 3, image.shape[1]
+    u, v = cv2.split(image[height:].reshape(height, width, 2))
+    y = np.maximum(image[:height], np.uint8(_BROADCAST_BLACK))  # as OpenCV does for nv12
+    return cv2.transform(cv2.merge([y, u, v]), _YUV_TO_RGB)
 
 
 # OpenCV names a Bayer pattern by its second row and column, ROS by its first: rggb in ROS is OpenCV's "BayerBG".
@@ -62,8 +102,8 @@ _ENCODINGS: dict[str, _Encoding] = {
     "8UC4": _Encoding(np.uint8, 4, _cv(cv2.COLOR_BGRA2RGB)),
     "mono8": _Encoding(np.uint8, 1, _cv(cv2.COLOR_GRAY2RGB)),
     "8UC1": _Encoding(np.uint8, 1, _cv(cv2.COLOR_GRAY2RGB)),
-    "mono16": _Encoding(np.uint16, 1, _stretched),
-    "16UC1": _Encoding(np.uint16, 1, _stretched),
+    "mono16": _Encoding(np.uint16, 1, _from_16(_cv(cv2.COLOR_GRAY2RGB))),
+    "16UC1": _Encoding(np.uint16, 1, _from_16(_cv(cv2.COLOR_GRAY2RGB))),
     "rgb16": _Encoding(np.uint16, 3, _from_16(_same)),
     "bgr16": _Encoding(np.uint16, 3, _from_16(_cv(cv2.COLOR_BGR2RGB))),
     "rgba16": _Encoding(np.uint16, 4, _from_16(_cv(cv2.COLOR_RGBA2RGB))),
@@ -72,8 +112,9 @@ _ENCODINGS: dict[str, _Encoding] = {
     "uyvy": _Encoding(np.uint8, 2, _cv(cv2.COLOR_YUV2RGB_UYVY)),
     "yuv422_yuy2": _Encoding(np.uint8, 2, _cv(cv2.COLOR_YUV2RGB_YUY2)),
     "yuyv": _Encoding(np.uint8, 2, _cv(cv2.COLOR_YUV2RGB_YUY2)),
-    "nv12": _Encoding(np.uint8, 1, _cv(cv2.COLOR_YUV2RGB_NV12), (3, 2)),
-    "nv21": _Encoding(np.uint8, 1, _cv(cv2.COLOR_YUV2RGB_NV21), (3, 2)),
+    "nv12": _Encoding(np.uint8, 1, _cv(cv2.COLOR_YUV2RGB_NV12), _ROWS_420),
+    "nv21": _Encoding(np.uint8, 1, _cv(cv2.COLOR_YUV2RGB_NV21), _ROWS_420),
+    "nv24": _Encoding(np.uint8, 1, _nv24, _ROWS_444),
     **{f"bayer_{k}8": _Encoding(np.uint8, 1, _cv(c)) for k, c in _BAYER.items()},
     **{f"bayer_{k}16": _Encoding(np.uint16, 1, _from_16(_cv(c))) for k, c in _BAYER.items()},
 }
@@ -89,7 +130,7 @@ def image_rgb(msg: Any) -> np.ndarray:
         known = ", ".join(IMAGE_ENCODINGS)
         raise ImageError(f"image encoding {str(msg.encoding)[:32]!r} is not a colour or grey image; expected one of {known}")
     stored = _pixels(msg, encoding.dtype, encoding.channels, encoding.rows)
-    if encoding.channels == 2 and stored.shape[1] % 2 or encoding.rows != (1, 1) and (stored.shape[1] % 2 or msg.height % 2):
+    if encoding.channels == 2 and stored.shape[1] % 2 or encoding.rows == _ROWS_420 and (stored.shape[1] % 2 or msg.height % 2):
         raise ImageError(f"expected an even size for encoding {msg.encoding}, got {msg.width}x{msg.height}")
     return _guarded(encoding.to_rgb, stored, f"{msg.encoding} {msg.width}x{msg.height}")
 
@@ -101,11 +142,14 @@ def compressed_rgb(msg: Any) -> np.ndarray:
     """
     data = np.frombuffer(msg.data, np.uint8)
     _check_compressed(data.tobytes(), str(msg.format)[:32])
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = _guarded(lambda d: cv2.imdecode(d, flags), data, f"compressed image of {data.size} bytes")
+    what = f"compressed image of {data.size} bytes"
+    image = _guarded(lambda d: cv2.imdecode(d, cv2.IMREAD_UNCHANGED), data, what)  # ignores the orientation
     if image is None:
-        raise ImageError(f"cannot decode compressed image of {data.size} bytes: it is damaged")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+        raise ImageError(f"cannot decode {what}: it is damaged")
+    name = _encoding_of_file(image, str(msg.format))
+    if name == "bgr8":  # nearly all: no second picture is allocated for it
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    return _guarded(_ENCODINGS[name].to_rgb, image, f"{what} as {name}")
 
 
 def depth_m(msg: Any) -> np.ndarray:
@@ -181,12 +225,37 @@ def _pixels(msg: Any, dtype: type[np.generic], channels: int, rows: tuple[int, i
         )
     if data.size < step * stored_rows:  # some drivers leave out the padding of the last row
         data = np.concatenate([data, np.zeros(step * stored_rows - data.size, np.uint8)])
-    image = data[: step * stored_rows].reshape(stored_rows, step)[:, :row_bytes]
+    image = data[: step * stored_rows].reshape(stored_rows, step)
+    if rows == _ROWS_444 and step > row_bytes:  # a row of U and V is two rows here, whose padding follows the second
+        colour = image[height:].reshape(height, 2 * step)[:, : 2 * row_bytes].reshape(2 * height, row_bytes)
+        image = np.concatenate([image[:height, :row_bytes], colour])
+    image = image[:, :row_bytes]
     if item > 1:
         order = ">" if msg.is_bigendian else "<"
         image = np.ascontiguousarray(image).view(np.dtype(dtype).newbyteorder(order)).astype(dtype, copy=False)
     image = image.reshape(stored_rows, width, channels) if channels > 1 else image.reshape(stored_rows, width)
     return image if image.flags.c_contiguous else np.ascontiguousarray(image)
+
+
+def _encoding_of_file(image: np.ndarray, format_: str) -> str:
+    """The encoding of a decoded file as OpenCV gives it, whose message says e.g. "bayer_rggb8; png compressed ".
+
+    Depth and channels are the file's, and so are colours: many programs write "rgb8; jpeg compressed rgb8" or "jpeg" or nothing
+    beside an ordinary file.  What a file cannot say is that its grey is a mosaic.  It is one unless the codec was given "mono8":
+    image_transport makes that of a mosaic before it writes a JPEG, and writes a PNG of the mosaic itself.
+    """
+    bits = 8 * image.itemsize
+    if image.ndim == 3:
+        return f"bgr{bits}" if image.shape[2] == 3 else f"bgra{bits}"
+    encoding, _, coding = format_.lower().partition(";")
+    encoding = encoding.strip()
+    if not encoding.startswith("bayer") or "mono" in coding:
+        return f"mono{bits}"
+    name = f"{encoding.rstrip('0123456789')}{bits}"
+    if name not in _ENCODINGS:
+        known = ", ".join(f"bayer_{k}8" for k in _BAYER)
+        raise ImageError(f"compressed image of format {format_[:48]!r} is a mosaic of unknown order; expected {known} or ...16")
+    return name
 
 
 def _check_compressed(data: bytes, name: str) -> None:

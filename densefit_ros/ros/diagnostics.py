@@ -14,6 +14,8 @@ import numpy as np
 
 WINDOW = 300  # frames that the percentiles look back on
 RECENT_S = 10.0  # a fault colours the status for this long
+SILENCING = {"no_image", "stuck", "internal"}  # faults for which no image is answered
+NO_CALIBRATION = "missing or invalid"
 
 
 @dataclass
@@ -99,7 +101,10 @@ class Stats:
 def diagnostic_array(
     stamp: Any, name: str, hardware_id: str, values: dict[str, str], faults: dict[str, tuple[int, str, bool]]
 ) -> Any:
-    """diagnostic_msgs/DiagnosticArray with one status: WARN while a fault is recent, its message in plain words."""
+    """diagnostic_msgs/DiagnosticArray with one status, its message in plain words.
+
+    WARN while a fault is recent, ERROR while one is for which no image is answered.
+    """
     from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
     from std_msgs.msg import Header
 
@@ -108,8 +113,10 @@ def diagnostic_array(
     for kind, (count, message, _) in faults.items():
         keys[f"fault_{kind}_count"] = str(count)
         keys[f"fault_{kind}_last"] = message
+    now = {kind for kind, (*_, is_recent) in faults.items() if is_recent}
+    silent = now & SILENCING or ("camera_info" in now and values.get("camera_info") == NO_CALIBRATION)
     status = DiagnosticStatus(
-        level=DiagnosticStatus.WARN if recent else DiagnosticStatus.OK,
+        level=DiagnosticStatus.ERROR if silent else DiagnosticStatus.WARN if recent else DiagnosticStatus.OK,
         name=name,
         message="; ".join(recent) or "ok",
         hardware_id=hardware_id,

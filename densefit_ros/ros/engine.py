@@ -8,10 +8,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..config import Config
+from ..config import MAX_PEOPLE, Config
 from ..errors import DeviceLost
 from ..runtime.cuda_probe import device_answers
+from ..track.association import track_name
 from ..types import Estimate, Frame, FrameResult
+
+# tf2 never forgets a frame, and a person brings up to sixteen: a listener would grow by half a megabyte with everybody who is
+# seen for ten seconds.  So a name is given again after that many others, 128 MB in all.
+NAMES = 256
 
 
 class Engine(Protocol):
@@ -48,16 +53,17 @@ class PipelineEngine:
         self._pipeline = pipeline
         self._models = pipeline.load_models(config)
         self._states: dict[str, Any] = {}
-        # People named so far: a name is never used again, not by another camera and not after a reset.  It begins anywhere,
-        # because the bodies of other nodes are on the same /tf.
-        self._born = secrets.randbelow(1 << 23)
+        # Names are given in turn by all cameras, also after a reset.  They begin anywhere, because the bodies of other nodes are
+        # on the same /tf.
+        self._first_name = secrets.randbelow(1 << 23)
+        self._born = self._first_name
         self.body = self._models.body
         self.backends = dict(self._models.backends)
 
     def process(
         self, frame: Frame, boxes_xywh: np.ndarray | None = None, estimates: Estimate | None = None, camera: str = ""
     ) -> FrameResult:
-        state = dataclasses.replace(self._states.get(camera) or self._pipeline.initial_state(), born=self._born)
+        state = dataclasses.replace(self._states.get(camera) or self._pipeline.initial_state(), born=self._free_name())
         try:
             state, result = self._pipeline.process(self._models, state, frame, boxes_xywh, estimates)
         except Exception as e:
@@ -66,6 +72,14 @@ class PipelineEngine:
             raise
         self._states[camera], self._born = state, state.born
         return result
+
+    def _free_name(self) -> int:
+        """The number of the next name: those from there on that one image can need have gone round, and nobody has them still."""
+        taken = {t.track_id for state in self._states.values() for t in (*state.tracks, *state.lost)}
+        number = self._first_name + (self._born - self._first_name) % NAMES
+        while any(track_name(number + i) in taken for i in range(MAX_PEOPLE)):
+            number += 1
+        return number
 
     def reset(self, camera: str | None = None) -> None:
         for name in list(self._states) if camera is None else [camera]:

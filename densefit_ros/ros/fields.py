@@ -17,7 +17,7 @@ Fields = dict[str, Any]
 
 def bodies(result: FrameResult, topology_id: str) -> Fields:
     """SmplBodyArray: everybody, refined."""
-    return {"topology_id": topology_id, "bodies": [_body(p, p.params, p.joints) for p in result.people]}
+    return {"topology_id": topology_id, "bodies": [_body(p, p.params, p.joints, result) for p in result.people]}
 
 
 def first_estimates(result: FrameResult, body: Any) -> Fields:
@@ -27,7 +27,7 @@ def first_estimates(result: FrameResult, body: Any) -> Fields:
     out = []
     if result.people:
         _, joints, _ = joint_transforms(body, BodyParams.stack([p.first_estimate for p in result.people]))
-        out = [_body(p, p.first_estimate, j, refined=False) for p, j in zip(result.people, joints)]
+        out = [_body(p, p.first_estimate, j, result, refined=False) for p, j in zip(result.people, joints)]
     return {"topology_id": body.topology_id, "bodies": out}
 
 
@@ -62,7 +62,7 @@ def timing(result: FrameResult, total_ms: float, age_ms: float, counts: tuple[in
     }
 
 
-def _body(person: PersonResult, params: BodyParams, joints: np.ndarray, refined: bool = True) -> Fields:
+def _body(person: PersonResult, params: BodyParams, joints: np.ndarray, result: FrameResult, refined: bool = True) -> Fields:
     return {
         "id": person.track_id,
         "tracking_state": int(person.tracking_state),
@@ -74,6 +74,7 @@ def _body(person: PersonResult, params: BodyParams, joints: np.ndarray, refined:
         "transl": _flat(params.t_camera_root),
         "joints": _flat(joints),
         "velocity": _flat(person.velocity_m_s) if refined else np.zeros(3, np.float32),
+        "velocity_over_ground": refined and result.camera_motion_known,
         "joint_covariance": _flat(person.joint_covariance) if refined else np.zeros(216, np.float32),
         "box_xywh": _flat(person.box_xywh),
         "fit_error_px": float(person.fit_error_px) if refined else float("nan"),

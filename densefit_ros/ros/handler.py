@@ -13,17 +13,17 @@ import numpy as np
 
 from ..errors import CameraError, DensefitError, DeviceLost, ImageError
 from ..evidence.densepose import NUM_PARTS
+from ..geometry.lens import Lens
 from ..types import Estimate, Frame, FrameResult, Keypoints
 from . import convert, external
 from .camera_info import Calibration, assumed, calibration
 from .camera_motion import CameraMotion
-from .diagnostics import Faults, Stats
+from .diagnostics import NO_CALIBRATION, Faults, Stats
 from .engine import Engine
 from .params import RosConfig, words
-from .sync import BodyBuffers, Companion
+from .sync import CLOCK_RESET_NS, BodyBuffers, Companion
 
 POLL_S = 0.005
-CLOCK_RESET_NS = 1_000_000_000  # stamps further back than this mean a restarted bag or clock, not a late image
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Handler:
         self,
         engine: Engine,
         ros: Callable[[], RosConfig],
-        publish: Callable[[FrameResult, Any, np.ndarray, float], None],
+        publish: Callable[[FrameResult, Any, np.ndarray, float, Lens | None], None],
         faults: Faults,
         stats: Stats,
         rectified: bool,
@@ -54,7 +54,8 @@ class Handler:
         motion: CameraMotion | None = None,
         ground: np.ndarray | None = None,
     ) -> None:
-        """``companions``: "depth", "detections", "keypoints", "densepose", "initial", those that are listened to.
+        """``publish``: takes the answer, the image's header, the picture answered, ms, and the lens of the image as it came.
+        ``companions``: "depth", "detections", "keypoints", "densepose", "initial", those that are listened to.
         ``ground``: the floor as Frame has it, of a camera that stands, where TF does not tell.
         """
         self._engine, self._ros, self._publish = engine, ros, publish
@@ -84,12 +85,14 @@ class Handler:
     def __call__(self, job: Job) -> None:
         """Answer one image, or report why not.  Raises DeviceLost, and what is a bug."""
         begin = time.perf_counter()
+        if not self._advance(convert.stamp_ns(job.image)):  # before its depth is missed, which belongs to the image before
+            return
         try:
             frame, calib = self._frame(job)
         except DensefitError as e:
             self._faults.report("camera_info" if isinstance(e, CameraError) else "image", str(e))
             return
-        if frame is None or not self._advance(frame.stamp_ns):
+        if frame is None:
             return
         if self._reset.is_set():
             self._reset.clear()
@@ -106,7 +109,7 @@ class Handler:
         except DensefitError as e:
             self._faults.report("pipeline", str(e))
             return
-        self._publish(result, job.image.header, frame.rgb, (time.perf_counter() - begin) * 1e3)
+        self._publish(result, job.image.header, frame.rgb, (time.perf_counter() - begin) * 1e3, calib.lens)
 
     def _frame(self, job: Job) -> tuple[Frame, Calibration] | tuple[None, None]:
         message = job.image
@@ -213,7 +216,7 @@ class Handler:
             if known[2]:
                 self._faults.report("camera_info", known[2])
             return known[1]
-        self._stats.calibration = "missing or invalid"
+        self._stats.calibration = NO_CALIBRATION
         if info is None and fov <= 0:
             self._faults.report("camera_info", "images arrive but no camera_info: check the topic's name, or set ros.fov_deg")
             return None

@@ -22,7 +22,8 @@ from ..body.joints import landmark_positions
 from ..body.model import joint_transforms
 from ..errors import BackendUnavailable
 from ..geometry.camera import project
-from ..types import FrameResult, PersonResult, PosedBody
+from ..geometry.lens import Lens
+from ..types import Camera, FrameResult, PersonResult, PosedBody
 from .external import HRI_POINTS
 from .hri_joints import joint_angles
 
@@ -48,7 +49,7 @@ class HriTopics:
 
     def __init__(self, node: Any, body: Any) -> None:
         self._types, self._node, self._body = hri_messages(), node, body
-        self._lock, self._waiting = threading.Lock(), deque[tuple[str, FrameResult, Header]](maxlen=WAITING)
+        self._lock, self._waiting = threading.Lock(), deque[tuple[str, FrameResult, Header, Lens | None]](maxlen=WAITING)
         self._seen: dict[str, tuple[str, ...]] = {}  # by camera
         self._answered_s: dict[str, float] = {}  # by camera, time.monotonic()
         self._publishers: dict[str, dict[str, Any]] = {}  # by body
@@ -57,10 +58,10 @@ class HriTopics:
         # Of its own, by the wall: the diagnostics' may come once a minute, and ROS time may stand still.
         self._timer = node.create_timer(PERIOD_S, self._forget_silent, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def submit(self, camera: str, result: FrameResult, header: Header) -> None:
-        """An answer; from the worker thread."""
+    def submit(self, camera: str, result: FrameResult, header: Header, lens: Lens | None) -> None:
+        """An answer, and the lens that took its image; from the worker thread."""
         with self._lock:
-            self._waiting.append((camera, result, header))
+            self._waiting.append((camera, result, header, lens))
         self._guard.trigger()
 
     def forget(self) -> None:
@@ -100,13 +101,13 @@ class HriTopics:
             with self._lock:
                 if not self._waiting:
                     return
-                camera, result, header = self._waiting.popleft()
+                camera, result, header, lens = self._waiting.popleft()
             self._seen[camera] = tuple(p.track_id for p in result.people)
             self._answered_s[camera] = time.monotonic()
             self._tracked.publish(self._types.IdsList(header=header, ids=self._ids()))
             self._remove_gone()
             for person in result.people:
-                self._publish_person(person, result, header)
+                self._publish_person(person, result, header, lens)
 
     def _ids(self) -> list[str]:
         return [i for seen in self._seen.values() for i in seen]
@@ -129,7 +130,7 @@ class HriTopics:
             for publisher in self._publishers.pop(body_id).values():
                 self._node.destroy_publisher(publisher)
 
-    def _publish_person(self, person: PersonResult, result: FrameResult, header: Header) -> None:
+    def _publish_person(self, person: PersonResult, result: FrameResult, header: Header, lens: Lens | None) -> None:
         if person.track_id not in self._publishers:
             kinds = {
                 "roi": self._types.NormalizedRegionOfInterest2D,
@@ -141,26 +142,31 @@ class HriTopics:
                 for name, kind in kinds.items()
             }
         publishers = self._publishers[person.track_id]
-        publishers["roi"].publish(roi_message(self._types, person, result, header))
-        publishers["skeleton2d"].publish(skeleton_message(self._types, person, result, header, self._body))
+        publishers["roi"].publish(roi_message(self._types, person, result, header, lens))
+        publishers["skeleton2d"].publish(skeleton_message(self._types, person, result, header, self._body, lens))
         publishers["joint_states"].publish(joint_state_message(person, header, self._body))
 
 
-def roi_message(types: Any, person: PersonResult, result: FrameResult, header: Header) -> Any:
-    """The box around the mesh, as shares of the image's width and height, cut at its border."""
+def roi_message(types: Any, person: PersonResult, result: FrameResult, header: Header, lens: Lens | None) -> Any:
+    """The box around the mesh in the image as it came, as shares of its width and height, cut at its border."""
     x, y, w, h = (float(v) for v in person.box_xywh)
-    low = np.clip([x / result.camera.width, y / result.camera.height], 0.0, 1.0)
-    high = np.clip([(x + w) / result.camera.width, (y + h) / result.camera.height], 0.0, 1.0)
+    low, high = np.array([x, y]), np.array([x + w, y + h])
+    if lens is not None:
+        uv = _as_taken(result.camera, lens, person.vertices)
+        seen = uv[np.isfinite(uv).all(-1)]
+        low, high = (seen.min(0), seen.max(0)) if len(seen) else (np.zeros(2), np.zeros(2))
+    size = (result.camera.width, result.camera.height)
+    low, high = np.clip(low / size, 0.0, 1.0), np.clip(high / size, 0.0, 1.0)
     return types.NormalizedRegionOfInterest2D(
         header=header, xmin=low[0], ymin=low[1], xmax=high[0], ymax=high[1], c=float(np.clip(person.confidence, 0, 1))
     )
 
 
-def skeleton_message(types: Any, person: PersonResult, result: FrameResult, header: Header, body: Any) -> Any:
-    """18 points of the refined mesh as shares of the image's width and height; c is 0 outside the image."""
+def skeleton_message(types: Any, person: PersonResult, result: FrameResult, header: Header, body: Any, lens: Lens | None) -> Any:
+    """18 points of the refined mesh in the image as it came, as shares of its width and height; c is 0 outside it."""
     landmarks = body.landmarks["openpose25"]
     points = landmark_positions(landmarks, PosedBody(person.vertices[None], person.joints[None]))[0]
-    uv = project(result.camera, points) / [result.camera.width, result.camera.height]
+    uv = _as_taken(result.camera, lens, points) / [result.camera.width, result.camera.height]
     placed = (np.abs(landmarks.joint_weights).sum(1) + np.abs(landmarks.vertex_weight).sum(1)) > 0
     index = {name: k for k, name in enumerate(landmarks.names)}
     confidence = float(np.clip(person.confidence, 0, 1))
@@ -171,6 +177,14 @@ def skeleton_message(types: Any, person: PersonResult, result: FrameResult, head
         x, y, c = (float(uv[k, 0]), float(uv[k, 1]), confidence) if inside else (0.0, 0.0, 0.0)
         skeleton.append(types.NormalizedPointOfInterest2D(x=x, y=y, c=c))
     return types.Skeleton2D(header=header, skeleton=skeleton)
+
+
+def _as_taken(camera: Camera, lens: Lens | None, points_m: np.ndarray) -> np.ndarray:
+    """Where points (N,3) of the camera's frame are in the image as it came, (N,2) px; NaN for what it does not show."""
+    if lens is None:
+        return project(camera, points_m)
+    z = points_m[:, 2:].astype(np.float64)
+    return lens.place(np.where(z > 0, points_m[:, :2] / np.where(z > 0, z, 1.0), np.nan))
 
 
 def joint_state_message(person: PersonResult, header: Header, body: Any) -> JointState:

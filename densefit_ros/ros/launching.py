@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import yaml
 
 from ..errors import ConfigError
 from .params import words
@@ -50,6 +53,56 @@ def parameter_file(text: str, shipped: str) -> str:
     raise ConfigError(f"params_file: no file {os.path.abspath(text)}, and '{text}' is none of those that ship: {names}")
 
 
+def read_parameters(path: str, named: str) -> Any:
+    """What is written in the parameter file at ``path``, which the user knows as ``named``.  Raises ConfigError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise ConfigError(f"params_file: {named} cannot be read as YAML: {' '.join(str(e).split())}") from e
+
+
+def has_substitutions(document: Any) -> bool:
+    """Whether some name or value asks launch for $(env ...), $(find-pkg-share ...) or the like.
+
+    Others are not for launch to look through: it takes the backslashes out of what it reads, and up to Kilted falls over a
+    shell's $(...) in a comment.
+    """
+    if isinstance(document, Mapping):
+        return any(has_substitutions(part) for item in document.items() for part in item)
+    if isinstance(document, Sequence) and not isinstance(document, str):
+        return any(has_substitutions(part) for part in document)
+    return isinstance(document, str) and "$(" in document
+
+
+def said(document: Any, node: str) -> dict[str, Any]:
+    """The parameters that a parameter file has for ``node``, a full name; a name itself wins over one with stars, as in ROS."""
+    sections = sorted(_sections(document), key=lambda section: "*" not in section[0])
+    return {n: v for name, values in sections if _is_for(name, node) for n, v in _flat(values)}
+
+
+def _sections(document: Any, space: str = "") -> Iterator[tuple[str, Any]]:
+    """(name of nodes, what is under ros__parameters); namespaces may be keys around names of nodes."""
+    for key, value in document.items() if isinstance(document, Mapping) else ():
+        if key == "ros__parameters":
+            yield space, value
+        else:
+            yield from _sections(value, f"{space}/{str(key).strip('/')}")
+
+
+def _is_for(name: str, node: str) -> bool:
+    parts = {"*": "/[^/]+", "**": "(/[^/]+)*"}
+    return re.fullmatch("".join(parts.get(p, "/" + re.escape(p)) for p in name.split("/")[1:]), node) is not None
+
+
+def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items() if isinstance(values, Mapping) else ():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def image_profile(environ: Mapping[str, str]) -> tuple[str, str] | None:
     """Environment variable and file, in config/, of the Fast DDS profile for images; None where the robot has said its own.
 
@@ -89,6 +142,15 @@ class NodePlan:
     parameters: dict[str, Any]
     images: tuple[str, ...]  # as they were given: relative ones are in the namespace
     camera: str  # name of the first, where they have names
+
+    def over(self, document: Any, node_name: str, pushed: str = "") -> dict[str, Any]:
+        """The parameters to set over a parameter file, which decides what the topics leave open.
+
+        That of yolo_ros has boxes and keypoints: who asks for the keypoints in the file and not for the boxes gets no boxes.
+        """
+        file = said(document, _topic(in_namespace(pushed, self.namespace), node_name))
+        alone = file.get("ros.keypoints") == "yolo" and file.get("ros.detections") is False
+        return {n: v for n, v in self.parameters.items() if not (alone and n == "ros.detections")}
 
 
 def plan(

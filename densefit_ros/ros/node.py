@@ -29,6 +29,7 @@ from .engine import Engine, PipelineEngine
 from .handler import Job
 from .hri import HriTopics
 from .inputs import check_installed
+from .installed import hint
 from .spinning import end, refusing, spin_until_end
 from .stream import Stream
 from .worker import Worker
@@ -68,6 +69,8 @@ class DensefitNode(LifecycleNode):
         """Load everything; fails with one line that says what is missing."""
         try:
             self._config, self._ros = params.read(self)
+            for warning in params.misspelt(self):
+                self.get_logger().warning(warning)
             cameras = params.camera_names(self._ros)
             params.check_sources(self._config, self._ros)
             check_installed(self._ros)
@@ -110,6 +113,7 @@ class DensefitNode(LifecycleNode):
         except Exception as e:
             self._say("activate", e)
             self._stop()
+            super().on_deactivate(state)  # or the publishers stayed on
             return _FAILURE
         return result
 
@@ -226,7 +230,7 @@ class DensefitNode(LifecycleNode):
         if not self.context.ok():
             return
         reason = str(error) if isinstance(error, DensefitError) else f"{type(error).__name__}: {error}{_where(error)}"
-        self.get_logger().error(f"cannot {what}: {reason}")
+        self.get_logger().error(f"cannot {what}: {hint(error) or reason}")
 
     def _stop(self) -> None:
         for stream in self._streams.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -180,7 +181,9 @@ def descriptor(setting: Setting) -> ParameterDescriptor:
     # Here, because the settings serve bags on machines without ROS as well.
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
-    d = ParameterDescriptor(description=setting.description)
+    # Numbers without a point, and words that YAML takes for booleans, are other types to ROS: merged() sees to them.
+    loose = isinstance(setting.value, float) or {"on", "yes"} & set(setting.choices)
+    d = ParameterDescriptor(description=setting.description, dynamic_typing=bool(loose))
     choices = [f"one of: {', '.join(setting.choices)}"] if setting.choices else []
     d.additional_constraints = "; ".join([*choices, f"takes effect {'at once' if setting.live else 'in configure'}"])
     if setting.lo is not None and setting.hi is not None:
@@ -194,9 +197,21 @@ def descriptor(setting: Setting) -> ParameterDescriptor:
 
 
 def declare(node: Any) -> None:
-    """Declare every parameter on a node; values from the command line and parameter files win over the defaults."""
+    """Declare every parameter on a node; values from the command line and parameter files win over the defaults.
+
+    Raises ConfigError, and what rclpy raises of other types and ranges.
+    """
     for setting in all_settings(Config(), RosConfig()):
         node.declare_parameter(setting.name, setting.value, descriptor(setting))
+    read(node)  # what ROS leaves to us is said now as well, not in configure
+
+
+def misspelt(node: Any) -> list[str]:
+    """A line for each parameter that was given and that no setting is called, but nearly; files may hold other nodes', too."""
+    known = {s.name for s in all_settings(Config(), RosConfig())}
+    given = getattr(node, "_parameter_overrides", {})  # rclpy does not tell otherwise
+    near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.8) for name in given if name not in known}
+    return [f"parameter {name} is not known and ignored: is {match[0]} meant?" for name, match in near.items() if match]
 
 
 def read(node: Any) -> tuple[Config, RosConfig]:
@@ -209,4 +224,4 @@ def merged(config: Config, ros: RosConfig, changes: dict[str, Any]) -> tuple[Con
     """Settings with some of them changed, each checked.  Raises ConfigError."""
     own = {n.removeprefix(PREFIX): v for n, v in changes.items() if n.startswith((PREFIX, HRI_PREFIX))}
     core = {n: v for n, v in changes.items() if not n.startswith((PREFIX, HRI_PREFIX))}
-    return with_overrides(config, core), with_overrides(ros, own)
+    return with_overrides(config, core), with_overrides(ros, own, PREFIX)

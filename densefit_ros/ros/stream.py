@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..geometry.lens import Lens
 from .camera_motion import CameraMotion
 from .diagnostics import Faults, Stats, diagnostic_array
 from .engine import Engine
@@ -129,7 +130,7 @@ class Stream:
         elif worker.is_dead():
             self.faults.report("stuck", "images wait and the thread that answers them has ended: deactivate and activate again")
 
-    def _publish(self, result: Any, header: Any, rgb: Any, total_ms: float) -> None:
+    def _publish(self, result: Any, header: Any, rgb: Any, total_ms: float, lens: Lens | None) -> None:
         worker = self._worker
         if worker is None:
             return
@@ -138,5 +139,5 @@ class Stream:
         counts = (worker.received[self.camera], self._stats.answered + 1, worker.dropped[self.camera])
         age_ms = self._outputs.publish(result, header, rgb, total_ms, counts)
         if self._hri is not None:
-            self._hri.submit(self.camera, result, header)
+            self._hri.submit(self.camera, result, header, lens)
         self._stats.add(age_ms, total_ms, result.stage_ms, len(result.people))

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from .convert import stamp_ns
 
 KEPT = 16
+CLOCK_RESET_NS = 1_000_000_000  # stamps that go back by more are a clock that was set, not messages out of order
 SILENT_NS = 3_000_000_000  # who has said nothing for so long, or for three of its usual gaps, is not waited for
 
 
@@ -36,8 +37,11 @@ class StampBuffer:
 
     def add(self, message: Any) -> None:
         """A message has arrived."""
+        now_ns = stamp_ns(message)
         with self._lock:
-            self._messages.append((stamp_ns(message), message))
+            if self._messages and self._messages[-1][0] - now_ns > CLOCK_RESET_NS:  # a bag that begins again
+                self._messages.clear()
+            self._messages.append((now_ns, message))
         self._on_add()
 
     def frame_id(self) -> str:

@@ -32,9 +32,10 @@ def make_runtime(
     """Load a network file.
 
     backend: one of BACKENDS; device: one of DEVICES; threads: CPU threads of this network, 0: what is fastest beside a
-    camera on two cores; precision ("fp16", "fp32" or "int8") concerns TensorRT and OpenVINO, cache_dir TensorRT only.  A
-    backend or device given by name either runs or raises BackendUnavailable; only "auto" falls back, and says so once in the
-    log.  Raises AssetError for a missing or damaged file, ConfigError for an unknown name.
+    camera on two cores; precision ("fp16", "fp32" or "int8") concerns TensorRT and OpenVINO, "fp32" keeps the others from
+    TF32; cache_dir concerns TensorRT only.  A backend or device given by name either runs or raises BackendUnavailable; only
+    "auto" falls back, and says so once in the log.  Raises AssetError for a missing or damaged file, ConfigError for an unknown
+    name.
     """
     if backend not in BACKENDS:
         raise ConfigError(f"runtime backend expects one of {', '.join(BACKENDS)}, got {backend!r}")
@@ -94,7 +95,7 @@ def _make(name: str, place: str, path: str | Path, threads: int, precision: str,
     if name == "torch":
         from .torch_backend import TorchRuntime
 
-        return TorchRuntime(path, place, threads)
+        return TorchRuntime(path, place, threads, precision)
     from .tensorrt_backend import TensorRTRuntime
 
     return TensorRTRuntime(path, precision=precision, cache_dir=cache_dir)

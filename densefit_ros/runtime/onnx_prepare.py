@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import AssetError, BackendUnavailable
 from .cache_file import write_whole
+from .onnx_sizes import write_sizes
 from .protocol import require_file
 
 # Exact int8 says nothing in the heads: coordinates, angles and the matching step stay in floating point.
@@ -30,47 +31,12 @@ def folded(path: str | Path) -> Any:
     not be rewritten.
     """
     model = _folded_by_runtime(path)
-    with tempfile.TemporaryDirectory() as folder:
-        while _write_sizes(model):
+    if write_sizes(model):
+        with tempfile.TemporaryDirectory() as folder:
             known = Path(folder) / "known.onnx"
             _import("onnx").save(model, str(known))
             model = _folded_by_runtime(known)
     return model
-
-
-def _write_sizes(model: Any) -> bool:
-    """Make constants of the sizes that the graph reads off its tensors and that no batch changes; whether any are."""
-    onnx, graph = _import("onnx"), model.graph
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    sizes = {
-        v.name: [d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim]
-        for v in (*inferred.value_info, *inferred.input, *inferred.output)
-        if v.type.tensor_type.HasField("shape")
-    }
-    whole = [n for n in graph.node if n.op_type == "Shape" and not any(a.i for a in n.attribute)]  # from dimension 0 to the last
-    read = {n.output[0]: sizes.get(n.input[0]) for n in whole}
-    numbers = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
-    known = []
-    for node in graph.node:
-        size = read.get(node.input[0]) if node.input else None
-        if size is None or node.op_type not in ("Gather", "Slice") or not all(name in numbers for name in node.input[1:] if name):
-            continue
-        chosen = _picked(np.array([-1 if n is None else n for n in size], np.int64), node, numbers)
-        if chosen.size and chosen.min() >= 0:
-            graph.initializer.append(onnx.numpy_helper.from_array(chosen, node.output[0]))
-            known.append(node)
-    for node in known:
-        graph.node.remove(node)
-    return bool(known)
-
-
-def _picked(size: np.ndarray, node: Any, numbers: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What a Gather or a Slice takes of a list of sizes."""
-    given = [numbers[name].ravel() if name else None for name in node.input[1:]]
-    if node.op_type == "Gather":
-        return size[numbers[node.input[1]]].reshape(numbers[node.input[1]].shape)
-    step = int(given[3][0]) if len(given) > 3 and given[3] is not None else 1
-    return size[int(given[0][0]) : int(given[1][0]) : step]
 
 
 def _folded_by_runtime(path: str | Path) -> Any:
@@ -155,7 +121,8 @@ def quantise(path: str | Path, out: Path, feeds: Iterable[Mapping[str, np.ndarra
     """Write ``path`` with its convolutions in int8 (Q/DQ nodes, symmetric, weights per channel) to ``out``.
 
     feeds: calibration batches, keyed by input; a few hundred crops.  The file runs in ONNX Runtime as well as TensorRT 8.5
-    to 11.  Raises AssetError without a batch, and where ``out`` cannot be written.
+    to 11.  Weights in it stay float32 before a pair of nodes, because TensorRT 8 refuses a DequantizeLinear without a
+    QuantizeLinear: the engine is small, the file is not.  Raises AssetError without a batch, and where ``out`` cannot be written.
     """
     onnx = _import("onnx")
     _import("ml_dtypes")  # ONNX Runtime's quantization needs it and does not ask for it
@@ -180,7 +147,10 @@ def quantise(path: str | Path, out: Path, feeds: Iterable[Mapping[str, np.ndarra
         q.quantize_static(
             str(source), str(target), Reader(), quant_format=q.QuantFormat.QDQ, per_channel=True,
             op_types_to_quantize=list(QUANTISED_OPERATORS), activation_type=q.QuantType.QInt8, weight_type=q.QuantType.QInt8,
-            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+            extra_options={
+                "ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False,
+                "AddQDQPairToWeight": True, "DedicatedQDQPair": True,
+            },
         )  # fmt: skip
         content = target.read_bytes()
     try:

@@ -57,17 +57,18 @@ class TensorRTRuntime:
             shape = tuple(None if n < 0 else int(n) for n in self._engine.get_tensor_shape(name))
             specs[is_input][name] = TensorSpec(shape, _dtype(trt, self._engine.get_tensor_dtype(name)))
         self.inputs: Mapping[str, TensorSpec] = specs[True]
-        self.outputs: Mapping[str, TensorSpec] = specs[False]
+        self._memory: dict[int, Any] = {}
+        self._shared = None
+        if not shares_profiles(trt):
+            self._shared, self._shared_memory = self._context(self._stream.cuda_stream)
+        # One context for all batches takes their shapes in turn, under a graph that was recorded for others.
+        self.capturable = self._shared is None
+        self.outputs: Mapping[str, TensorSpec] = self._completed(specs[False])
         for name, spec in {**self.inputs, **self.outputs}.items():
             if None in spec.shape[1:]:  # memory is made by these shapes, and the engine would write past it
                 raise BackendUnavailable(
                     f"{self.path}: TensorRT cannot tell the shape of '{name}', {spec.shape}: only batches may vary"
                 )
-        self._shared = None
-        if not shares_profiles(trt):
-            self._shared = self._context()
-        # One context for all batches takes their shapes in turn, under a graph that was recorded for others.
-        self.capturable = self._shared is None
         self._buffers = {name: self._allocate(spec) for name, spec in {**self.inputs, **self.outputs}.items()}
         self._passes: dict[int, Callable[[], None]] = {}
 
@@ -101,7 +102,8 @@ class TensorRTRuntime:
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], stream: int) -> Callable[[], None]:
         """See :class:`densefit_ros.runtime.protocol.DeviceRuntime`."""
-        context, said = self._context(), f"{self.name}: {self.path}"  # what the pass keeps must not hold it: contexts go at once
+        context, memory = self._context(stream)
+        said = f"{self.name}: {self.path}"  # what the pass keeps must not hold the runtime: contexts go at once
         batch, names, shared = len(next(iter(inputs.values()))), list(self.inputs), self._shared is not None
         placed = [*names, *self.outputs]
         held = {**inputs, **outputs}
@@ -119,7 +121,7 @@ class TensorRTRuntime:
         if not shared:
             place()
 
-        def run_pass() -> None:
+        def run_pass(kept: Any = memory) -> None:  # which the context does not keep
             if shared:
                 place()
             if not context.execute_async_v3(stream):
@@ -127,17 +129,58 @@ class TensorRTRuntime:
 
         return run_pass
 
-    def _context(self) -> Any:
-        """One for each binding, or one for all where a version admits no more of one profile (8.5)."""
+    def _context(self, stream: int) -> tuple[Any, Any]:
+        """A context and the memory that it works in: one for each binding, or one for all where a version admits no more of one
+        profile (8.5).
+
+        Contexts of one stream run one after the other, and share memory for ``max_batch`` persons.  Dozens of them, for each
+        size of batch and image, would each take as much.
+        """
         if self._shared is not None:
-            return self._shared
-        context = self._engine.create_execution_context()
+            return self._shared, self._shared_memory
+        context = self._bare_context()
+        new = hasattr(self._engine, "device_memory_size_v2")  # from 10.1 on; the old name is gone in 11
+        size = int(self._engine.device_memory_size_v2 if new else self._engine.device_memory_size)
+        if stream not in self._memory:
+            self._memory[stream] = self._torch.empty((max(size, 1),), dtype=self._torch.uint8, device="cuda")
+        memory = self._memory[stream]
+        if new:
+            context.set_device_memory(memory.data_ptr(), size)
+        else:
+            context.device_memory = memory.data_ptr()
+        return context, memory
+
+    def _bare_context(self) -> Any:
+        """A context without memory to work in."""
+        user_managed = getattr(self._trt, "ExecutionContextAllocationStrategy", None)  # from 10 on
+        if user_managed is not None:
+            context = self._engine.create_execution_context(user_managed.USER_MANAGED)
+        else:
+            context = self._engine.create_execution_context_without_device_memory()
         if context is None:
             raise BackendUnavailable(f"{self.name}: no execution context for {self.path} (out of device memory?)")
         if context.active_optimization_profile < 0:  # before version 9 only the first context of a profile has it from the start
             context.set_optimization_profile_async(0, self._stream.cuda_stream)
             self._stream.synchronize()
         return context
+
+    def _completed(self, outputs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+        """Outputs with sizes that the engine leaves open and a context knows: those that are the same for one and for most."""
+        known, left_open = dict(outputs), [name for name, spec in outputs.items() if None in spec.shape[1:]]
+        if not left_open:
+            return known
+        context = self._shared if self._shared is not None else self._bare_context()
+        shapes = []
+        for batch in (1, self.max_batch):
+            for name, spec in self.inputs.items():
+                context.set_input_shape(name, tuple(batch if n is None else n for n in spec.shape))
+            shapes.append({name: tuple(int(n) for n in context.get_tensor_shape(name)) for name in left_open})
+        for name in left_open:
+            (first, *rest), one, most = outputs[name].shape, *(shape[name] for shape in shapes)
+            expected = (1, self.max_batch) if first is None else (first, first)
+            if len(one) == 1 + len(rest) and min(one) >= 0 and (one[0], most[0]) == expected and one[1:] == most[1:]:
+                known[name] = TensorSpec((first, *one[1:]), outputs[name].dtype)
+        return known
 
     def _allocate(self, spec: TensorSpec) -> tuple[Any, Any]:
         torch = self._torch

@@ -21,7 +21,7 @@ from .cache_file import keep
 
 WORKSPACE_BYTES = 1 << 30
 HEARTBEAT_S = 10.0
-RECIPE = 3  # raised when the same network would become another engine
+RECIPE = 4  # raised when the same network would become another engine
 _FLAGS = {"fp32": (), "fp16": ("FP16",), "int8": ("INT8", "FP16")}
 PRECISIONS = tuple(_FLAGS)
 _log = logging.getLogger(__name__)
@@ -112,8 +112,9 @@ def _load_timings(config: Any, path: Path | None) -> None:
     except OSError as e:
         _log.warning("%s cannot be read (%s): the builder measures anew", path, e)
         stored = b""
-    # A cache of another machine or version is refused; then this build fills a new one.
-    if not config.set_timing_cache(config.create_timing_cache(stored), False):
+    # None of a file that cannot be read, refused if of another machine or version; then this build fills a new one.
+    cache = config.create_timing_cache(stored)
+    if cache is None or not config.set_timing_cache(cache, False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,15 @@ NETWORKS = {
     "regressor": ("densefit_ros.regress.network", "RegressorNet"),
 }
 _DTYPES = {1: "float32", 2: "uint8", 7: "int64", 10: "float16"}
+# cuDNN's flags are the process's: of two passes at once, the second would put back what the first had set.
+_flags = threading.RLock()
+_OTHER_FLAGS = ("enabled", "benchmark", "benchmark_limit", "deterministic", "depthwise_kernel")
 
 
 class TorchRuntime:
     """The network as a torch module on ``device`` ("cpu" or "cuda").
 
+    It computes in float32, of which cuDNN's convolutions use ten bits of mantissa (TF32) unless ``precision`` is "fp32".
     Raises AssetError when the file is missing or damaged, BackendUnavailable without torch, onnx or the device, and for
     networks that are not of this package.
     """
@@ -38,7 +43,7 @@ class TorchRuntime:
     concurrent = False  # its operators already share the threads
     capturable = True  # the networks ask nothing back from the device
 
-    def __init__(self, path: str | Path, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(self, path: str | Path, device: str = "cpu", threads: int = 1, precision: str = "fp16") -> None:
         torch = _import("torch")
         self.path = str(path)
         self._torch = torch
@@ -63,7 +68,7 @@ class TorchRuntime:
         self.network = net.eval().to(self._device)
         if device == "cpu":
             torch.set_num_threads(max(1, int(threads)))
-        self.name, self.device = f"torch:{device}", device
+        self.name, self.device, self._exact = f"torch:{device}", device, precision == "fp32"
         self.inputs: Mapping[str, TensorSpec] = {v.name: _spec(v) for v in model.graph.input}
         self.outputs: Mapping[str, TensorSpec] = {v.name: _spec(v) for v in model.graph.output}
 
@@ -73,7 +78,8 @@ class TorchRuntime:
         torch = self._torch
         with torch.inference_mode():
             tensors = [torch.from_numpy(np.ascontiguousarray(inputs[n])).to(self._device, non_blocking=True) for n in self.inputs]
-            results = self.network(*tensors)
+            with self._arithmetic():
+                results = self.network(*tensors)
         return {name: value.float().cpu().numpy() for name, value in zip(self.outputs, results)}
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], stream: int) -> Callable[[], None]:
@@ -85,11 +91,25 @@ class TorchRuntime:
 
         def run_pass() -> None:
             with torch.no_grad(), on_stream:
-                for name, value in zip(self.outputs, self.network(*sources)):
+                with self._arithmetic():
+                    results = self.network(*sources)
+                for name, value in zip(self.outputs, results):
                     if name in targets:
                         targets[name].copy_(value)
 
         return run_pass
+
+    def _arithmetic(self) -> Any:
+        """Around every call of the network, recorded ones too: a graph replays what cuDNN chose."""
+        return _without_tf32(self._torch.backends.cudnn) if self._exact else nullcontext()
+
+
+@contextmanager
+def _without_tf32(cudnn: Any) -> Iterator[None]:
+    with _flags:
+        kept = {name: getattr(cudnn, name) for name in _OTHER_FLAGS if hasattr(cudnn, name)}  # flags() has defaults of its own
+        with cudnn.flags(**kept, allow_tf32=False):
+            yield
 
 
 def _read(path: str | Path):

@@ -209,4 +209,6 @@ def finish(
     """The next state and the answer."""
     lost = tracking.missing(state, {t.track_id for t in tracks}, frame.stamp_ns, config.track)
     state = dataclasses.replace(state, tracks=tuple(tracks), stamp_ns=frame.stamp_ns, lost=lost)
-    return state, FrameResult(frame.stamp_ns, frame.camera, tuple(results), stage_ms)
+    return state, FrameResult(
+        frame.stamp_ns, frame.camera, tuple(results), stage_ms, camera_motion_known=frame.T_world_camera is not None
+    )

@@ -50,7 +50,7 @@ MAX_LOST = 32
 def birth(
     state: TrackerState, params: BodyParams, belief: shape.ShapeBelief, appearance: Any, stamp_ns: int
 ) -> tuple[TrackerState, Track]:
-    """A new track with a name that was never used before."""
+    """A new track with the next name."""
     track = Track(
         track_name(state.born),
         params,

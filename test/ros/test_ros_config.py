@@ -116,6 +116,24 @@ def test_mesh_marker_is_what_ros_would_have_serialised():
         assert len(serialize_message(message)) == len(data)
 
 
+def test_words_that_yaml_takes_for_booleans_and_names_that_are_nearly_known():
+    import rclpy
+
+    given = ["ros.rectified:=no", "runtime.device_frame:=off", "ros.fov_deg:=60", "ros.dept:=true", "someone.elses:=1"]
+    context = rclpy.Context()
+    rclpy.init(args=["densefit", "--ros-args", *(w for g in given for w in ("-p", g))], context=context, domain_id=101)
+    node = rclpy.create_node("densefit", context=context)
+    try:
+        params.declare(node)
+        config, ros = params.read(node)
+        assert (ros.rectified, config.runtime.device_frame, ros.fov_deg) == ("no", "off", 60.0)
+        (line,) = params.misspelt(node)
+        assert "ros.dept " in line and line.endswith("is ros.depth meant?")
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
 @pytest.mark.ros
 def test_arguments_that_ros_does_not_know_are_one_line(capsys):
     from densefit_ros.ros import node

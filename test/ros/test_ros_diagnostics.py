@@ -6,7 +6,7 @@ import pytest
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from densefit_ros.ros.diagnostics import RECENT_S, Faults, Stats, diagnostic_array
+from densefit_ros.ros.diagnostics import NO_CALIBRATION, RECENT_S, Faults, Stats, diagnostic_array
 
 
 class Clock:
@@ -50,6 +50,25 @@ def test_a_fault_is_shown_until_it_is_no_news(clock):
     clock.now_s += 0.2 * RECENT_S
     assert (status().level, status().message) == (DiagnosticStatus.OK, "ok")
     assert {v.key: v.value for v in status().values} == {"fault_image_count": "1", "fault_image_last": "no picture"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "calibration", "level"),
+    [
+        ("stuck", "pinhole", DiagnosticStatus.ERROR),
+        ("no_image", "pinhole", DiagnosticStatus.ERROR),
+        ("camera_info", NO_CALIBRATION, DiagnosticStatus.ERROR),
+        ("camera_info", "assumed", DiagnosticStatus.WARN),
+        ("depth", NO_CALIBRATION, DiagnosticStatus.WARN),
+    ],
+)
+def test_what_leaves_images_without_an_answer_is_an_error(clock, kind, calibration, level):
+    faults = Faults(lambda line: None, lambda: 0.0, clock)
+    faults.report(kind, "so it is")
+    assert diagnostic_array(Time(), "densefit", "x", {"camera_info": calibration}, faults.snapshot()).status[0].level == level
+    clock.now_s += 1.1 * RECENT_S
+    status = diagnostic_array(Time(), "densefit", "x", {"camera_info": calibration}, faults.snapshot()).status[0]
+    assert status.level == DiagnosticStatus.OK
 
 
 def test_the_same_fault_is_logged_once_a_period(clock):

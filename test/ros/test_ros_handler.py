@@ -43,16 +43,16 @@ class Asked:
     def reset(self, camera=None) -> None:
         self.log.append(f"reset {camera}")
 
-    def publish(self, result, header, rgb, ms) -> None:
+    def publish(self, result, header, rgb, ms, lens) -> None:
         self.log.append(rgb)
 
-    def image(self, stamp_s: float, info: CameraInfo | None = None) -> list:
+    def image(self, stamp_s: float, info: CameraInfo | None = None, whole: bool = True) -> list:
         """What one image brings about."""
         self.log.clear()
         info = INFO if info is None else info
         stamp = Time(sec=int(stamp_s), nanosec=round(stamp_s % 1 * 1e9))
         image = Image(header=Header(stamp=stamp, frame_id="optical"), height=48, width=64, encoding="rgb8", step=192)
-        image.data = RGB.tobytes()
+        image.data = RGB.tobytes() if whole else b"short"
         self.handler(Job(image, info, 0.0))
         return [type(x).__name__ if not isinstance(x, str) else x for x in self.log]
 
@@ -84,6 +84,8 @@ def test_an_image_a_little_older_is_skipped_with_words(asked):
     for stamp_s, why in ((8.9, "is 100.0 ms older than the last"), (9.0, "has the same stamp as the one before")):
         (line,) = asked.image(stamp_s)
         assert line.startswith(f"stamp: an image {why}: skipped")
+    (line,) = asked.image(9.0, whole=False)
+    assert line.startswith("stamp:"), "what is skipped is not looked at: its depth would be missed as well"
     assert asked.image(9.1) == ANSWERED
 
 

@@ -85,15 +85,47 @@ def test_messages_are_in_shares_of_the_image(body):
     engine, camera = FakeEngine(Config()), camera_from_fov(640, 480, 60.0)
     result = engine.process(Frame(np.full((480, 640, 3), 120, np.uint8), 5, camera))
     person, header = result.people[0], Header(frame_id="optical")
-    roi = hri.roi_message(types, person, result, header)
+    roi = hri.roi_message(types, person, result, header, None)
     np.testing.assert_allclose([roi.xmin, roi.ymin, roi.xmax, roi.ymax, roi.c], [10 / 640, 20 / 480, 110 / 640, 220 / 480, 0.9])
-    skeleton = hri.skeleton_message(types, person, result, header, body).skeleton
+    skeleton = hri.skeleton_message(types, person, result, header, body, None).skeleton
     assert len(skeleton) == 18
     wrist = skeleton[4]  # Skeleton2D's RIGHT_WRIST
     expected = project(camera, person.joints[21:22])[0] / [640, 480]
     np.testing.assert_allclose([wrist.x, wrist.y], expected, atol=0.02)
     assert skeleton[2].x < skeleton[5].x, "facing the camera, the right shoulder is on the left of the image"
     assert all(0 <= p.x <= 1 and 0 <= p.y <= 1 and (p.c > 0 or p.x == p.y == 0) for p in skeleton)
+
+
+def test_positions_are_those_of_the_image_as_it_came(body):
+    """Whoever draws them on the camera's image, and a node that takes them from /humans, means that image."""
+    provide("hri_msgs")
+    import hri_msgs.msg as types
+    from fake_engine import FakeEngine
+    from std_msgs.msg import Header
+
+    from densefit_ros.geometry.camera import camera_from_k
+    from densefit_ros.geometry.lens import lens_of
+    from densefit_ros.ros import hri
+    from densefit_ros.ros.camera_info import Calibration
+    from densefit_ros.ros.external import HRI_POINTS, skeletons_of
+
+    k = np.array([[400.0, 0, 320], [0, 400, 240], [0, 0, 1]])
+    lens, camera = lens_of("plumb_bob", [-0.3, 0.1, 0, 0, 0], k), camera_from_k(k, 640, 480)
+    result = FakeEngine(Config()).process(Frame(np.full((480, 640, 3), 120, np.uint8), 5, camera))
+    person, header = result.people[0], Header(frame_id="optical")
+    message = hri.skeleton_message(types, person, result, header, body, lens)
+    plain = hri.skeleton_message(types, person, result, header, body, None)
+    straight, bent = (np.array([[p.x * 640, p.y * 480, p.c] for p in m.skeleton]) for m in (plain, message))
+    seen = (straight[:, 2] > 0) & (bent[:, 2] > 0)
+    assert seen.sum() > 10 and np.abs(straight - bent)[seen].max() > 3.0
+    calib = Calibration(camera, lens.maps(640, 480), "undistorting", lens)
+    back = skeletons_of([message], "optical", calib, body.landmarks["openpose25"])
+    order = [body.landmarks["openpose25"].names.index(n) for n in HRI_POINTS]
+    np.testing.assert_allclose(back.uv[0, order][seen], straight[seen, :2], atol=0.05)
+    roi = hri.roi_message(types, person, result, header, lens)
+    inside = lens.place((person.vertices[:, :2] / person.vertices[:, 2:]).astype(float)) / [640, 480]
+    low, high = np.clip(np.nanmin(inside, 0), 0, 1), np.clip(np.nanmax(inside, 0), 0, 1)
+    np.testing.assert_allclose([roi.xmin, roi.ymin, roi.xmax, roi.ymax], [*low, *high], atol=1e-5)
 
 
 @pytest.mark.ros

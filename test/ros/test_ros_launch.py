@@ -16,7 +16,7 @@ from densefit_ros.config import Config
 from densefit_ros.errors import ConfigError
 from densefit_ros.ros import params
 from densefit_ros.ros.inputs import camera_info_topic
-from densefit_ros.ros.launching import flag, image_profile, misspelt, plan, shown_topics
+from densefit_ros.ros.launching import flag, has_substitutions, image_profile, misspelt, plan, said, shown_topics
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -100,7 +100,7 @@ def stand_ins(values: dict[str, str]) -> dict[str, types.ModuleType]:
         "launch.substitutions": ("PathJoinSubstitution",),
         "launch_ros": (),
         "launch_ros.actions": ("Node",),
-        "launch_ros.parameter_descriptions": ("ParameterValue",),
+        "launch_ros.parameter_descriptions": ("ParameterFile", "ParameterValue"),
         "launch_ros.substitutions": ("FindPackageShare",),
     }
     modules = {}
@@ -112,6 +112,7 @@ def stand_ins(values: dict[str, str]) -> dict[str, types.ModuleType]:
     modules["launch.logging"].get_logger = logging.getLogger
     modules["launch.substitutions"].LaunchConfiguration = LaunchConfiguration
     modules["launch_ros.substitutions"].FindPackageShare.perform = lambda self, context: str(ROOT)
+    modules["launch_ros.parameter_descriptions"].ParameterFile.evaluate = lambda self, context: self.args[0]
     return modules
 
 
@@ -166,7 +167,7 @@ def test_the_file_itself(arguments, nodes, monkeypatch):
             assert given.get(f"ros.{name}") == arguments.get(name), "else as in the file"
         own = {k: v for k, v in given.items() if not isinstance(v, Recorded)}
         params.merged(Config(), params.RosConfig(), own)  # each is a parameter of the node, in range
-        assert dict(tracker["remappings"]) and yaml.safe_load(Path(file).read_text())
+        assert dict(tracker["remappings"]) and yaml.safe_load(Path(file.args[0]).read_text())
 
 
 EXTRA = ("depth", "detections", "keypoints", "densepose", "initial")
@@ -231,7 +232,72 @@ def test_a_parameter_file_that_is_missing(monkeypatch):
 def test_a_shipped_parameter_file_by_its_name(monkeypatch):
     actions, _ = run_file({"params_file": "realsense"}, monkeypatch)
     (tracker,) = [a.kwargs for a in actions if type(a).__name__ == "Node" and a.kwargs["executable"] == "densefit_node"]
-    assert tracker["parameters"][0] == str(ROOT / "config" / "realsense.yaml")
+    assert tracker["parameters"][0].args == (str(ROOT / "config" / "realsense.yaml"),)
+
+
+@pytest.mark.parametrize(
+    "text, replaced",
+    [
+        ("/**: {ros__parameters: {body: {model_path: $(env HOME)/SMPL_NEUTRAL.pkl}}}", True),
+        ("/$(var namespace)/densefit: {ros__parameters: {device: cpu}}", True),
+        ("# launch would take $(ros2 pkg prefix densefit_ros) for its own\n/**: {ros__parameters: {device: cpu}}", False),
+        ('/**: {ros__parameters: {body: {model_path: "C:\\\\SMPL $1.pkl"}}}', False),  # and take the backslashes out of this
+        ("", False),
+    ],
+)
+def test_a_parameter_file_is_for_launch_to_look_through_where_it_asks_for_that(text, replaced, tmp_path, monkeypatch):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    assert has_substitutions(yaml.safe_load(text)) is replaced
+    actions, _ = run_file({"params_file": str(file)}, monkeypatch)
+    assert actions[0].kwargs["parameters"][0].kwargs == {"allow_substs": replaced}
+
+
+def test_a_parameter_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    file = tmp_path / "mine.yaml"
+    file.write_text("/**:\n  ros__parameters: {device: cpu\n")
+    with pytest.raises(ConfigError, match=f"params_file: {file} cannot be read as YAML: .*line"):
+        run_file({"params_file": str(file)}, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "node, expected",
+    [
+        ("/densefit", {"ros.keypoints": "none", "ros.depth": True, "device": "cpu"}),
+        ("/left/densefit", {"ros.keypoints": "yolo", "device": "cuda"}),
+        ("/right/densefit", {"ros.keypoints": "hri", "device": "cpu"}),
+        ("/right/people", {"device": "cpu"}),
+    ],
+)
+def test_what_a_parameter_file_says_for_a_node(node, expected):
+    text = """
+left/densefit: {ros__parameters: {device: cuda, ros.keypoints: yolo}}
+/**: {ros__parameters: {device: cpu}}
+right: {"*": {ros__parameters: {}}, densefit: {ros__parameters: {ros: {keypoints: hri}}}}
+densefit: {ros__parameters: {ros: {keypoints: none, depth: true}}}
+"""
+    assert said(yaml.safe_load(text), node) == expected
+
+
+@pytest.mark.parametrize(
+    "ros, boxes",
+    [
+        ("{keypoints: yolo, detections: false}", None),  # the keypoints of the topic without its boxes
+        ("{keypoints: yolo, detections: true, detections_type: yolo_msgs}", True),
+        ("{keypoints: yolo, detections_type: yolo_msgs}", True),
+        ("{keypoints: none, detections: false}", True),  # as in a copy of default.yaml: the argument asks for the topic
+    ],
+)
+def test_whether_yolo_s_boxes_are_used_beside_its_keypoints_the_file_decides(ros, boxes, tmp_path, monkeypatch):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"/robot/head/people: {{ros__parameters: {{ros: {ros}}}}}")
+    arguments = {"params_file": str(file), "detections_topic": "/yolo/detections", "namespace": "head", "node_name": "people"}
+    actions, _ = run_file(arguments, monkeypatch, pushed="/robot")
+    tracker = actions[0].kwargs
+    assert tracker["parameters"][1].get("ros.detections") is boxes
+    assert dict(tracker["remappings"])["detections"] == "/yolo/detections"
+    actions, _ = run_file({**arguments, "node_name": "others"}, monkeypatch, pushed="/robot")
+    assert actions[0].kwargs["parameters"][1]["ros.detections"] is True, "the file speaks of another node"
 
 
 def test_misspelt_arguments_are_named():

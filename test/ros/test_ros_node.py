@@ -66,6 +66,7 @@ def test_every_topic(pair):
     shown = {m.ns: m for m in client.got["/densefit/markers"][-1].markers}
     marker, label = shown["densefit_mesh"], shown["densefit_labels"]
     assert label.text == "abcde 3.0 m" and label.type == label.TEXT_VIEW_FACING
+    assert not body.velocity_over_ground
     np.testing.assert_allclose([body.velocity, first.velocity], [[0.5, 0, -0.25], [0, 0, 0]])
     assert (marker.header.frame_id, marker.ns, marker.type) == ("optical", "densefit_mesh", marker.TRIANGLE_LIST)
     points = np.array([[p.x, p.y, p.z] for p in marker.points[:300]])
@@ -170,6 +171,7 @@ def test_parameters(pair):
         return client.call(SetParameters, "/densefit/set_parameters", request).results[0]
 
     assert change("ros.markers_rate_hz", double_value=30.0).successful
+    assert change("ros.marker_lifetime_s", integer_value=1).successful and not change("ros.fov_deg", integer_value=-1).successful
     assert change("track.lost_after_s", double_value=1.0).successful
     assert not change("ros.markers_rate_hz", double_value=-1.0).successful
     for refused in (change("device", string_value="cuda"), change("ros.diagnostics_period_s", double_value=0.3)):
@@ -203,7 +205,7 @@ def test_images_without_a_frame_id(pair):
 
 
 def test_diagnostics_in_every_state():
-    """A camera that says nothing is a warning that names the topic; a node that is not active says so."""
+    """A camera that says nothing is an error that names the topic; a node that is not active says so."""
     args = ("-p", "ros.diagnostics_period_s:=0.2", "-r", "__node:=other", "-r", "image:=/wrong/image")
     with NodeProcess(*args) as node, Client(node="/other") as client:
         assert client.change_state(Transition.TRANSITION_CONFIGURE)
@@ -212,7 +214,7 @@ def test_diagnostics_in_every_state():
         assert client.until(lambda: client.diagnostic("state", "other") == "active") and not client.fault("no_image", "other")
         assert client.until(lambda: "nothing on /wrong/image" in client.fault("no_image", "other"), each=client.send)
         levels = [s.level for m in client.got["/diagnostics"] for s in m.status if "other" in s.name]
-        assert levels[-1] == DiagnosticStatus.WARN
+        assert levels[-1] == DiagnosticStatus.ERROR
         assert client.change_state(Transition.TRANSITION_DEACTIVATE)
         assert client.until(lambda: client.diagnostic("state", "other") == "inactive")
         assert node.stop() == 0, node.log

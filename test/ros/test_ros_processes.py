@@ -86,7 +86,8 @@ def test_a_missing_backend_fails_configure_with_its_reason():
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("{/**: {ros__parameters: {ros: {markers_rate_hz: 7}}}}", "'ros.markers_rate_hz' to '7' of type 'INTEGER', expecting"),
+        ("{/**: {ros__parameters: {ros: {image_depth: 7.5}}}}", "'ros.image_depth' to '7.5' of type 'DOUBLE', expecting"),
+        ("{/**: {ros__parameters: {ros: {markers_rate_hz: often}}}}", "ros.markers_rate_hz: expected float, got 'often'"),
         ("{/**: {ros__parameters: {ros: {markers_rate_hz: 900.0}}}}", "ros.markers_rate_hz out of range"),
         ("track: {max_people: 2}", "parse params file"),
     ],
@@ -137,11 +138,11 @@ def test_a_configuration_begins_enabled():
         assert node.stop() == 0, node.log
 
 
-def test_an_image_that_hangs_in_the_models_is_a_warning():
+def test_an_image_that_hangs_in_the_models_is_an_error():
     with NodeProcess(*FAST, env={"DENSEFIT_FAKE_MS": "60000"}) as node, Client() as client:
         client.start()
         assert client.until(lambda: "an image has been in the models for" in client.fault("stuck"), each=client.send)
-        assert client.got["/diagnostics"][-1].status[0].level == DiagnosticStatus.WARN
+        assert client.got["/diagnostics"][-1].status[0].level == DiagnosticStatus.ERROR
         node.process.kill()  # its orderly end waits ten seconds for the image
 
 

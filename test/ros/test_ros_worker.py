@@ -250,6 +250,15 @@ def test_the_message_of_the_image_before_is_not_taken_for_its_own():
     assert fast.may_come(17 * 4 * ms - ms, 0.02) and not fast.may_come(17 * 3 * ms + ms, 0.02)
 
 
+def test_a_bag_that_begins_again_has_companions_again():
+    buffer, s = StampBuffer(), 10**9
+    for n in range(5):
+        buffer.add(message((100 + n) * s))
+    buffer.add(message(20 * s))
+    assert buffer.may_come(20 * s + s // 30, 0.001), "those of the last round are no sign that this one was left out"
+    assert buffer.match(102 * s, 0.1) is None
+
+
 @pytest.mark.parametrize("gap_s", [0.1, 2.0])
 def test_who_has_gone_silent_is_not_waited_for(gap_s):
     """A detector that died must not cost every image the whole wait; a slow one may take its time."""

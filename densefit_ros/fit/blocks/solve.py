@@ -187,7 +187,8 @@ def make(F):
             else:
                 damping[p] = wp.max(damping[p], damping_min) * growth[p]
                 growth[p] = F(2.0) * growth[p]
-                if model <= tolerance * before * F(0.1):
+                # Below zero it is no promise: the matrix could not be factored, and the step is NaN on a CPU, anything on CUDA.
+                if model >= F(0.0) and model <= tolerance * before * F(0.1):
                     done[p] = 1  # the model itself promises nothing more
                 elif damping[p] > damping_max:
                     done[p] = 2

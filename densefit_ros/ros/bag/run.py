@@ -122,7 +122,7 @@ class _Loop:
             info = None
         self._handler(Job(image, info, time.monotonic()))
 
-    def _publish(self, result: FrameResult, header: Any, rgb: Any, total_ms: float) -> None:
+    def _publish(self, result: FrameResult, header: Any, rgb: Any, total_ms: float, _lens: Any) -> None:
         self.answered += 1
         self.people += len(result.people)
         picture = None
