@@ -85,7 +85,7 @@ def main() -> int:
     cv2.imwrite(str(args.out / "sheet.jpg"), sheet(rows)[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 88))
     scores = {"bodies": mean_pck(records, "pck10"), "2D points in labelled boxes": mean_pck(records, "points_pck10")}
     if args.jitter:
-        scores["bodies in jittered boxes"] = mean_pck(records, "jittered_pck10")
+        scores["bodies in jittered boxes"] = mean_pck(records, "jittered_pck10", args.jitter)
     summary = {"backends": models.backends, "pck10": scores, "pictures": records}
     (args.out / "photos.json").write_text(json.dumps(summary, indent=1) + "\n")
     print(f"{args.out / 'sheet.jpg'}  {scores if annotations else ''}")
@@ -188,14 +188,23 @@ def points_pck(models: Models, rgb: np.ndarray, camera: Camera, truth: Keypoints
     return out
 
 
-def mean_pck(records: list[dict], name: str) -> dict[str, float] | None:
-    """Over all annotated points."""
+def mean_pck(records: list[dict], name: str, boxes: int = 1) -> dict[str, object] | None:
+    """Over all annotated points, of whom each person has ``boxes`` in a row; 95 % bootstrap intervals draw whole people.
+
+    Points of one person are right or wrong together.
+    """
     people = [p for r in records for p in r.get(name, ())]
-    total = sum(p["points"] for p in people)
-    if not total:
+    if not people:
         return None
-    means = {k: round(sum(p["points"] * p[k] for p in people) / total, 3) for k in people[0] if k != "points"}
-    return {"people": len(people), "points": total, **means}
+    points = np.array([p["points"] for p in people], float).reshape(-1, boxes)
+    out: dict[str, object] = {"people": len(people), "points": int(points.sum())}
+    drawn = np.random.default_rng(0).integers(len(points), size=(2000, len(points)))
+    for kind in [k for k in people[0] if k != "points"]:
+        right = points * np.array([p[kind] for p in people]).reshape(-1, boxes)
+        means = right[drawn].sum((1, 2)) / points[drawn].sum((1, 2))
+        out[kind] = round(float(right.sum() / points.sum()), 3)
+        out[f"{kind}_interval"] = [round(float(q), 3) for q in np.percentile(means, [2.5, 97.5])]
+    return out
 
 
 def row(models: Models, renderer: WarpRenderer, name: str, rgb: np.ndarray, result: FrameResult) -> np.ndarray:

@@ -49,7 +49,12 @@ def test_pck_of_the_right_body_of_a_wrong_one_and_of_nobody(script):
     nobody = script.pck(models, SimpleNamespace(people=[], camera=CAMERA), truth)
     assert nobody == [{"points": 11, "first": 0.0, "refined": 0.0}]
     mean = script.mean_pck([{"a": nobody}, {"a": [{"points": 33, "first": 1.0, "refined": 1.0}]}, {}], "a")
-    assert mean == {"people": 2, "points": 44, "first": 0.75, "refined": 0.75} and script.mean_pck([{}], "a") is None
+    assert {k: mean[k] for k in ("people", "points", "first", "refined")} == {
+        "people": 2, "points": 44, "first": 0.75, "refined": 0.75,
+    }  # fmt: skip
+    assert mean["first_interval"] == [0.0, 1.0] and script.mean_pck([{}], "a") is None
+    halves = [{"points": 10, "first": x, "refined": x} for x in (0.2, 0.8, 0.8, 0.2)]
+    assert script.mean_pck([{"a": halves}], "a", 2)["first_interval"] == [0.5, 0.5], "people are drawn, not their boxes"
 
 
 def test_pck_of_a_sources_own_points(script):
