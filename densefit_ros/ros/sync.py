@@ -33,30 +33,40 @@ class StampBuffer:
     def __init__(self, on_add: Callable[[], None] = lambda: None) -> None:
         self._lock, self._on_add = threading.Lock(), on_add
         self._messages: deque[tuple[int, Any]] = deque(maxlen=KEPT)
+        self._stamps: deque[int] = deque(maxlen=KEPT)  # also of messages that are gone: they tell the topic's pace
+        self._frame_id = ""
         self._asked_ns: int | None = None  # the first image that anything was wanted for while nothing was here
 
     def add(self, message: Any) -> None:
         """A message has arrived."""
         now_ns = stamp_ns(message)
         with self._lock:
-            if self._messages and self._messages[-1][0] - now_ns > CLOCK_RESET_NS:  # a bag that begins again
+            if self._stamps and self._stamps[-1] - now_ns > CLOCK_RESET_NS:  # a bag that begins again
                 self._messages.clear()
+                self._stamps.clear()
             self._messages.append((now_ns, message))
+            self._stamps.append(now_ns)
+            self._frame_id = message.header.frame_id
         self._on_add()
 
     def frame_id(self) -> str:
         """Of the newest message; empty without one."""
         with self._lock:
-            return self._messages[-1][1].header.frame_id if self._messages else ""
+            return self._frame_id
 
     def never_spoke(self, image_ns: int) -> bool:
         """Whether nothing has come although it has been waited for."""
         with self._lock:
-            return not self._messages and self._asked_ns is not None and image_ns - self._asked_ns >= SILENT_NS
+            return not self._stamps and self._asked_ns is not None and image_ns - self._asked_ns >= SILENT_NS
 
     def match(self, image_ns: int, slop_s: float, frame_id: str = "") -> Any | None:
-        """The message nearest to a stamp, if within ``slop_s``."""
+        """The message nearest to a stamp, if within ``slop_s``.
+
+        Older ones go: images come in order, and depth images are large.
+        """
         with self._lock:
+            while self._messages and self._messages[0][0] < image_ns - slop_s * 1e9:
+                self._messages.popleft()
             near = [(abs(ns - image_ns), n) for n, (ns, _) in enumerate(self._messages)]
             gap, n = min(near, default=(1 << 62, 0))
             return self._messages[n][1] if gap <= slop_s * 1e9 else None
@@ -69,7 +79,7 @@ class StampBuffer:
         of the image before lies within 20 ms.
         """
         with self._lock:
-            stamps = [ns for ns, _ in self._messages]
+            stamps = list(self._stamps)
             if not stamps:
                 self._asked_ns = min(image_ns, self._asked_ns or image_ns)
                 return image_ns - self._asked_ns < SILENT_NS
