@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from densefit_ros.bench import results_text, tracked
+from densefit_ros.body.assets import load_body
 from densefit_ros.errors import ConfigError, DensefitError
 
 NETWORK = ("--set", "regress.backend=network")
@@ -55,3 +57,18 @@ def test_what_cannot_be_measured_is_said(monkeypatch):
     monkeypatch.setattr(tracked, "VIDEO_FRAMES", 2)
     with pytest.raises(DensefitError, match="nobody was answered"):
         tracked.main(["--sequences", "1", "--seeds", "3", "--cases", "tracker", *NETWORK])
+
+
+def test_joints_out_of_the_picture_do_not_count_among_those_in_it():
+    from densefit_ros.eval.synthetic import SyntheticVideo
+
+    sample = SyntheticVideo(load_body(), 50, 77, near=True)[30]
+    truth = sample.truth
+    seen = tracked.project(sample.camera, truth.points_m)
+    outside = ((seen < 0) | (seen > (sample.camera.width, sample.camera.height))).any(1)
+    assert 0 < outside.sum() < 24
+    moved = truth.points_m + 0.3 * outside[:, None]
+    scores = tracked._scores(sample, truth.vertices_m, moved)
+    assert scores["seen_mpjpe_mm"] < 0.01 and scores["seen_px"] < 0.01 and scores["mpjpe_mm"] > 100
+    gone = dataclasses.replace(sample, camera=dataclasses.replace(sample.camera, cx=-1e5))
+    assert np.isfinite(list(tracked._scores(gone, truth.vertices_m, moved).values())).all()

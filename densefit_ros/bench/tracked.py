@@ -83,6 +83,7 @@ def _scores(sample: Sample, vertices_m: np.ndarray, joints_m: np.ndarray) -> dic
     true_m = sample.truth.points_m
     true_px = project(sample.camera, true_m)
     inside = ((true_px > 0) & (true_px < (sample.camera.width, sample.camera.height))).all(1)
+    inside |= not inside.any()  # of somebody who has left the picture all count
     apart = joints_m[inside] - joints_m[inside].mean(0) - true_m[inside] + true_m[inside].mean(0)
     off_px = np.linalg.norm(project(sample.camera, joints_m[inside]) - true_px[inside], axis=1)
     off_px = np.where(np.isfinite(off_px), off_px, 10.0 * sample.camera.width)  # behind the camera
