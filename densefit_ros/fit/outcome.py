@@ -185,7 +185,7 @@ def _count_planes(information: np.ndarray, shares: np.ndarray, jacobian: np.ndar
     that carries it: what its lever adds is left out.
     """
     b = fitter._b
-    plane = np.flatnonzero(staged.exact)
+    plane = np.flatnonzero(~staged.lasting)
     if not len(plane):
         return
     person = staged.person_of_point[plane]

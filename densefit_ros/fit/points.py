@@ -15,8 +15,8 @@ def stage(
 ) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Dense evidence, sorted by person and by the joints that move it, in chunks of like points.
 
-    Returns the number of points, person and kind of each, which of them are planes whose errors do not last, usable matches
-    per person.  Matches that are not finite or have no weight are dropped; more than ``limit`` for one person are thinned
+    Returns the number of points, person and kind of each, which of them have errors that last (all but some planes), usable
+    matches per person.  Matches that are not finite or have no weight are dropped; more than ``limit`` for one person are thinned
     evenly.  ``extra_rows`` are those of a person's landmarks: they get chunks of their own.
     """
     arrays = [_pixels(matches, padded=depth is not None and len(depth) > 0)]
@@ -60,7 +60,7 @@ def stage(
     np.cumsum(size, out=b.share_start.host[:n])
     b.share_start.host[:n] -= size
     stage_chunks(b, body.class_groups[kin], counts, persons, extra_rows)
-    return n, person, is_pixel, ~lasting[order], counts
+    return n, person, is_pixel, lasting[order], counts
 
 
 def shares(person: np.ndarray, part: np.ndarray, options) -> np.ndarray:

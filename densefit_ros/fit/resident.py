@@ -53,7 +53,7 @@ class ResidentFit:
         self._staged = stage.Staged(
             persons=persons, points=persons * slots, most_points=slots, valid_start=np.ones(persons, bool),
             evidence=np.zeros(persons, int), person_of_point=np.repeat(np.arange(persons), slots),
-            is_pixel=np.zeros(persons * slots, bool), exact=np.zeros(persons * slots, bool), landmarks=landmarks, limbs=0,
+            is_pixel=np.zeros(persons * slots, bool), lasting=np.ones(persons * slots, bool), landmarks=landmarks, limbs=0,
             start=BodyParams.rest(persons), claims=claims,
         )  # fmt: skip
         none = Keypoints(keypoints, np.zeros((persons, landmarks.count, 2)), np.zeros((persons, landmarks.count)))

@@ -107,13 +107,13 @@ class Fitter:
             limbs = len(landmarks.limb_first) if keypoints.direction_xyz is not None else 0
             extra = 2 * landmarks.count + 3 * limbs
         limit, options = self.max_points, self.options
-        n, person, is_pixel, exact, counts = points.stage(b, self._constants, matches, depth, persons, limit, extra, options)
+        n, person, is_pixel, lasting, counts = points.stage(b, self._constants, matches, depth, persons, limit, extra, options)
         evidence = np.asarray(counts)
         if keypoints is not None:
             evidence = evidence + stage.stage_keypoints(b, keypoints, landmarks, persons, limbs, self.options)
         stage.stage_anchors(b, anchors, persons, self.max_persons)
         return stage.Staged(
-            persons, n, int(np.max(counts, initial=0)), ok, evidence, person, is_pixel, exact, landmarks, limbs, start,
+            persons, n, int(np.max(counts, initial=0)), ok, evidence, person, is_pixel, lasting, landmarks, limbs, start,
             tuple(a.claim for a in anchors),
         )  # fmt: skip
 

@@ -29,7 +29,7 @@ class Staged:
     evidence: np.ndarray  # (P,) usable matches plus keypoints
     person_of_point: np.ndarray  # (points,)
     is_pixel: np.ndarray  # (points,) bool
-    exact: np.ndarray  # (points,) bool: of planes that covariances count in full
+    lasting: np.ndarray  # (points,) bool: covariances discount them
     landmarks: SimpleNamespace | None
     limbs: int
     start: BodyParams

@@ -15,7 +15,7 @@ from ..track.association import track_name
 from ..types import Estimate, Frame, FrameResult
 
 # tf2 never forgets a frame, and a person brings up to sixteen: a listener would grow by half a megabyte with everybody who is
-# seen for ten seconds.  So a name is given again after that many others, 128 MB in all.
+# seen for ten seconds, by estimate.  So a name is given again after that many others, 128 MB in all.
 NAMES = 256
 
 
